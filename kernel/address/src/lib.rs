@@ -1,0 +1,46 @@
+//! Addresses, frames and sizes as types.
+//!
+//! This crate hides how many bits an address has and how pages are cut out of memory. Every
+//! other crate of the kernel speaks of [`PhysicalAddress`], [`VirtualAddress`], [`Frame`] and
+//! [`FrameRange`], so that a physical address cannot be taken for a virtual one, nor a byte
+//! count for a page count.
+//!
+//! Invariants, kept by private fields and checked constructors:
+//!
+//! - a [`PhysicalAddress`] is below 2^52 (the architectural limit, AMD64 manual volume 2,
+//!   section 5.1), and a [`Frame`] is the number of a page below that limit;
+//! - a [`VirtualAddress`] is canonical for four-level paging: bits 63 to 47 are equal;
+//! - a [`FrameRange`] never ends before it starts.
+//!
+//! No operation wraps: where a result would leave the type, the operation returns `None`.
+
+#![no_std]
+#![forbid(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic
+    )
+)]
+
+mod frame;
+mod page_size;
+mod physical_address;
+mod virtual_address;
+
+pub use frame::{Frame, FrameRange, Frames};
+pub use page_size::PageSize;
+pub use physical_address::PhysicalAddress;
+pub use virtual_address::{USER_END, VirtualAddress};
+
+/// Log2 of the size in bytes of the smallest page.
+pub const PAGE_BITS: u32 = 12;
+
+/// Size in bytes of the smallest page.
+pub const PAGE_BYTES: u64 = 1 << PAGE_BITS;
+
+/// Number of bits that a physical address can have at most (AMD64 manual volume 2, 5.1).
+pub const PHYSICAL_BITS: u32 = 52;
