@@ -1,0 +1,205 @@
+//! The registers of a program that is not running.
+//!
+//! Hides how registers are laid out while they are saved. Invariants, which make any [`Context`]
+//! safe to run, and which every function that writes one keeps (`hazards` 3, 12 and 13):
+//!
+//! - CS and SS are the program's selectors;
+//! - RIP is below [`USER_END`](heliox_address::USER_END);
+//! - RFLAGS has interrupts enabled, I/O privilege 0, and NT, VM and RF clear;
+//! - the FS and GS bases are canonical and in the lower half;
+//! - the extended state was written by the processor itself, or is the initial one.
+
+use core::mem::{offset_of, size_of};
+
+use heliox_address::VirtualAddress;
+
+use super::cpu::{USER_CODE, USER_DATA};
+use super::extended_state::ExtendedState;
+
+/// What the entry code saves, in the order in which it pushes (last pushed first; entry.s).
+#[derive(Clone, Debug, Default)]
+#[repr(C, align(16))]
+pub(crate) struct Frame {
+    /// R15, R14, R13, R12, R11, R10, R9, R8, RBP, RDI, RSI, RDX, RCX, RBX, RAX.
+    pub(super) general: [u64; 15],
+    pub(super) vector: u64,
+    pub(super) error_code: u64,
+    pub(super) instruction_pointer: u64,
+    pub(super) code_selector: u64,
+    pub(super) flags: u64,
+    pub(super) stack_pointer: u64,
+    pub(super) stack_selector: u64,
+}
+
+const _: () = assert!(size_of::<Frame>() == 22 * 8);
+const _: () = assert!(offset_of!(Frame, vector) == 15 * 8);
+const _: () = assert!(offset_of!(Frame, stack_selector) == 21 * 8);
+
+/// The flags that a kernel may set for a program: carry, parity, auxiliary carry, zero, sign,
+/// direction, overflow, alignment check, identification.
+const SETTABLE_FLAGS: u64 =
+    1 | 1 << 2 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 10 | 1 << 11 | 1 << 18 | 1 << 21;
+
+/// The flags of a new program: interrupts enabled, and the bit that is always set.
+const INITIAL_FLAGS: u64 = 1 << 9 | 1 << 1;
+
+/// A register that a program computes with. The instruction pointer, the flags and the bases
+/// have functions of their own, since not every value is good for them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+#[expect(missing_docs, reason = "the names are the processor's own")]
+pub enum Register {
+    R15,
+    R14,
+    R13,
+    R12,
+    R11,
+    R10,
+    R9,
+    R8,
+    Rbp,
+    Rdi,
+    Rsi,
+    Rdx,
+    Rcx,
+    Rbx,
+    Rax,
+}
+
+/// A program's registers are all zero, and everything else as in its initial state.
+#[derive(Debug)]
+pub struct Context {
+    pub(super) frame: Frame,
+    pub(super) extended: ExtendedState,
+    pub(super) fs_base: u64,
+    pub(super) gs_base: u64,
+    /// Tells contexts apart, so that a CPU knows whose extended state it holds. Never 0.
+    pub(super) identity: u64,
+    /// The frame was made by the system-call entry and not written since, but for registers
+    /// other than RCX and R11.
+    pub(super) by_system_call: bool,
+}
+
+/// Why a register was not set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RegisterError {
+    /// The address is one that no program can use.
+    NotAUserAddress(VirtualAddress),
+}
+
+impl core::fmt::Display for RegisterError {
+    fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::NotAUserAddress(address) => {
+                write!(formatter, "{address} is not an address that a program can use")
+            }
+        }
+    }
+}
+
+impl core::error::Error for RegisterError {}
+
+impl Context {
+    /// A context with all registers zero and the initial extended state. `identity` must differ
+    /// from that of every other context.
+    pub(super) fn new(identity: u64) -> Self {
+        let mut frame = Frame {
+            code_selector: u64::from(USER_CODE),
+            stack_selector: u64::from(USER_DATA),
+            ..Frame::default()
+        };
+        frame.flags = INITIAL_FLAGS;
+        Self {
+            frame,
+            extended: ExtendedState::initial(),
+            fs_base: 0,
+            gs_base: 0,
+            identity,
+            by_system_call: false,
+        }
+    }
+
+    /// The value of a register.
+    #[must_use]
+    pub fn register(&self, register: Register) -> u64 {
+        self.frame.general.get(register as usize).copied().unwrap_or(0)
+    }
+
+    /// Sets a register. Any value is good.
+    pub fn set_register(&mut self, register: Register, value: u64) {
+        if matches!(register, Register::Rcx | Register::R11) {
+            self.by_system_call = false;
+        }
+        if let Some(slot) = self.frame.general.get_mut(register as usize) {
+            *slot = value;
+        }
+    }
+
+    /// Address of the next instruction of the program.
+    #[must_use]
+    pub fn instruction_pointer(&self) -> u64 {
+        self.frame.instruction_pointer
+    }
+
+    /// Sets the address of the next instruction.
+    ///
+    /// # Errors
+    /// If no program can run code there (`hazards` 3).
+    pub fn set_instruction_pointer(&mut self, address: VirtualAddress) -> Result<(), RegisterError> {
+        if !address.is_user() {
+            return Err(RegisterError::NotAUserAddress(address));
+        }
+        self.by_system_call = false;
+        self.frame.instruction_pointer = address.get();
+        Ok(())
+    }
+
+    /// The stack pointer.
+    #[must_use]
+    pub fn stack_pointer(&self) -> u64 {
+        self.frame.stack_pointer
+    }
+
+    /// Sets the stack pointer. Any value is good: a bad one makes the program fault.
+    pub fn set_stack_pointer(&mut self, value: u64) {
+        self.frame.stack_pointer = value;
+    }
+
+    /// The flags register as the program would read it.
+    #[must_use]
+    pub fn flags(&self) -> u64 {
+        self.frame.flags
+    }
+
+    /// Sets those flags that a program may freely change; the others stay as they are
+    /// (`hazards` 13).
+    pub fn set_flags(&mut self, flags: u64) {
+        self.by_system_call = false;
+        self.frame.flags = self.frame.flags & !SETTABLE_FLAGS | flags & SETTABLE_FLAGS;
+    }
+
+    /// Sets the base of the FS segment.
+    ///
+    /// # Errors
+    /// If no program can use the address.
+    pub fn set_fs_base(&mut self, address: VirtualAddress) -> Result<(), RegisterError> {
+        if !address.is_user() {
+            return Err(RegisterError::NotAUserAddress(address));
+        }
+        self.fs_base = address.get();
+        Ok(())
+    }
+
+    /// Sets the base of the GS segment. It is the kernel's to choose: a program that changes it
+    /// (where the processor lets it) finds this value again after another program ran.
+    ///
+    /// # Errors
+    /// If no program can use the address.
+    pub fn set_gs_base(&mut self, address: VirtualAddress) -> Result<(), RegisterError> {
+        if !address.is_user() {
+            return Err(RegisterError::NotAUserAddress(address));
+        }
+        self.gs_base = address.get();
+        Ok(())
+    }
+}

@@ -1,0 +1,231 @@
+//! Running programs.
+//!
+//! [`Executor::execute`] is a function call that runs a program until it stops and returns why
+//! (thesis, sections 4.5 and 6.8). It allocates nothing and cannot fail. Interrupts that nobody
+//! asked for are counted and do not stop the program.
+
+use core::fmt;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use heliox_address::Frame;
+
+use super::context::Context;
+use super::cpu::Cpu;
+use super::features::Features;
+use super::processor::{self, msr};
+use super::timer::{self, TIMER_VECTOR};
+
+/// The vector that the system-call entry writes into a frame.
+const SYSTEM_CALL_VECTOR: u64 = 256;
+const NON_MASKABLE_VECTOR: u64 = 2;
+const PAGE_FAULT_VECTOR: u64 = 14;
+/// First vector that is not an exception.
+const FIRST_INTERRUPT_VECTOR: u64 = 32;
+
+/// Why a program stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interrupt {
+    /// It made a system call. RCX and R11 hold its instruction pointer and flags.
+    SystemCall,
+    /// It touched memory that it may not touch in that way.
+    PageFault {
+        /// The address that it touched.
+        address: u64,
+        /// What kind of access it was.
+        error: PageFaultError,
+    },
+    /// It caused another exception.
+    Exception {
+        /// The processor's number of the exception, 0 to 31.
+        vector: u8,
+        /// The error code; 0 for exceptions without one.
+        error_code: u64,
+    },
+    /// The timer's deadline passed (or, for a far one, may have: the timer may be early).
+    Timer,
+}
+
+/// The error code of a page fault (AMD64 manual volume 2, section 8.4.2).
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct PageFaultError(u64);
+
+impl PageFaultError {
+    /// Whether there was a mapping, so that its rights were at fault.
+    #[must_use]
+    pub fn is_protection(self) -> bool {
+        self.0 & 1 != 0
+    }
+
+    /// Whether the access was a write.
+    #[must_use]
+    pub fn is_write(self) -> bool {
+        self.0 & 1 << 1 != 0
+    }
+
+    /// Whether the access was an instruction fetch.
+    #[must_use]
+    pub fn is_execute(self) -> bool {
+        self.0 & 1 << 4 != 0
+    }
+
+    /// The code as the processor gave it.
+    #[must_use]
+    pub fn bits(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for PageFaultError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let access = match (self.is_execute(), self.is_write()) {
+            (true, _) => "execute",
+            (_, true) => "write",
+            _ => "read",
+        };
+        let cause = if self.is_protection() { "not allowed" } else { "not mapped" };
+        write!(formatter, "{access}, {cause}")
+    }
+}
+
+impl fmt::Debug for PageFaultError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "PageFaultError({:#x}: {self})", self.0)
+    }
+}
+
+/// Number of contexts made so far; each gets its number plus one as its identity.
+static CONTEXTS: AtomicU64 = AtomicU64::new(0);
+
+/// A context with all registers zero.
+#[must_use]
+pub(super) fn new_context() -> Context {
+    Context::new(CONTEXTS.fetch_add(1, Ordering::Relaxed) + 1)
+}
+
+/// The part of a CPU that runs programs.
+#[derive(Debug)]
+pub(super) struct Executor {
+    cpu: Cpu,
+    features: Features,
+    /// The root that is loaded.
+    root: Frame,
+    /// Whose extended state and segment bases are in the CPU: a context's identity, or 0.
+    resident: u64,
+    /// Interrupts that nobody asked for.
+    unexpected: u64,
+    /// Time-stamp counter when the first program was entered; 0 before.
+    first_entry: u64,
+}
+
+impl Executor {
+    /// `root` is the root that is loaded now.
+    pub(super) fn new(cpu: Cpu, features: Features, root: Frame) -> Self {
+        Self { cpu, features, root, resident: 0, unexpected: 0, first_entry: 0 }
+    }
+
+    /// Runs the program of `context` in the address space of `root` until it stops.
+    ///
+    /// # Safety
+    /// `root` must be a root table that carries the kernel half, and stay one for as long as it
+    /// is loaded.
+    pub(super) unsafe fn execute(&mut self, root: Frame, context: &mut Context) -> Interrupt {
+        if self.root != root {
+            // SAFETY: as the caller ensures.
+            unsafe { processor::write_cr3(root.address().get()) }
+            self.root = root;
+        }
+        if self.resident != context.identity {
+            self.make_resident(context);
+        }
+        if self.first_entry == 0 {
+            self.first_entry = processor::time_stamp();
+        }
+        loop {
+            // SAFETY: a context's frame holds what a program may have (context.rs); `root` is
+            // loaded and carries the kernel. SYSRET only for a frame as its entry left it.
+            unsafe { self.cpu.run(&raw mut context.frame, context.by_system_call) }
+            let vector = context.frame.vector;
+            context.by_system_call = vector == SYSTEM_CALL_VECTOR;
+            let interrupt = match vector {
+                SYSTEM_CALL_VECTOR => Interrupt::SystemCall,
+                PAGE_FAULT_VECTOR => Interrupt::PageFault {
+                    address: processor::read_cr2(),
+                    error: PageFaultError(context.frame.error_code),
+                },
+                NON_MASKABLE_VECTOR => {
+                    self.unexpected += 1;
+                    continue;
+                }
+                exception if exception < FIRST_INTERRUPT_VECTOR => Interrupt::Exception {
+                    vector: exception as u8,
+                    error_code: context.frame.error_code,
+                },
+                vector => {
+                    // Interrupt vectors have 8 bits.
+                    if !self.acknowledge(vector as u8) {
+                        continue;
+                    }
+                    Interrupt::Timer
+                }
+            };
+            self.save(context);
+            return interrupt;
+        }
+    }
+
+    /// Waits for an interrupt with no program running. Returns whether the timer's deadline
+    /// ended the wait.
+    pub(super) fn wait(&mut self) -> bool {
+        match self.cpu.wait() {
+            Some(vector) => self.acknowledge(vector),
+            None => false,
+        }
+    }
+
+    /// Interrupts that nobody asked for, since the boot.
+    pub(super) fn unexpected(&self) -> u64 {
+        self.unexpected
+    }
+
+    /// The time-stamp counter when the first program was entered; `None` before.
+    pub(super) fn first_entry(&self) -> Option<u64> {
+        (self.first_entry != 0).then_some(self.first_entry)
+    }
+
+    /// Ends the interrupt `vector`; whether it was the timer's. Others are counted.
+    fn acknowledge(&mut self, vector: u8) -> bool {
+        timer::end_of_interrupt(vector);
+        if vector == TIMER_VECTOR {
+            return true;
+        }
+        self.unexpected += 1;
+        false
+    }
+
+    /// Brings the context's extended state and segment bases into the CPU, in place of those of
+    /// another context, which were saved when it stopped.
+    fn make_resident(&mut self, context: &Context) {
+        self.features.extended_state.restore(&context.extended);
+        // SAFETY: the bases are addresses that a program may use (context.rs). The program's GS
+        // base waits in KERNEL_GS_BASE for the SWAPGS of the exit (hazards 2).
+        unsafe {
+            processor::reset_data_segments();
+            processor::write_msr(msr::FS_BASE, context.fs_base);
+            processor::write_msr(msr::KERNEL_GS_BASE, context.gs_base);
+        }
+        self.resident = context.identity;
+    }
+
+    /// Saves what the entry code does not: extended state, and the FS base where programs can
+    /// change it.
+    fn save(&mut self, context: &mut Context) {
+        self.features.extended_state.save(&mut context.extended);
+        if self.features.fs_gs_base {
+            // SAFETY: the register exists on every 64-bit processor. A program can only have put
+            // a canonical address there; one in the upper half is of no use to it, and is not
+            // loaded again (context.rs).
+            let base = unsafe { processor::read_msr(msr::FS_BASE) };
+            context.fs_base = if base < heliox_address::USER_END { base } else { 0 };
+        }
+    }
+}

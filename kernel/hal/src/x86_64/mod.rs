@@ -1,0 +1,44 @@
+//! The x86-64 machine: everything in the kernel that is `unsafe`.
+//!
+//! | module | hides |
+//! |---|---|
+//! | `boot.s`, `start` | how the machine is taken over from the boot loader |
+//! | `processor`, `features` | single instructions, and which of them this processor has |
+//! | `environment`, `slots` | where the kernel's own memory lies and how it is mapped |
+//! | `entry.s`, `cpu` | how the processor gets into the kernel and back |
+//! | `context`, `extended_state`, `execution` | how a program's registers are kept and run |
+//! | `timer`, `pci`, `log`, `shutdown`, `panic` | the few devices that the kernel drives |
+//!
+//! Invariants that `SAFETY` comments here rest on, besides those of the modules:
+//!
+//! - C1: one CPU runs kernel code, with interrupts off; the others are parked by the firmware.
+//! - P1: a port that the kernel writes belongs to a device that cannot reach memory, or the
+//!   value written takes the device's reach away.
+
+use core::arch::global_asm;
+
+mod context;
+mod cpu;
+mod environment;
+mod execution;
+mod extended_state;
+mod features;
+mod hal;
+pub mod log;
+mod panic;
+mod pci;
+mod processor;
+mod shutdown;
+mod slots;
+mod start;
+mod timer;
+
+pub use context::{Context, Register, RegisterError};
+pub use execution::{Interrupt, PageFaultError};
+pub use hal::Hal;
+
+pub use panic::PANIC_STATUS;
+pub use shutdown::stop;
+pub use timer::Timer;
+
+global_asm!(include_str!("boot.s"), start = sym start::start);

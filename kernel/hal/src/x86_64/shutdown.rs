@@ -1,0 +1,32 @@
+//! Stopping the machine with a status.
+
+use core::sync::atomic::{AtomicU16, Ordering};
+
+use super::{log, processor};
+
+/// The port of QEMU's isa-debug-exit device; 0 if there is none.
+static EXIT_PORT: AtomicU16 = AtomicU16::new(0);
+
+/// The largest status that the exit device can carry.
+const LARGEST_STATUS: u8 = 63;
+
+/// Names the port of the exit device, from the kernel's command line.
+pub(super) fn set_exit_port(port: u16) {
+    EXIT_PORT.store(port, Ordering::Relaxed);
+}
+
+/// Stops the machine. `status` 0 means success; above 63 counts as 63.
+///
+/// With an exit device the emulator ends with `(0x40 | status) << 1 | 1`; without one, as on a
+/// real machine, the processor halts.
+pub fn stop(status: u8) -> ! {
+    let status = status.min(LARGEST_STATUS);
+    let port = EXIT_PORT.load(Ordering::Relaxed);
+    log::line(format_args!("[info] stopped with status {status}"));
+    if port != 0 {
+        // SAFETY: P1: the port was named by whoever started the machine as that of the exit
+        // device, and options.rs refused ports that reach memory.
+        unsafe { processor::out32(port, u32::from(0x40 | status)) }
+    }
+    processor::halt_forever()
+}
