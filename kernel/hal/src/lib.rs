@@ -1,0 +1,33 @@
+//! The hardware abstraction layer.
+//!
+//! This crate hides the processor's memory management from the kernel above it, and lets no
+//! client, however wrong, break memory-safety. It has two halves:
+//!
+//! - *checks*: every decision that memory-safety rests on, in safe Rust, generic over a
+//!   [`Machine`](machine::Machine);
+//! - *machines*: the raw operations, for the x86-64 processor and, for hosts, simulated.
+//!
+//! The same checks run on both, so that what is tested on a host is what boots.
+
+#![no_std]
+#![deny(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic
+    )
+)]
+
+#[cfg(any(test, feature = "simulated"))]
+extern crate std;
+
+pub mod cpu;
+pub mod entry;
+pub mod geometry;
+pub mod machine;
+pub mod rights;
+#[cfg(any(test, feature = "simulated"))]
+pub mod simulated;
