@@ -88,10 +88,18 @@ pub trait Machine {
 
     // --- The window ---
 
+    /// Whether the window has tables for `frame`. Never changes. True for all RAM that is not
+    /// the environment's.
+    fn has_window(&self, frame: Frame) -> bool;
+
+    /// Whether `frame` is open.
+    ///
+    /// Precondition: the window has tables for `frame`.
+    fn is_open(&self, frame: Frame) -> bool;
+
     /// Where frame `frame` appears while it is open.
     ///
-    /// Precondition: `frame` is one that the window has tables for: RAM, or an I/O region that
-    /// is offered to clients.
+    /// Precondition: the window has tables for `frame`.
     fn window_address(&self, frame: Frame) -> VirtualAddress;
 
     /// Opens the window for `frame`.
