@@ -9,6 +9,9 @@ use crate::{PAGE_BITS, PAGE_BYTES, PHYSICAL_BITS, PhysicalAddress};
 pub struct Frame(u64);
 
 impl Frame {
+    /// The frame of physical address 0.
+    pub const ZERO: Self = Self(0);
+
     /// One past the largest frame number: the end of the architectural physical address space.
     pub const LIMIT: u64 = 1 << (PHYSICAL_BITS - PAGE_BITS);
 

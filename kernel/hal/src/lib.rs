@@ -1,8 +1,39 @@
 //! The hardware abstraction layer.
+//!
+//! This crate hides the machine from the kernel above it, and lets no client, however wrong,
+//! break memory-safety. It has two halves:
+//!
+//! - *checks*: every decision that memory-safety rests on, in safe Rust, generic over a
+//!   [`Machine`](machine::Machine);
+//! - *machines*: the raw operations, for the x86-64 processor and, for hosts, simulated.
+//!
+//! The same checks run on both, so that what is tested on a host is what boots. A client kernel
+//! for the bare machine begins with [`kernel_main!`] and gets a `Hal`.
 
-#![cfg_attr(not(test), no_std)]
+#![no_std]
+#![deny(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic
+    )
+)]
 
+#[cfg(any(test, feature = "simulated"))]
+extern crate std;
+
+pub mod cpu;
+pub mod entry;
+pub mod geometry;
+pub mod machine;
+pub mod rights;
+#[cfg(any(test, feature = "simulated"))]
+pub mod simulated;
 #[cfg(target_os = "none")]
+#[expect(unsafe_code, reason = "the real machine: the kernel's only unsafe code")]
 mod x86_64;
 
 #[cfg(target_os = "none")]

@@ -1,0 +1,2 @@
+//! The simulated machine: page tables in simulated memory, and caches of translations that keep
+//! stale entries until told.
