@@ -1,25 +1,56 @@
-//! The bootable image: for now a small kernel that runs every module as a program.
+//! The bootable image: a small kernel that runs every module as a program.
+//!
+//! It stands on the HAL alone and has no unsafe code. Each module gets an address space and a
+//! set of registers; programs take turns, one millisecond each, until all have ended. The
+//! machine stops with the first status that was not 0. Its system calls are described in
+//! `docs/first-light.md`.
 
 #![no_std]
 #![no_main]
 #![forbid(unsafe_code)]
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
-use heliox_hal::{Hal, info};
+mod loader;
+mod program;
+mod report;
+mod scheduler;
+mod system_call;
+
+use heliox_hal::{Hal, error, info};
+
+use crate::program::Program;
+use crate::scheduler::Scheduler;
 
 heliox_hal::kernel_main!(main);
 
+/// The status of a machine in which no program could be started.
+const NOTHING_TO_RUN: u8 = 2;
+
 fn main(mut hal: Hal) -> ! {
-    info!("Heliox");
-    for area in hal.information().memory_map().areas() {
-        info!("memory: {area}");
+    report::machine(&mut hal);
+    let mut scheduler = Scheduler::new();
+    let mut refused = false;
+    let modules = hal.information().modules().len();
+    for index in 0..modules {
+        match loader::load(&mut hal, index) {
+            Ok(program) => {
+                if let Err(program) = scheduler.add(program) {
+                    error!("{}: not started: there are too many programs", program.name());
+                    refused = true;
+                }
+            }
+            Err((name, error)) => {
+                error!("{name}: not started: {error}");
+                refused = true;
+            }
+        }
     }
-    for diagnostic in hal.information().diagnostics().as_slice() {
-        info!("{diagnostic}");
+    if scheduler.is_empty() {
+        error!("there is no program to run");
+        heliox_hal::stop(NOTHING_TO_RUN);
     }
-    for module in hal.information().modules() {
-        info!("module: {} {:?}", module.name(), module.range);
-    }
-    let now = hal.timer().now();
-    info!("time {} us, {} ticks", now, hal.timer().ticks());
-    heliox_hal::stop(0)
+    let status = scheduler.run(&mut hal);
+    report::end(&mut hal);
+    info!("all programs have ended");
+    heliox_hal::stop(if status == 0 && refused { NOTHING_TO_RUN } else { status })
 }

@@ -188,6 +188,11 @@ impl Console {
         let _ = collector.write_fmt(text);
         collector.flush();
     }
+
+    /// Writes formatted text and ends the line.
+    pub fn print_line(self, text: fmt::Arguments<'_>) {
+        self.print(format_args!("{text}\n"));
+    }
 }
 
 /// Writes formatted text to the machine's console.
@@ -199,8 +204,7 @@ macro_rules! print {
 /// Writes a formatted line to the machine's console.
 #[macro_export]
 macro_rules! println {
-    () => { $crate::print!("\n") };
-    ($format:literal $($argument:tt)*) => { $crate::print!(concat!($format, "\n") $($argument)*) };
+    ($($argument:tt)*) => { $crate::Console.print_line(format_args!($($argument)*)) };
 }
 
 #[panic_handler]

@@ -22,9 +22,10 @@ pub(super) struct BootReport {
 /// The machine, as the client kernel may use it.
 #[derive(Debug)]
 pub struct Hal {
-    executor: Executor,
+    pub(super) executor: Executor,
+    pub(super) machine: super::machine::RealMachine,
     timer: Timer,
-    information: &'static mut BootInformation,
+    pub(super) information: &'static mut BootInformation,
     environment: Environment,
     options: Options,
     report: BootReport,
@@ -33,13 +34,14 @@ pub struct Hal {
 impl Hal {
     pub(super) fn new(
         executor: Executor,
+        machine: super::machine::RealMachine,
         timer: Timer,
         information: &'static mut BootInformation,
         environment: Environment,
         options: Options,
         report: BootReport,
     ) -> Self {
-        Self { executor, timer, information, environment, options, report }
+        Self { executor, machine, timer, information, environment, options, report }
     }
 
     /// The clock and the timer.

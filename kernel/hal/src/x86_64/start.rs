@@ -4,7 +4,6 @@
 //! boot information, the environment, timer and devices. Then the client gets its [`Hal`].
 
 use heliox_address::PhysicalAddress;
-use heliox_boot::Diagnostics;
 use heliox_boot::information::{BootInformation, BootProtocol};
 use heliox_boot::memory_map::Limits;
 use heliox_boot::options::Options;
@@ -14,6 +13,7 @@ use super::environment::{self, BootMemory, Layout};
 use super::execution::Executor;
 use super::features::Features;
 use super::hal::{BootReport, Hal};
+use super::machine::RealMachine;
 use super::timer::Timer;
 use super::{log, pci, shutdown};
 
@@ -64,12 +64,13 @@ pub(super) extern "C" fn start(loader: u32, address: u32) -> ! {
         None => refuse(&"the boot loader's information has no address"),
     };
 
-    let mut diagnostics = Diagnostics::empty();
-    let options = Options::parse(information.command_line(), &mut diagnostics);
+    let options = Options::parse(information.command_line(), |_| {});
     log::set_level(options.log);
     if let Some(port) = options.exit_port {
         shutdown::set_exit_port(port);
     }
+    // Once more, now that the level is known.
+    Options::parse(information.command_line(), |ignored| crate::warn!("{ignored}"));
     if let Err(error) = parsed {
         refuse(&error);
     }
@@ -90,6 +91,10 @@ pub(super) extern "C" fn start(loader: u32, address: u32) -> ! {
     };
     let root = environment.root;
     let report = BootReport { layout, range, bus_masters };
+    // SAFETY: E3: the leaf tables are empty, and this is the only use that is made of them.
+    let machine = unsafe {
+        RealMachine::new(environment.window_entries, layout.managed_frames, root, &features)
+    };
     let executor = Executor::new(cpu, features, root);
-    heliox_kernel_main(Hal::new(executor, timer, information, environment, options, report))
+    heliox_kernel_main(Hal::new(executor, machine, timer, information, environment, options, report))
 }

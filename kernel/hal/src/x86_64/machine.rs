@@ -1,0 +1,233 @@
+//! The raw memory-management operations of the real machine.
+//!
+//! Every method does what it is told (`crate::machine`); the preconditions that its
+//! documentation states are what the `SAFETY` comments here rest on, under the number M1. The
+//! checks keep them.
+
+use core::arch::asm;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use heliox_address::{Frame, PAGE_BITS, PAGE_BYTES, PhysicalAddress, VirtualAddress};
+
+use super::environment::WINDOW;
+use super::features::Features;
+use super::processor;
+use crate::cpu::CurrentCpu;
+use crate::entry::{Attributes, Entry, Host, RootKind};
+use crate::geometry::{FourLevel, Level};
+use crate::machine::{Machine, WindowEntry};
+use crate::rights::Rights;
+
+/// CR4: global translations.
+const GLOBAL_PAGES: u64 = 1 << 7;
+
+/// The memory management of this machine.
+#[derive(Debug)]
+pub(super) struct RealMachine {
+    /// The window's leaf entries, one for every managed frame (environment.rs, E3).
+    window_entries: *mut AtomicU64,
+    /// Frames with numbers below this one have an entry.
+    managed_frames: u64,
+    reference_root: Frame,
+    largest_leaf: Level,
+    /// What a page-table entry may have set: all bits, but not the no-execute bit where the
+    /// processor takes it for a reserved one.
+    entry_mask: u64,
+}
+
+impl RealMachine {
+    /// # Safety
+    /// `window_entries` must be the window's leaf tables for `managed_frames` frames, all absent,
+    /// which nothing else writes from now on, and `reference_root` the root that is loaded.
+    pub(super) unsafe fn new(
+        window_entries: *mut u64,
+        managed_frames: u64,
+        reference_root: Frame,
+        features: &Features,
+    ) -> Self {
+        let largest = if features.gigabyte_pages { 3 } else { 2 };
+        let mut machine = Self {
+            window_entries: window_entries.cast(),
+            managed_frames,
+            reference_root,
+            largest_leaf: Level::new::<FourLevel>(largest).unwrap_or(Level::FIRST),
+            entry_mask: !Host::NO_EXECUTE | features.no_execute,
+        };
+        // Tables are read through the window; the reference root is one.
+        machine.open_window(reference_root, WindowEntry::PRIVATE);
+        machine
+    }
+
+    /// The window's entry for `frame`.
+    fn window_entry(&self, frame: Frame) -> &AtomicU64 {
+        // SAFETY: M1: the window has tables for the frame, and so an entry.
+        unsafe { &*self.window_entries.add(frame.number() as usize) }
+    }
+
+    /// Entry `index` of the table in `table`.
+    fn entry(&self, table: Frame, index: usize) -> &AtomicU64 {
+        let address = WINDOW + (table.number() << PAGE_BITS) + index as u64 * 8;
+        // SAFETY: M1: the table is open in the window, and the index is below 512.
+        unsafe { &*(address as *const AtomicU64) }
+    }
+}
+
+/// Where the byte at `at` appears in the window.
+fn in_window(at: PhysicalAddress) -> *mut u8 {
+    (WINDOW + at.get()) as *mut u8
+}
+
+/// Copies `count` bytes; the compiler does not look inside, so it makes no assumption about who
+/// else writes them.
+///
+/// # Safety
+/// Both ranges must be mapped, the target writable.
+unsafe fn copy(from: *const u8, to: *mut u8, count: usize) {
+    // SAFETY: as the caller ensures; the direction flag is clear. Whole words first.
+    unsafe {
+        asm!("rep movsq", "mov ecx, {rest:e}", "rep movsb",
+            rest = in(reg) count & 7,
+            inout("rcx") count >> 3 => _, inout("rsi") from => _, inout("rdi") to => _,
+            options(nostack, preserves_flags));
+    }
+}
+
+/// Writes `count` times `value`; as opaque as [`copy`].
+///
+/// # Safety
+/// The range must be mapped and writable.
+unsafe fn fill(to: *mut u8, value: u8, count: usize) {
+    let word = u64::from(value) * 0x0101_0101_0101_0101;
+    // SAFETY: as the caller ensures; the direction flag is clear. Whole words first.
+    unsafe {
+        asm!("rep stosq", "mov ecx, {rest:e}", "rep stosb",
+            rest = in(reg) count & 7,
+            inout("rcx") count >> 3 => _, inout("rdi") to => _, in("rax") word,
+            options(nostack, preserves_flags));
+    }
+}
+
+impl Machine for RealMachine {
+    type Geometry = FourLevel;
+
+    fn largest_leaf(&self) -> Level {
+        self.largest_leaf
+    }
+
+    #[inline]
+    fn read_entry(&self, table: Frame, index: usize) -> Entry {
+        Entry(self.entry(table, index).load(Ordering::Relaxed))
+    }
+
+    #[inline]
+    fn write_entry(&mut self, table: Frame, index: usize, entry: Entry) {
+        self.entry(table, index).store(entry.0 & self.entry_mask, Ordering::Release);
+    }
+
+    #[inline]
+    fn exchange_entry(&mut self, table: Frame, index: usize, entry: Entry) -> Entry {
+        Entry(self.entry(table, index).swap(entry.0 & self.entry_mask, Ordering::AcqRel))
+    }
+
+    fn reference_root(&self) -> Frame {
+        self.reference_root
+    }
+
+    fn has_window(&self, frame: Frame) -> bool {
+        frame.number() < self.managed_frames
+    }
+
+    fn is_open(&self, frame: Frame) -> bool {
+        self.window_entry(frame).load(Ordering::Relaxed) & Host::PRESENT != 0
+    }
+
+    fn window_address(&self, frame: Frame) -> VirtualAddress {
+        // The window is 2^46 bytes in the upper half: the sum is canonical.
+        VirtualAddress::new(WINDOW + (frame.number() << PAGE_BITS)).unwrap_or(VirtualAddress::ZERO)
+    }
+
+    #[inline]
+    fn open_window(&mut self, frame: Frame, entry: WindowEntry) {
+        let rights = entry.programs.unwrap_or(Rights::ReadWrite);
+        let attributes = Attributes { rights, memory_type: entry.memory_type, foreign: false };
+        let leaf = Host::leaf(Level::FIRST, frame, attributes).0 | Host::GLOBAL;
+        // The kernel may write where programs may only read, and fetches instructions nowhere.
+        let leaf = match entry.programs {
+            Some(_) => leaf,
+            None => leaf & !Host::USER,
+        };
+        self.window_entry(frame).store(leaf & self.entry_mask, Ordering::Release);
+    }
+
+    #[inline]
+    fn close_window(&mut self, frame: Frame) {
+        self.window_entry(frame).store(0, Ordering::Release);
+    }
+
+    fn clear_frame(&mut self, frame: Frame) {
+        // SAFETY: M1: the frame is open.
+        unsafe { fill(in_window(frame.address()), 0, PAGE_BYTES as usize) }
+    }
+
+    #[inline]
+    fn read_word(&self, at: PhysicalAddress) -> u64 {
+        // SAFETY: M1: the frame is open, the address aligned. Programs may write the word.
+        unsafe { (*in_window(at).cast::<AtomicU64>()).load(Ordering::Relaxed) }
+    }
+
+    #[inline]
+    fn write_word(&mut self, at: PhysicalAddress, value: u64) {
+        // SAFETY: as for `read_word`.
+        unsafe { (*in_window(at).cast::<AtomicU64>()).store(value, Ordering::Relaxed) }
+    }
+
+    fn read_bytes(&self, at: PhysicalAddress, bytes: &mut [u8]) {
+        // SAFETY: M1: every frame of the source is open.
+        unsafe { copy(in_window(at), bytes.as_mut_ptr(), bytes.len()) }
+    }
+
+    fn write_bytes(&mut self, at: PhysicalAddress, bytes: &[u8]) {
+        // SAFETY: M1: every frame of the target is open.
+        unsafe { copy(bytes.as_ptr(), in_window(at), bytes.len()) }
+    }
+
+    fn copy_bytes(&mut self, from: PhysicalAddress, to: PhysicalAddress, count: usize) {
+        // SAFETY: M1: every frame of both ranges is open.
+        unsafe { copy(in_window(from), in_window(to), count) }
+    }
+
+    fn fill_bytes(&mut self, at: PhysicalAddress, count: usize, value: u8) {
+        // SAFETY: M1: every frame of the range is open.
+        unsafe { fill(in_window(at), value, count) }
+    }
+
+    fn load_root(&mut self, _cpu: CurrentCpu, root: Frame) {
+        // SAFETY: M1: `root` carries the kernel's half.
+        unsafe { processor::write_cr3(root.address().get()) }
+    }
+
+    #[inline]
+    fn invalidate_page(&mut self, _cpu: CurrentCpu, address: VirtualAddress) {
+        processor::invalidate_page(address.get());
+    }
+
+    fn flush(&mut self, _cpu: CurrentCpu) {
+        // SAFETY: the root that is loaded stays loaded.
+        unsafe { processor::write_cr3(processor::read_cr3()) }
+    }
+
+    fn flush_all(&mut self, _cpu: CurrentCpu) {
+        let control = processor::read_cr4();
+        if control & GLOBAL_PAGES == 0 {
+            // Without global translations every load of the root drops everything.
+            // SAFETY: the root that is loaded stays loaded.
+            unsafe { processor::write_cr3(processor::read_cr3()) }
+            return;
+        }
+        // SAFETY: only the use of global translations changes, and back again.
+        unsafe {
+            processor::write_cr4(control & !GLOBAL_PAGES);
+            processor::write_cr4(control);
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! One running program.
+
+use heliox_address::{Frame, VirtualAddress};
+use heliox_hal::{Context, Interrupt, Register, info};
+
+/// Bytes of a program's command line that it can read.
+const COMMAND_LINE_BYTES: usize = 256;
+/// Bytes of output that are collected until a line is complete.
+const LINE_BYTES: usize = 160;
+
+/// The status of a program that was stopped for a fault.
+const FAULT_STATUS: u8 = 62;
+
+/// Whether a program can run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    /// It can.
+    Ready,
+    /// Not before the clock shows so many microseconds.
+    Sleeping(u64),
+    /// It has ended, with this status.
+    Ended(u8),
+}
+
+/// A program: an address space, registers, and what the kernel knows about it.
+#[derive(Debug)]
+pub(crate) struct Program {
+    command_line: [u8; COMMAND_LINE_BYTES],
+    command_line_length: usize,
+    line: [u8; LINE_BYTES],
+    line_length: usize,
+    pub(crate) root: Frame,
+    pub(crate) context: Context,
+    pub(crate) state: State,
+    /// Where the program wants to go on after its next fault.
+    pub(crate) fault_handler: Option<VirtualAddress>,
+}
+
+impl Program {
+    /// A program that will start with the registers of `context`.
+    pub(crate) fn new(command_line: &str, root: Frame, context: Context) -> Self {
+        let mut program = Self {
+            command_line: [0; COMMAND_LINE_BYTES],
+            command_line_length: 0,
+            line: [0; LINE_BYTES],
+            line_length: 0,
+            root,
+            context,
+            state: State::Ready,
+            fault_handler: None,
+        };
+        for (target, byte) in program.command_line.iter_mut().zip(command_line.bytes()) {
+            *target = byte;
+            program.command_line_length += 1;
+        }
+        program
+    }
+
+    /// The first word of the command line.
+    pub(crate) fn name(&self) -> &str {
+        let text = self.command_line.get(..self.command_line_length).unwrap_or(&[]);
+        let text = core::str::from_utf8(text).unwrap_or("");
+        text.split(' ').next().unwrap_or("")
+    }
+
+    /// Eight bytes of the command line, zeros behind its end.
+    pub(crate) fn command_line_word(&self, index: u64) -> u64 {
+        let start = usize::try_from(index).ok().and_then(|index| index.checked_mul(8));
+        let bytes = start.and_then(|start| self.command_line.get(start..)).unwrap_or(&[]);
+        let mut word = [0; 8];
+        for (target, byte) in word.iter_mut().zip(bytes) {
+            *target = *byte;
+        }
+        u64::from_le_bytes(word)
+    }
+
+    /// Takes output of the program; every complete line is printed with the program's name. What
+    /// is not printable ASCII shows as a question mark, so that output cannot pass for the
+    /// kernel's.
+    pub(crate) fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            if byte == b'\n' || self.line_length == LINE_BYTES {
+                self.print_line();
+            }
+            if byte == b'\n' {
+                continue;
+            }
+            if let Some(slot) = self.line.get_mut(self.line_length) {
+                *slot = if (b' '..=b'~').contains(&byte) { byte } else { b'?' };
+                self.line_length += 1;
+            }
+        }
+    }
+
+    fn print_line(&mut self) {
+        let line = self.line.get(..self.line_length).unwrap_or(&[]);
+        heliox_hal::log::write_bytes(self.name().as_bytes());
+        heliox_hal::log::write_bytes(b": ");
+        heliox_hal::log::write_bytes(line);
+        heliox_hal::log::write_bytes(b"\r\n");
+        self.line_length = 0;
+    }
+
+    /// Ends the program.
+    pub(crate) fn end(&mut self, status: u8) {
+        if self.line_length > 0 {
+            self.print_line();
+        }
+        info!("{}: ended with status {status}", self.name());
+        self.state = State::Ended(status);
+    }
+
+    /// Deals with a fault: the program goes on at its handler, which finds the exception's
+    /// number in RAX, the error code in RDX and the address in RCX; without a handler it ends.
+    pub(crate) fn fault(&mut self, vector: u8, error_code: u64, address: u64) {
+        let Some(handler) = self.fault_handler.take() else {
+            info!(
+                "{}: stopped at {:#x} by exception {vector}, error code {error_code:#x}, address \
+                 {address:#x}",
+                self.name(),
+                self.context.instruction_pointer()
+            );
+            self.end(FAULT_STATUS);
+            return;
+        };
+        self.context.set_register(Register::Rax, u64::from(vector));
+        self.context.set_register(Register::Rdx, error_code);
+        self.context.set_register(Register::Rcx, address);
+        if self.context.set_instruction_pointer(handler).is_err() {
+            self.end(FAULT_STATUS);
+        }
+    }
+
+    /// Whether `interrupt` is a fault; then it is dealt with.
+    pub(crate) fn take_fault(&mut self, interrupt: Interrupt) -> bool {
+        match interrupt {
+            Interrupt::PageFault { address, error } => self.fault(14, error.bits(), address),
+            Interrupt::Exception { vector, error_code } => self.fault(vector, error_code, 0),
+            Interrupt::SystemCall | Interrupt::Timer => return false,
+        }
+        true
+    }
+}

@@ -1,0 +1,98 @@
+//! Who runs when: round robin, a millisecond each.
+
+use heliox_hal::{Hal, Interrupt};
+
+use crate::program::{Program, State};
+use crate::system_call;
+
+/// How many programs there can be.
+const PROGRAMS: usize = 16;
+
+/// How long a program may run before the next one does, in microseconds.
+const SLICE: u64 = 1000;
+
+/// All programs.
+#[derive(Debug)]
+pub(crate) struct Scheduler {
+    programs: [Option<Program>; PROGRAMS],
+}
+
+impl Scheduler {
+    /// No programs.
+    pub(crate) const fn new() -> Self {
+        Self { programs: [const { None }; PROGRAMS] }
+    }
+
+    /// Adds a program, or gives it back if there are too many.
+    pub(crate) fn add(&mut self, program: Program) -> Result<(), Program> {
+        match self.programs.iter_mut().find(|slot| slot.is_none()) {
+            Some(slot) => {
+                *slot = Some(program);
+                Ok(())
+            }
+            None => Err(program),
+        }
+    }
+
+    /// Whether there are no programs.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.programs.iter().all(Option::is_none)
+    }
+
+    /// Runs all programs until the last has ended. The first status that is not 0, else 0.
+    pub(crate) fn run(&mut self, hal: &mut Hal) -> u8 {
+        let mut status = 0;
+        loop {
+            let mut ran = false;
+            let mut alive = false;
+            let mut next_wake: Option<u64> = None;
+            for slot in &mut self.programs {
+                let Some(program) = slot else { continue };
+                if let State::Sleeping(until) = program.state {
+                    if hal.timer().now() >= until {
+                        program.state = State::Ready;
+                    } else {
+                        next_wake = Some(next_wake.map_or(until, |wake| wake.min(until)));
+                    }
+                }
+                if program.state == State::Ready {
+                    run_slice(hal, program);
+                    ran = true;
+                }
+                match program.state {
+                    State::Ended(ended) => {
+                        if status == 0 {
+                            status = ended;
+                        }
+                        *slot = None;
+                    }
+                    State::Ready | State::Sleeping(_) => alive = true,
+                }
+            }
+            if !alive {
+                return status;
+            }
+            if !ran {
+                hal.timer().set_deadline(next_wake);
+                hal.wait();
+            }
+        }
+    }
+}
+
+/// Runs one program until its time is over, it ends, or it gives way.
+fn run_slice(hal: &mut Hal, program: &mut Program) {
+    let deadline = hal.timer().now() + SLICE;
+    hal.timer().set_deadline(Some(deadline));
+    while program.state == State::Ready {
+        let interrupt = hal.execute(program.root, &mut program.context);
+        let go_on = match interrupt {
+            Interrupt::SystemCall => system_call::handle(hal, program),
+            Interrupt::Timer => false,
+            fault => program.take_fault(fault),
+        };
+        if !go_on {
+            return;
+        }
+    }
+}
