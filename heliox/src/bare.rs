@@ -69,8 +69,7 @@ fn package(package: &str, binary: &str, consent: Consent) -> Result<PathBuf, Err
     })?;
     if !status.success() {
         return Err(Error::Build {
-            what: package.to_owned(),
-            detail: String::new(),
+            package: package.to_owned(),
         });
     }
     let file = target_directory

@@ -41,13 +41,19 @@ pub enum Error {
         /// Its exit status, or why it did not start, and the end of its output.
         detail: String,
     },
-    /// A package of the workspace, or a C program of a test, did not build.
-    #[error("{what} does not build: the messages above say why{detail}")]
+    /// A package of the workspace did not build; cargo has shown why.
+    #[error("{package} does not build: the messages above say why")]
     Build {
-        /// What was built.
-        what: String,
-        /// The compiler's messages if they were not shown yet, after a line feed.
-        detail: String,
+        /// The package.
+        package: String,
+    },
+    /// A C program of a test did not compile.
+    #[error("the C program {name} does not compile:\n{messages}")]
+    Compile {
+        /// The program.
+        name: String,
+        /// What the compiler said.
+        messages: String,
     },
     /// The sources are not where they can be found.
     #[error(
@@ -90,7 +96,7 @@ impl Error {
     pub fn status(&self) -> u8 {
         match self {
             Self::Usage(_) => status::USAGE,
-            Self::Build { .. } => status::BUILD,
+            Self::Build { .. } | Self::Compile { .. } => status::BUILD,
             Self::Module(_) | Self::ModulesTooLarge { .. } | Self::NoWorkspace => status::INPUT,
             Self::Missing(_) | Self::Install { .. } | Self::Kvm(_) => status::MISSING,
             Self::File { .. } | Self::Spawn { .. } | Self::Image(_) => status::MACHINE,

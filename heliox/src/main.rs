@@ -137,7 +137,8 @@ struct BootArguments {
     /// Number of CPUs
     #[arg(long, value_name = "N", default_value_t = 1)]
     cpus: u16,
-    /// Count time in instructions (1 ns each), so that every run is the same
+    /// Count time in instructions (1 ns each), so that every run is the same. With --via
+    /// multiboot2, how long GRUB reads from its CD still differs
     #[arg(long)]
     icount: bool,
     /// Who executes instructions: QEMU (tcg) or the host's CPU (kvm)

@@ -58,9 +58,9 @@ pub fn compile_c(name: &str, source: &str, options: &[&str]) -> Result<CompiledP
             source,
         })?;
     if !output.status.success() {
-        return Err(Error::Build {
-            what: format!("the C program {name}"),
-            detail: format!("\n{}", String::from_utf8_lossy(&output.stderr)),
+        return Err(Error::Compile {
+            name: name.to_owned(),
+            messages: String::from_utf8_lossy(&output.stderr).into_owned(),
         });
     }
     Ok(CompiledProgram {

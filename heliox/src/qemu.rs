@@ -50,7 +50,8 @@ pub struct Machine {
     pub accelerator: Accelerator,
     /// QEMU's CPU model with features; [`DEFAULT_CPU`] if not given.
     pub cpu: Option<String>,
-    /// One instruction is one nanosecond of the guest's time, so that runs repeat exactly.
+    /// One instruction is one nanosecond of the guest's time, so that runs through PVH repeat
+    /// exactly. When a disc answers depends on the host, so GRUB takes a different time each run.
     pub icount: bool,
     /// Wait for a debugger at [`GDB_PORT`] before the first instruction.
     pub gdb: bool,

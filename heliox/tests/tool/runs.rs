@@ -60,7 +60,7 @@ fn modules_arrive(via: Via) {
         "{outcome}"
     );
     assert_eq!(
-        lines[2..],
+        lines[2..4],
         [
             format!("module [large one two=$x;y&(z)] bytes 10000 sum {sum} aligned"),
             "module [large] bytes 2 sum 195 aligned".to_owned(),
@@ -106,7 +106,7 @@ fn a_hang_is_cut_short() {
     assert_eq!(outcome.ending, Ending::TimedOut, "{outcome}");
     assert_eq!(outcome.status(), None);
     // The output until then is there.
-    assert_eq!(said(&outcome).len(), 2, "{outcome}");
+    assert_eq!(said(&outcome).len(), 3, "{outcome}");
 }
 
 #[test]
@@ -146,4 +146,33 @@ fn more_runs_than_turns_all_end() {
             run.join().unwrap().require_status(status);
         }
     });
+}
+
+/// The probe prints its clock, so runs that differ by one instruction differ in output.
+#[test]
+fn counted_runs_repeat_to_the_byte() {
+    let run = || probe("exit=0").icount(true).cpus(2).run().unwrap();
+    let (first, second) = (run(), run());
+    first.require_status(0).require_line("clock ");
+    assert_eq!(first.text(), second.text());
+}
+
+/// GRUB says what it cannot load, and the run ends before its time limit.
+#[test]
+fn a_kernel_that_grub_refuses_ends_the_run() {
+    let program = compile_c("no-header", "void _start(void) { for (;;); }", &[]).unwrap();
+    let run = Boot::new().kernel(program.path()).via(Via::Multiboot2);
+    let outcome = run.run().unwrap();
+    assert!(matches!(outcome.ending, Ending::Stopped(_)), "{outcome}");
+    outcome.require_line("GRUB could not load Heliox.");
+}
+
+#[test]
+fn a_kernel_that_qemu_refuses_ends_the_run() {
+    let program = compile_c("no-note", "void _start(void) { for (;;); }", &[]).unwrap();
+    let outcome = Boot::new().kernel(program.path()).run().unwrap();
+    let Ending::Stopped(how) = &outcome.ending else {
+        panic!("{outcome}");
+    };
+    assert!(how.contains("PVH"), "{how}");
 }
