@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::env;
 use std::ffi::{OsStr, OsString};
+use std::fs;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -54,7 +55,8 @@ fn package(package: &str, binary: &str, consent: Consent) -> Result<PathBuf, Err
     let target_directory = target_directory(&root, env::var_os("CARGO_TARGET_DIR").as_deref());
     let mut command = toolchain.cargo();
     command
-        .args(arguments(toolchain, package, &target_directory, consent))
+        .args(["build", "--profile", PROFILE, "--package", package])
+        .args(arguments(toolchain, &target_directory, consent))
         .current_dir(&root)
         .stdin(Stdio::null())
         // Standard output is the guest's.
@@ -80,17 +82,61 @@ fn package(package: &str, binary: &str, consent: Consent) -> Result<PathBuf, Err
     Ok(file)
 }
 
-fn arguments(
-    toolchain: Toolchain,
-    package: &str,
-    target_directory: &Path,
-    consent: Consent,
-) -> Vec<OsString> {
-    let mut arguments: Vec<OsString> = ["build", "--profile", PROFILE, "--target", BARE_TARGET]
+/// Runs Clippy on the packages that only the bare machine can run, and so are not linted with
+/// the others: the kernel's image, and the programs. Warnings are errors.
+///
+/// # Errors
+///
+/// Something is missing, or a package has a warning.
+pub fn lint(consent: Consent) -> Result<(), Error> {
+    provision::ensure(Need::BareTarget, consent)?;
+    provision::ensure(Need::BareLints, consent)?;
+    let toolchain = provision::toolchain().unwrap_or(Toolchain::Prebuilt);
+    let root = workspace()?;
+    let target_directory = target_directory(&root, env::var_os("CARGO_TARGET_DIR").as_deref());
+    for directory in bare_packages(&root) {
+        let package = directory
+            .strip_prefix(&root)
+            .unwrap_or(&directory)
+            .display();
+        terminal::status("Linting", &package);
+        let mut command = toolchain.clippy();
+        command
+            .arg("--manifest-path")
+            .arg(directory.join("Cargo.toml"))
+            .args(arguments(toolchain, &target_directory, consent))
+            .args(["--", "-D", "warnings"])
+            .current_dir(&root)
+            .stdin(Stdio::null());
+        let status = command.status().map_err(|source| Error::Spawn {
+            command: "cargo clippy".to_owned(),
+            source,
+        })?;
+        if !status.success() {
+            return Err(Error::Lint {
+                package: package.to_string(),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// The directories of the packages that only the bare machine can run.
+fn bare_packages(root: &Path) -> Vec<PathBuf> {
+    let programs = fs::read_dir(root.join("user")).into_iter().flatten();
+    let mut packages: Vec<_> = programs.flatten().map(|entry| entry.path()).collect();
+    packages.push(root.join("kernel/image"));
+    packages.retain(|directory| directory.join("Cargo.toml").exists());
+    packages.sort();
+    packages
+}
+
+/// What every call of cargo for the bare machine has in common.
+fn arguments(toolchain: Toolchain, target_directory: &Path, consent: Consent) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = ["--target", BARE_TARGET, "--target-dir"]
         .iter()
         .map(OsString::from)
         .collect();
-    arguments.extend(["--package".into(), package.into(), "--target-dir".into()]);
     arguments.push(target_directory.into());
     arguments.extend(toolchain.build_options().iter().map(OsString::from));
     if consent == Consent::Offline {
@@ -135,7 +181,7 @@ mod tests {
     use super::*;
 
     fn line(toolchain: Toolchain, consent: Consent) -> String {
-        let arguments = arguments(toolchain, KERNEL, Path::new("/t/bare"), consent);
+        let arguments = arguments(toolchain, Path::new("/t/bare"), consent);
         let words: Vec<_> = arguments
             .iter()
             .map(|word| word.to_str().unwrap())
@@ -144,9 +190,8 @@ mod tests {
     }
 
     #[test]
-    fn the_kernel_is_optimised_for_the_bare_machine_in_a_directory_of_its_own() {
-        let common = "build --profile bare --target x86_64-unknown-none \
-             --package heliox-kernel --target-dir /t/bare";
+    fn cargo_is_told_where_core_comes_from() {
+        let common = "--target x86_64-unknown-none --target-dir /t/bare";
         assert_eq!(line(Toolchain::Prebuilt, Consent::Unattended), common);
         assert_eq!(
             line(Toolchain::Prebuilt, Consent::Offline),

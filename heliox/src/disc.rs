@@ -95,12 +95,14 @@ fn file_name(index: usize, module: &Module) -> String {
     format!("{index}-{}", module.name())
 }
 
-/// GRUB's configuration. What is quoted here has no quote in it: see [`Module`].
+/// GRUB's configuration. It prints a line of its own so that the kernel's first line starts
+/// behind a line feed and not behind the sequence that clears a terminal. What is quoted here has no quote in it: see [`Module`].
 fn configure(modules: &[Module], command_line: &str, on_failure: OnFailure) -> String {
     let mut text = String::from(
         "serial --unit=0 --speed=115200\n\
          terminal_input console serial\n\
-         terminal_output console serial\n",
+         terminal_output console serial\n\
+         echo 'Loading Heliox'\n",
     );
     let mut load = String::from("multiboot2 /boot/heliox-kernel");
     quote(&mut load, command_line);
@@ -145,6 +147,7 @@ mod tests {
         let expected = "serial --unit=0 --speed=115200
 terminal_input console serial
 terminal_output console serial
+echo 'Loading Heliox'
 if multiboot2 /boot/heliox-kernel 'log=info' 'exit-port=0xf4'; then
 if module2 '/boot/0-sigma0' 'sigma0'; then
 if module2 '/boot/1-hello' 'hello' 'one' '$two'; then

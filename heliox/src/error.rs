@@ -47,6 +47,12 @@ pub enum Error {
         /// The package.
         package: String,
     },
+    /// A package of the workspace has warnings; Clippy has shown which.
+    #[error("{package} has warnings: the messages above say which")]
+    Lint {
+        /// The package's directory.
+        package: String,
+    },
     /// A C program of a test did not compile.
     #[error("the C program {name} does not compile:\n{messages}")]
     Compile {
@@ -96,7 +102,7 @@ impl Error {
     pub fn status(&self) -> u8 {
         match self {
             Self::Usage(_) => status::USAGE,
-            Self::Build { .. } | Self::Compile { .. } => status::BUILD,
+            Self::Build { .. } | Self::Lint { .. } | Self::Compile { .. } => status::BUILD,
             Self::Module(_) | Self::ModulesTooLarge { .. } | Self::NoWorkspace => status::INPUT,
             Self::Missing(_) | Self::Install { .. } | Self::Kvm(_) => status::MISSING,
             Self::File { .. } | Self::Spawn { .. } | Self::Image(_) => status::MACHINE,

@@ -32,7 +32,7 @@ use heliox::terminal;
     version,
     after_long_help = "Examples:
   heliox                                    boot the demonstration
-  heliox boot --module hello,one two        boot the program `hello` with two arguments
+  heliox boot --module hello,'one two'        boot the program `hello` with two arguments
   heliox boot --memory 64G --cpus 4         on a larger machine
   heliox boot --icount                      so that every run is the same, to the byte
   heliox boot --gdb                         wait for a debugger
@@ -60,6 +60,8 @@ enum Action {
     Image(ImageArguments),
     /// Find or install everything that the other commands and the tests need
     Setup(SetupArguments),
+    /// Run Clippy on the kernel and its programs, which a plain `cargo clippy` leaves out
+    Lint(SetupArguments),
 }
 
 #[derive(Args, Debug, Default)]
@@ -192,6 +194,7 @@ fn main() -> ExitCode {
         Action::Boot(arguments) => boot(*arguments),
         Action::Image(arguments) => image(&arguments),
         Action::Setup(arguments) => setup(&arguments),
+        Action::Lint(arguments) => bare::lint(Consent::here(arguments.offline)).map(|()| 0),
     };
     ExitCode::from(result.unwrap_or_else(|error| {
         terminal::error(&error);
@@ -288,9 +291,15 @@ fn try_it(image: &Path) -> String {
 
 fn setup(arguments: &SetupArguments) -> Result<u8, Error> {
     let consent = Consent::here(arguments.offline);
+    let mut worst = 0;
     for need in [Need::BareTarget, Need::Qemu, Need::Grub, Need::GrubUefi] {
-        provision::ensure(need, consent)?;
-        terminal::status("Found", need);
+        match provision::ensure(need, consent) {
+            Ok(()) => terminal::status("Found", need),
+            Err(error) => {
+                terminal::error(&error);
+                worst = error.status();
+            }
+        }
     }
-    Ok(0)
+    Ok(worst)
 }

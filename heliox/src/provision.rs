@@ -8,6 +8,7 @@
 //! `--offline` never installs. Every refusal names the command to type.
 
 use std::env;
+use std::ffi::OsString;
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -25,12 +26,15 @@ pub const QEMU: &str = "qemu-system-x86_64";
 /// Where Debian's packages of the Rust toolchain put it.
 const DEBIAN_CARGO: &str = "/usr/bin/cargo";
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
+const DEBIAN_CLIPPY: &str = "/usr/bin/cargo-clippy";
 
 /// Something that the tool cannot do without.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
     /// `core` and `alloc` for the bare machine: prebuilt, or sources to build them from.
     BareTarget,
+    /// Clippy for the toolchain that compiles for the bare machine.
+    BareLints,
     /// The emulator.
     Qemu,
     /// What makes a disc that a BIOS boots.
@@ -44,6 +48,7 @@ impl Need {
     fn title(self) -> &'static str {
         match self {
             Self::BareTarget => "Rust's core library for x86_64-unknown-none",
+            Self::BareLints => "Clippy for the bare machine's toolchain",
             Self::Qemu => "QEMU (qemu-system-x86_64)",
             Self::Grub => "GRUB's grub-mkrescue for BIOS, with xorriso and mtools",
             Self::GrubUefi => "GRUB for UEFI (x86_64-efi)",
@@ -54,6 +59,7 @@ impl Need {
     fn packages(self) -> &'static [&'static str] {
         match self {
             Self::BareTarget => &["rustc-web", "cargo-web", "rust-web-src", "binutils"],
+            Self::BareLints => &["rust-web-clippy"],
             Self::Qemu => &["qemu-system-x86"],
             Self::Grub => &["grub-common", "grub-pc-bin", "xorriso", "mtools"],
             Self::GrubUefi => &["grub-efi-amd64-bin"],
@@ -106,7 +112,7 @@ pub enum Privilege {
 pub struct Facts {
     /// What is needed is there.
     pub present: bool,
-    /// There is a `rustup`, and it has not failed at this yet.
+    /// There is a `rustup` that could have it, and it has not failed at this yet.
     pub rustup: bool,
     /// There is an `apt-get`.
     pub apt: bool,
@@ -159,9 +165,14 @@ pub fn plan(need: Need, facts: &Facts) -> Plan {
     if facts.present {
         return Plan::Ready;
     }
-    let (commands, allowed) = if need == Need::BareTarget && facts.rustup {
-        let command = vec!["rustup", "target", "add", BARE_TARGET];
-        (vec![command], true)
+    let by_rustup: Option<&[&str]> = match need {
+        Need::BareTarget => Some(&["rustup", "target", "add", BARE_TARGET]),
+        Need::BareLints => Some(&["rustup", "component", "add", "clippy"]),
+        Need::Qemu | Need::Grub | Need::GrubUefi => None,
+    };
+    let (commands, allowed) = if let (Some(command), true) = (by_rustup, facts.rustup) {
+        // rustup installs into its user's home and needs nobody's password.
+        (vec![command.to_vec()], true)
     } else if facts.apt {
         let prefix: &[&str] = match facts.privilege {
             Privilege::Root => &["apt-get"],
@@ -282,7 +293,8 @@ fn gather(need: Need, consent: Consent) -> Facts {
     let root = fs::metadata("/proc/self").is_ok_and(|metadata| is_root(&metadata));
     Facts {
         present: is_present(need),
-        rustup: find_program("rustup").is_some(),
+        rustup: find_program("rustup").is_some()
+            && !(need == Need::BareLints && toolchain() == Some(Toolchain::FromSource)),
         apt: find_program("apt-get").is_some(),
         package_lists: has_package_lists(),
         privilege: match root {
@@ -309,6 +321,10 @@ fn has_package_lists() -> bool {
 fn is_present(need: Need) -> bool {
     match need {
         Need::BareTarget => toolchain().is_some(),
+        Need::BareLints => toolchain().is_some_and(|toolchain| {
+            let version = toolchain.clippy().arg("--version").output();
+            version.is_ok_and(|output| output.status.success())
+        }),
         Need::Qemu => find_program(QEMU).is_some(),
         Need::Grub => {
             ["grub-mkrescue", "xorriso", "mformat"]
@@ -333,13 +349,29 @@ impl Toolchain {
     /// `cargo`, not told yet what to do, in an environment without what an outer cargo set.
     #[must_use]
     pub fn cargo(self) -> Command {
-        let mut command = match self {
-            Self::Prebuilt => Command::new(find_program("cargo").map_or_else(
+        match self {
+            Self::Prebuilt => self.clean(find_program("cargo").map_or_else(
                 || env::var_os("CARGO").unwrap_or_else(|| "cargo".into()),
                 PathBuf::into_os_string,
             )),
-            Self::FromSource => Command::new(DEBIAN_CARGO),
+            Self::FromSource => self.clean(DEBIAN_CARGO.into()),
+        }
+    }
+
+    /// `cargo clippy`, not told yet on what, in the same environment.
+    #[must_use]
+    pub fn clippy(self) -> Command {
+        let mut command = match self {
+            Self::Prebuilt => self.cargo(),
+            // Through `cargo`, this could be another toolchain's.
+            Self::FromSource => self.clean(DEBIAN_CLIPPY.into()),
         };
+        command.arg("clippy");
+        command
+    }
+
+    fn clean(self, program: OsString) -> Command {
+        let mut command = Command::new(program);
         for (name, _) in env::vars_os() {
             if name.to_str().is_some_and(belongs_to_outer_cargo) {
                 command.env_remove(name);
@@ -347,6 +379,7 @@ impl Toolchain {
         }
         if self == Self::FromSource {
             command
+                .env("CARGO", DEBIAN_CARGO)
                 .env("RUSTC", DEBIAN_RUSTC)
                 .env("RUSTC_BOOTSTRAP", "1");
         }
@@ -572,7 +605,6 @@ mod tests {
         for (facts, expected) in [
             (CLEAN, format!("run {rustup}")),
             (
-                // rustup needs nobody's password.
                 Facts {
                     privilege: Privilege::None,
                     ..CLEAN
@@ -604,6 +636,18 @@ mod tests {
         ] {
             assert_eq!(planned(Need::BareTarget, facts), expected);
         }
+    }
+
+    #[test]
+    fn lints_come_from_where_the_toolchain_came_from() {
+        let rustup = "run rustup component add clippy";
+        assert_eq!(planned(Need::BareLints, CLEAN), rustup);
+        let from_source = Facts {
+            rustup: false,
+            ..CLEAN
+        };
+        let packages = "run apt-get install --yes --no-install-recommends rust-web-clippy";
+        assert_eq!(planned(Need::BareLints, from_source), packages);
     }
 
     #[test]
