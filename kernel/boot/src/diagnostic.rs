@@ -7,6 +7,7 @@ use core::fmt;
 
 use heliox_address::FrameRange;
 
+use crate::list::List;
 use crate::memory_map::MemoryKind;
 use crate::{PhysicalRange, Unreadable};
 
@@ -352,8 +353,7 @@ impl fmt::Display for Diagnostic {
 /// A bounded list of [`Diagnostic`]s and the number of those that did not fit.
 #[derive(Clone, Debug)]
 pub struct Diagnostics {
-    list: [Diagnostic; Self::CAPACITY],
-    count: usize,
+    list: List<Diagnostic, { Self::CAPACITY }>,
     lost: u64,
 }
 
@@ -365,28 +365,22 @@ impl Diagnostics {
     #[must_use]
     pub const fn empty() -> Self {
         Self {
-            // Never seen: `count` is 0.
-            list: [Diagnostic::OnlyBasicMemoryInformation; Self::CAPACITY],
-            count: 0,
+            list: List::empty(Diagnostic::OnlyBasicMemoryInformation),
             lost: 0,
         }
     }
 
     /// Adds `diagnostic`, or counts it as lost if the list is full.
     pub fn record(&mut self, diagnostic: Diagnostic) {
-        match self.list.get_mut(self.count) {
-            Some(slot) => {
-                *slot = diagnostic;
-                self.count += 1;
-            }
-            None => self.lost = self.lost.saturating_add(1),
+        if !self.list.push(diagnostic) {
+            self.lost = self.lost.saturating_add(1);
         }
     }
 
     /// The diagnostics that were kept, oldest first.
     #[must_use]
     pub fn as_slice(&self) -> &[Diagnostic] {
-        self.list.get(..self.count).unwrap_or(&[])
+        self.list.as_slice()
     }
 
     /// How many diagnostics did not fit.
@@ -397,7 +391,7 @@ impl Diagnostics {
 
     /// Makes the list empty.
     pub(crate) const fn clear(&mut self) {
-        self.count = 0;
+        self.list.clear();
         self.lost = 0;
     }
 }

@@ -36,8 +36,13 @@ extern crate std;
 
 pub mod cpio;
 mod diagnostic;
+pub mod information;
+mod list;
 pub mod memory_map;
+mod multiboot2;
 mod physical_memory;
+mod pvh;
+mod text;
 
 pub use diagnostic::{Diagnostic, Diagnostics, ModuleRefusal};
 pub use physical_memory::{PhysicalMemory, PhysicalRange, Unreadable};

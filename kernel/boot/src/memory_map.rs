@@ -184,12 +184,17 @@ impl<const SLOTS: usize> MemoryMap<SLOTS> {
         limits: Limits,
         diagnostics: &'a mut Diagnostics,
     ) -> MemoryMapBuilder<'a, SLOTS> {
-        self.count = 0;
+        self.clear();
         MemoryMapBuilder {
             map: self,
             limits,
             diagnostics,
         }
+    }
+
+    /// Removes all areas.
+    pub(crate) const fn clear(&mut self) {
+        self.count = 0;
     }
 
     /// The areas, in rising order.
@@ -492,7 +497,7 @@ impl<const SLOTS: usize> MemoryMapBuilder<'_, SLOTS> {
         let Some(frames) = FrameRange::new(first, last.max(first)) else {
             return;
         };
-        if start % PAGE_BYTES != 0 || end % PAGE_BYTES != 0 {
+        if !start.is_multiple_of(PAGE_BYTES) || !end.is_multiple_of(PAGE_BYTES) {
             self.diagnostics.record(Diagnostic::EntryRounded {
                 start,
                 length,
