@@ -36,10 +36,12 @@ extern crate std;
 
 pub mod cpio;
 mod diagnostic;
+pub mod elf;
 pub mod information;
 mod list;
 pub mod memory_map;
 mod multiboot2;
+pub mod options;
 mod physical_memory;
 mod pvh;
 mod text;
