@@ -901,6 +901,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4096))]
+
         #[test]
         fn the_map_is_what_a_look_at_every_page_says(
             entries in entries(24),

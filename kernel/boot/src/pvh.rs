@@ -524,7 +524,7 @@ mod tests {
     }
 
     #[test]
-    fn an_archive_with_too_many_files_fills_the_list_and_one_with_far_too_many_is_an_error() {
+    fn an_archive_has_bounds() {
         let mut bytes = Vec::new();
         for _ in 0..40 {
             append(&mut bytes, "m", 0o100_644, b"x", false);
