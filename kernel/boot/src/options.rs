@@ -5,7 +5,7 @@
 //! makes no sense changes nothing and is reported: a typing error should not keep a machine from
 //! booting.
 //!
-//! To add an option, add a field to [`Options`] and a line to [`Options::apply`].
+//! To add an option, add a field to [`Options`] and a line to `Options::apply`.
 
 use core::fmt;
 
