@@ -1,11 +1,18 @@
-//! The main demonstration ends well, however it is booted.
+//! The kernel boots, runs programs in ring 3, and tells what became of them.
 
 use heliox::bare::DEMONSTRATION;
 use heliox::boot::{Boot, Via};
+use heliox::programs::{CompiledProgram, compile_c};
 
 fn demonstration() -> Boot {
     let programs = DEMONSTRATION.iter();
     programs.fold(Boot::new(), |boot, name| boot.program(name, ""))
+}
+
+/// Compiles a C program of `fixtures`.
+fn c_program(name: &str, source: &str) -> CompiledProgram {
+    let headers = concat!("-I", env!("CARGO_MANIFEST_DIR"), "/tests/fixtures");
+    compile_c(name, source, &[headers]).unwrap()
 }
 
 #[test]
@@ -25,4 +32,26 @@ fn twice_the_same_to_the_byte() {
     let (first, second) = (run(), run());
     first.require_status(0).require_line("[info] ");
     assert_eq!(first.text(), second.text());
+}
+
+#[test]
+fn a_c_program_runs_and_its_status_is_the_run_s() {
+    let hello = c_program("hello", include_str!("../fixtures/hello.c"));
+    let outcome = Boot::new().module(hello.path(), "").run().unwrap();
+    outcome.require_status(7).require_line("hello: hello from C");
+}
+
+#[test]
+fn ring_3_may_do_what_it_may_and_nothing_else() {
+    let ring3 = c_program("ring3", include_str!("../fixtures/ring3.c"));
+    for via in [Via::Pvh, Via::Multiboot2] {
+        let outcome = Boot::new()
+            .module(ring3.path(), "")
+            .module(ring3.path(), "and a second pattern")
+            .via(via)
+            .run()
+            .unwrap();
+        outcome.require_status(0);
+        assert!(outcome.tests().len() > 140, "{}", outcome.tests().len());
+    }
 }
