@@ -157,11 +157,9 @@ fn report(line: &str) -> Option<TestReport> {
             rest
         }
     };
-    let (name, verdict) = rest.split_once(' ')?;
-    let result = if verdict == "ok" {
-        Ok(())
-    } else {
-        Err(verdict.strip_prefix("FAILED: ")?.to_owned())
+    let (name, result) = match rest.split_once(" FAILED: ") {
+        Some((name, why)) => (name, Err(why.to_owned())),
+        None => (rest.strip_suffix(" ok")?, Ok(())),
     };
     Some(TestReport {
         name: name.to_owned(),
