@@ -50,7 +50,7 @@ fn main(mut hal: Hal) -> ! {
         heliox_hal::stop(NOTHING_TO_RUN);
     }
     let status = scheduler.run(&mut hal);
-    report::end(&mut hal);
+    report::end(&hal);
     info!("all programs have ended");
     heliox_hal::stop(if status == 0 && refused { NOTHING_TO_RUN } else { status })
 }

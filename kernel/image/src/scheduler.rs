@@ -74,7 +74,7 @@ impl Scheduler {
             }
             if !ran {
                 hal.timer().set_deadline(next_wake);
-                hal.wait();
+                hal.wait_for_interrupt();
             }
         }
     }

@@ -41,7 +41,7 @@ pub(super) struct Features {
     /// How extended state is switched.
     pub(super) extended_state: ExtendedStateMethod,
     /// Names of the protections in force, for the log.
-    supervisor: [(&'static str, bool); 5],
+    protections: [(&'static str, bool); 5],
 }
 
 impl Features {
@@ -96,7 +96,7 @@ impl Features {
             gigabyte_pages: has(extended.edx, 26),
             physical_bits: if address_sizes == 0 { 36 } else { address_sizes },
             extended_state: ExtendedStateMethod::choose(xsave),
-            supervisor: [
+            protections: [
                 ("NX", no_execute),
                 ("SMEP", smep),
                 ("SMAP", smap),
@@ -108,6 +108,6 @@ impl Features {
 
     /// The protections that this processor offers, and whether they are on.
     pub(super) fn protections(&self) -> &[(&'static str, bool)] {
-        &self.supervisor
+        &self.protections
     }
 }

@@ -1,22 +1,79 @@
 //! What the client kernel gets when it starts.
 
-use heliox_address::FrameRange;
+use core::fmt;
+
+use heliox_address::{FrameRange, PAGE_BYTES};
 use heliox_boot::information::BootInformation;
 use heliox_boot::options::Options;
 
-use super::context::Context;
-use super::environment::{Environment, Layout};
-use super::execution::{self, Executor, Interrupt};
+use super::environment::Layout;
+use super::execution::Executor;
+use super::features::Features;
 use super::timer::Timer;
 
-/// What the boot code did, for the client's log.
+/// What the boot code found and did, for the client's log: the value prints as lines.
 #[derive(Debug)]
-pub(super) struct BootReport {
+pub struct BootReport {
     pub(super) layout: Layout,
-    pub(super) range: FrameRange,
+    pub(super) environment: FrameRange,
+    pub(super) features: Features,
     /// PCI functions found, and in how many bus mastering was switched off; `None` if that was
     /// not wanted.
     pub(super) bus_masters: Option<(u32, u32)>,
+}
+
+impl BootReport {
+    /// Where the kernel keeps its own memory.
+    #[must_use]
+    pub fn environment(&self) -> FrameRange {
+        self.environment
+    }
+
+    /// Bytes of the environment that describe pages: records and tables.
+    #[must_use]
+    pub fn metadata_bytes(&self) -> u64 {
+        self.layout.metadata_bytes()
+    }
+
+    /// Bytes of the environment for kernel objects.
+    #[must_use]
+    pub fn heap_bytes(&self) -> u64 {
+        self.layout.heap_bytes()
+    }
+
+    /// The protections that the processor may offer, and whether they are on.
+    #[must_use]
+    pub fn protections(&self) -> &[(&'static str, bool)] {
+        self.features.protections()
+    }
+
+    /// PCI functions found, and in how many bus mastering was on until the boot switched it off;
+    /// `None` if `unsafe-dma` asked for leaving it.
+    #[must_use]
+    pub fn bus_masters(&self) -> Option<(u32, u32)> {
+        self.bus_masters
+    }
+}
+
+/// What the boot cost, in ticks of the time-stamp counter (instructions, where the machine counts
+/// them).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BootCost {
+    /// From the kernel's first instruction to the first one of a program.
+    pub total: u64,
+    /// The part of it that measuring the clock took.
+    pub calibration: u64,
+}
+
+impl fmt::Display for BootCost {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { total, calibration } = self;
+        write!(
+            formatter,
+            "{total} ticks from the kernel's first instruction to the first program's, \
+             {calibration} of them to measure the clock"
+        )
+    }
 }
 
 /// The machine, as the client kernel may use it.
@@ -24,26 +81,13 @@ pub(super) struct BootReport {
 pub struct Hal {
     pub(super) executor: Executor,
     pub(super) machine: super::machine::RealMachine,
-    timer: Timer,
+    pub(super) timer: Timer,
     pub(super) information: &'static mut BootInformation,
-    environment: Environment,
-    options: Options,
-    report: BootReport,
+    pub(super) options: Options,
+    pub(super) report: BootReport,
 }
 
 impl Hal {
-    pub(super) fn new(
-        executor: Executor,
-        machine: super::machine::RealMachine,
-        timer: Timer,
-        information: &'static mut BootInformation,
-        environment: Environment,
-        options: Options,
-        report: BootReport,
-    ) -> Self {
-        Self { executor, machine, timer, information, environment, options, report }
-    }
-
     /// The clock and the timer.
     pub fn timer(&mut self) -> &mut Timer {
         &mut self.timer
@@ -53,5 +97,39 @@ impl Hal {
     #[must_use]
     pub fn information(&self) -> &BootInformation {
         self.information
+    }
+
+    /// The options of the kernel's command line.
+    #[must_use]
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// What the boot code found and did.
+    #[must_use]
+    pub fn boot_report(&self) -> &BootReport {
+        &self.report
+    }
+
+    /// What the boot cost; `None` before the first program was entered.
+    #[must_use]
+    pub fn boot_cost(&self) -> Option<BootCost> {
+        let entry = self.executor.first_entry()?;
+        Some(BootCost {
+            total: self.timer.ticks_until(entry),
+            calibration: self.timer.calibration_ticks(),
+        })
+    }
+
+    /// Interrupts that nobody had asked for; they are counted and otherwise ignored.
+    #[must_use]
+    pub fn unexpected_interrupts(&self) -> u64 {
+        self.executor.unexpected()
+    }
+
+    /// Waits until an interrupt arrives. Whether it was the timer's: then its deadline has passed,
+    /// or may have (a far one can be early).
+    pub fn wait_for_interrupt(&mut self) -> bool {
+        self.executor.wait()
     }
 }

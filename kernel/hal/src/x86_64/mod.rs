@@ -37,7 +37,7 @@ mod timer;
 
 pub use context::{Context, Register, RegisterError};
 pub use execution::{Interrupt, PageFaultError};
-pub use hal::Hal;
+pub use hal::{BootCost, BootReport, Hal};
 
 pub use panic::PANIC_STATUS;
 pub use shutdown::stop;

@@ -61,6 +61,4 @@ impl Hal {
         unsafe { self.executor.execute(root, context) }
     }
     pub fn new_context(&mut self) -> super::Context { super::execution::new_context() }
-    pub fn wait(&mut self) -> bool { self.executor.wait() }
-    pub fn first_entry(&self) -> Option<u64> { self.executor.first_entry() }
 }

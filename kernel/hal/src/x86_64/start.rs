@@ -90,11 +90,16 @@ pub(super) extern "C" fn start(loader: u32, address: u32) -> ! {
         Err(error) => refuse(&error),
     };
     let root = environment.root;
-    let report = BootReport { layout, range, bus_masters };
     // SAFETY: E3: the leaf tables are empty, and this is the only use that is made of them.
     let machine = unsafe {
         RealMachine::new(environment.window_entries, layout.managed_frames, root, &features)
     };
-    let executor = Executor::new(cpu, features, root);
-    heliox_kernel_main(Hal::new(executor, machine, timer, information, environment, options, report))
+    heliox_kernel_main(Hal {
+        executor: Executor::new(cpu, features, root),
+        machine,
+        timer,
+        information,
+        options,
+        report: BootReport { layout, environment: range, features, bus_masters },
+    })
 }

@@ -157,7 +157,12 @@ impl Timer {
     /// counts instructions (`heliox boot --icount`), one tick is one instruction.
     #[must_use]
     pub fn ticks(&self) -> u64 {
-        processor::time_stamp().wrapping_sub(self.start)
+        self.ticks_until(processor::time_stamp())
+    }
+
+    /// Ticks from the kernel's first instruction until the counter showed `counter`.
+    pub(super) fn ticks_until(&self, counter: u64) -> u64 {
+        counter.wrapping_sub(self.start)
     }
 
     /// Ticks that measuring the rates took.
