@@ -14,8 +14,9 @@ use std::process::Stdio;
 use std::sync::{Mutex, PoisonError};
 
 use crate::error::Error;
-use crate::provision::{self, BARE_TARGET, Consent, Need, Toolchain};
+use crate::provision::{self, Consent, Need};
 use crate::terminal;
+use crate::toolchain::{BARE_TARGET, Toolchain, toolchain};
 
 /// The kernel's package, and the name of its ELF file.
 pub const KERNEL: &str = "heliox-kernel";
@@ -50,7 +51,7 @@ fn package(package: &str, binary: &str, consent: Consent) -> Result<PathBuf, Err
         return Ok(file.clone());
     }
     provision::ensure(Need::BareTarget, consent)?;
-    let toolchain = provision::toolchain().unwrap_or(Toolchain::Prebuilt);
+    let toolchain = toolchain().unwrap_or(Toolchain::Prebuilt);
     let root = workspace()?;
     let target_directory = target_directory(&root, env::var_os("CARGO_TARGET_DIR").as_deref());
     let mut command = toolchain.cargo();
@@ -91,7 +92,7 @@ fn package(package: &str, binary: &str, consent: Consent) -> Result<PathBuf, Err
 pub fn lint(consent: Consent) -> Result<(), Error> {
     provision::ensure(Need::BareTarget, consent)?;
     provision::ensure(Need::BareLints, consent)?;
-    let toolchain = provision::toolchain().unwrap_or(Toolchain::Prebuilt);
+    let toolchain = toolchain().unwrap_or(Toolchain::Prebuilt);
     let root = workspace()?;
     let target_directory = target_directory(&root, env::var_os("CARGO_TARGET_DIR").as_deref());
     for directory in bare_packages(&root) {

@@ -7,12 +7,10 @@
 use std::env;
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
-use std::io::{BufWriter, Read, Write};
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::sync::{Condvar, Mutex, PoisonError};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::ValueEnum;
 
@@ -20,9 +18,10 @@ use crate::archive;
 use crate::bare;
 use crate::disc::{self, OnFailure};
 use crate::error::Error;
-use crate::module::{Module, ModuleError};
-use crate::outcome::{Ending, Outcome};
-use crate::provision::{self, Consent, Need, QEMU};
+use crate::module::{Module, Modules};
+use crate::outcome::Outcome;
+use crate::process::Process;
+use crate::provision::{self, Consent, Need};
 use crate::qemu::{Accelerator, EXIT_PORT, GDB_PORT, Machine, Payload};
 use crate::size::Size;
 use crate::terminal;
@@ -33,8 +32,6 @@ pub const MOST_RUNS: u32 = 2;
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
 /// What modules leave free of the machine's memory at least: the kernel and its tables.
 const KERNEL_ROOM: Size = Size::from_mib(8);
-/// How often the tool looks for output and for the end.
-const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// The way the kernel is loaded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -95,60 +92,6 @@ impl KernelOptions {
     }
 }
 
-/// Where a module comes from.
-#[derive(Debug)]
-enum Source {
-    File(Result<Module, ModuleError>),
-    Program { name: String, arguments: String },
-}
-
-/// The modules of a run or an image, in the order in which the kernel sees them.
-#[derive(Debug, Default)]
-pub struct Modules(Vec<Source>);
-
-impl Modules {
-    /// Adds a file.
-    pub fn add(&mut self, module: Module) {
-        self.0.push(Source::File(Ok(module)));
-    }
-
-    /// Adds a program of this repository, to be built: `x` is the binary of the package
-    /// `heliox-x`.
-    pub fn add_program(&mut self, name: &str, arguments: &str) {
-        self.0.push(Source::Program {
-            name: name.to_owned(),
-            arguments: arguments.to_owned(),
-        });
-    }
-
-    /// The files, once programs are built and everything was checked to be loadable.
-    ///
-    /// # Errors
-    ///
-    /// A file that cannot be a module, or a program that does not build.
-    pub fn resolve(self, consent: Consent) -> Result<Vec<Module>, Error> {
-        let mut modules = Vec::new();
-        let mut programs = Vec::new();
-        // Files first: whoever mistyped a path need not wait for a build.
-        for (index, source) in self.0.into_iter().enumerate() {
-            match source {
-                Source::File(module) => {
-                    let module = module?;
-                    module.size()?;
-                    modules.push((index, module));
-                }
-                Source::Program { name, arguments } => programs.push((index, name, arguments)),
-            }
-        }
-        for (index, name, arguments) in programs {
-            let module = Module::new(bare::program(&name, consent)?, &arguments)?;
-            modules.push((index, module));
-        }
-        modules.sort_by_key(|(index, _)| *index);
-        Ok(modules.into_iter().map(|(_, module)| module).collect())
-    }
-}
-
 /// A run to be: a builder, consumed by [`Boot::run`].
 #[derive(Debug)]
 pub struct Boot {
@@ -197,9 +140,7 @@ impl Boot {
     /// Adds a module: a file, and its arguments separated by spaces.
     #[must_use]
     pub fn module(mut self, file: impl Into<PathBuf>, arguments: &str) -> Self {
-        self.modules
-            .0
-            .push(Source::File(Module::new(file, arguments)));
+        self.modules.add_file(file, arguments);
         self
     }
 
@@ -329,7 +270,10 @@ impl Boot {
         }
         let modules = self.modules.resolve(self.consent)?;
         check_room(&modules, self.machine.memory)?;
-        let mut copy = self.serial.as_deref().map(create).transpose()?;
+        let copy = match &self.serial {
+            Some(path) => Some((path.as_path(), create(path)?)),
+            None => None,
+        };
         provision::ensure(Need::Qemu, self.consent)?;
         if self.via == Via::Multiboot2 {
             provision::ensure(Need::Grub, self.consent)?;
@@ -345,34 +289,23 @@ impl Boot {
             path: env::temp_dir(),
             source,
         })?;
-        let payload_file = directory.path().join("payload");
+        let file = |name: &str| directory.path().join(name);
         let command_line = self.options.command_line(true);
+        let (archive, image) = (file("archive"), file("image"));
         let payload = match self.via {
             Via::Pvh => {
-                write_archive(&modules, &payload_file)?;
+                write_archive(&modules, &archive)?;
                 Payload::Pvh {
                     kernel: &kernel,
-                    archive: &payload_file,
+                    archive: &archive,
                     command_line: &command_line,
                 }
             }
             Via::Multiboot2 => {
-                disc::write(
-                    &kernel,
-                    &modules,
-                    &command_line,
-                    OnFailure::Halt,
-                    &payload_file,
-                )?;
-                Payload::Disc(&payload_file)
+                disc::write(&kernel, &modules, &command_line, OnFailure::Halt, &image)?;
+                Payload::Disc(&image)
             }
         };
-        let serial_file = directory.path().join("serial");
-        let messages_file = directory.path().join("messages");
-        create(&serial_file)?;
-        let arguments = self
-            .machine
-            .arguments(payload, &serial_file, provision::host_memory());
         if self.machine.gdb {
             terminal::note(format!(
                 "the machine waits for a debugger; in another terminal type\n  gdb -ex 'target \
@@ -380,53 +313,29 @@ impl Boot {
                 kernel.display()
             ));
         }
-
-        let mut serial = Tail::open(&serial_file)?;
-        let started = Instant::now();
-        let mut child = Guard(start(&arguments, create(&messages_file)?)?);
-        let mut messages = Tail::open(&messages_file)?;
-        let show_messages = self.echo && !self.machine.extra.is_empty();
-        let mut timed_out = false;
-        let code = loop {
-            // The order matters: what QEMU wrote before it ended is read after it ended.
-            let ended = child.0.try_wait().map_err(|source| Error::Spawn {
-                command: QEMU.to_owned(),
-                source,
-            })?;
-            let new = serial.read()?;
-            if let Some(file) = &mut copy {
-                file.write_all(new).map_err(|source| Error::File {
+        let serial = file("serial");
+        let host_memory = provision::host_memory();
+        let arguments = self.machine.arguments(payload, &serial, host_memory);
+        let process = Process::start(&arguments, &serial, &file("messages"))?;
+        let messages_wanted = !self.machine.extra.is_empty();
+        process.watch(self.timeout, |serial, messages| {
+            if let Some((path, file)) = &copy {
+                let written = (&*file).write_all(serial);
+                written.map_err(|source| Error::File {
                     action: "write",
-                    path: self.serial.clone().unwrap_or_default(),
+                    path: path.to_path_buf(),
                     source,
                 })?;
             }
-            if self.echo && !new.is_empty() {
-                // A reader that has gone away does not change what the guest does.
+            // A reader that has gone away does not change what the guest does.
+            if self.echo && !serial.is_empty() {
                 let mut output = std::io::stdout().lock();
-                let _ = output.write_all(new).and_then(|()| output.flush());
+                let _ = output.write_all(serial).and_then(|()| output.flush());
             }
-            let new = messages.read()?;
-            if show_messages {
-                let _ = std::io::stderr().write_all(new);
+            if self.echo && messages_wanted {
+                let _ = std::io::stderr().write_all(messages);
             }
-            if let Some(status) = ended {
-                break status.code();
-            }
-            if !timed_out && self.timeout.is_some_and(|limit| started.elapsed() >= limit) {
-                timed_out = true;
-                let _ = child.0.kill();
-            }
-            thread::sleep(POLL_INTERVAL);
-        };
-        let ending = match timed_out {
-            true => Ending::TimedOut,
-            false => Ending::from_qemu(code, &String::from_utf8_lossy(&messages.all)),
-        };
-        Ok(Outcome {
-            ending,
-            serial: serial.all,
-            elapsed: started.elapsed(),
+            Ok(())
         })
     }
 }
@@ -469,75 +378,6 @@ fn write_archive(modules: &[Module], path: &Path) -> Result<(), Error> {
             path: path.to_path_buf(),
             source,
         })
-}
-
-/// Starts QEMU, without input, its messages going to `messages`. Where `setpriv` is
-/// installed, the kernel of the host ends QEMU if this thread is gone, however it went.
-fn start(arguments: &[OsString], messages: File) -> Result<Child, Error> {
-    let mut command = match provision::find_program("setpriv") {
-        Some(setpriv) => {
-            let mut command = Command::new(setpriv);
-            command.args(["--pdeathsig", "KILL", "--", QEMU]);
-            command
-        }
-        None => Command::new(QEMU),
-    };
-    command
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(messages)
-        .spawn()
-        .map_err(|source| Error::Spawn {
-            command: QEMU.to_owned(),
-            source,
-        })
-}
-
-/// A QEMU that does not outlive this value.
-struct Guard(Child);
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        // Both fail for a child that has ended, as it should have.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// A file that another process is still writing.
-struct Tail {
-    file: File,
-    path: PathBuf,
-    all: Vec<u8>,
-}
-
-impl Tail {
-    fn open(path: &Path) -> Result<Self, Error> {
-        let file = File::open(path).map_err(|source| Error::File {
-            action: "read",
-            path: path.to_path_buf(),
-            source,
-        })?;
-        Ok(Self {
-            file,
-            path: path.to_path_buf(),
-            all: Vec::new(),
-        })
-    }
-
-    /// What was written since the last call.
-    fn read(&mut self) -> Result<&[u8], Error> {
-        let known = self.all.len();
-        self.file
-            .read_to_end(&mut self.all)
-            .map_err(|source| Error::File {
-                action: "read",
-                path: self.path.clone(),
-                source,
-            })?;
-        Ok(self.all.get(known..).unwrap_or_default())
-    }
 }
 
 static FREE_TURNS: Mutex<u32> = Mutex::new(MOST_RUNS);

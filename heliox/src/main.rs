@@ -11,10 +11,10 @@ use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 
 use heliox::bare;
-use heliox::boot::{Boot, DEFAULT_TIMEOUT, KernelOptions, LogLevel, Modules, Via};
+use heliox::boot::{Boot, DEFAULT_TIMEOUT, KernelOptions, LogLevel, Via};
 use heliox::disc::{self, OnFailure};
 use heliox::error::{Error, status};
-use heliox::module::{Module, ModuleError};
+use heliox::module::{Module, ModuleError, Modules};
 use heliox::outcome::{Ending, PANIC_STATUS};
 use heliox::provision::{self, Consent, Need};
 use heliox::qemu::{Accelerator, DEFAULT_CPU, Machine};
@@ -32,7 +32,7 @@ use heliox::terminal;
     version,
     after_long_help = "Examples:
   heliox                                    boot the demonstration
-  heliox boot --module hello,'one two'        boot the program `hello` with two arguments
+  heliox boot --module hello,'one two'      boot the program `hello` with two arguments
   heliox boot --memory 64G --cpus 4         on a larger machine
   heliox boot --icount                      so that every run is the same, to the byte
   heliox boot --gdb                         wait for a debugger

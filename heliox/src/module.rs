@@ -10,6 +10,10 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::bare;
+use crate::error::Error;
+use crate::provision::Consent;
+
 /// A file to load beside the kernel, and the arguments it is given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Module {
@@ -178,6 +182,65 @@ impl Module {
 
 fn is_name_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"._+-@~".contains(&byte)
+}
+
+/// Where a module comes from.
+#[derive(Debug)]
+enum Source {
+    File(Result<Module, ModuleError>),
+    Program { name: String, arguments: String },
+}
+
+/// The modules of a run or an image, in the order in which the kernel sees them.
+#[derive(Debug, Default)]
+pub struct Modules(Vec<Source>);
+
+impl Modules {
+    /// Adds a file and its arguments; what is wrong with them, [`Modules::resolve`] says.
+    pub fn add_file(&mut self, file: impl Into<PathBuf>, arguments: &str) {
+        self.0.push(Source::File(Module::new(file, arguments)));
+    }
+
+    /// Adds a module.
+    pub fn add(&mut self, module: Module) {
+        self.0.push(Source::File(Ok(module)));
+    }
+
+    /// Adds a program of this repository, to be built: `x` is the binary of the package
+    /// `heliox-x`.
+    pub fn add_program(&mut self, name: &str, arguments: &str) {
+        self.0.push(Source::Program {
+            name: name.to_owned(),
+            arguments: arguments.to_owned(),
+        });
+    }
+
+    /// The files, once programs are built and everything was checked to be loadable.
+    ///
+    /// # Errors
+    ///
+    /// A file that cannot be a module, or a program that does not build.
+    pub fn resolve(self, consent: Consent) -> Result<Vec<Module>, Error> {
+        let mut modules = Vec::new();
+        let mut programs = Vec::new();
+        // Files first: whoever mistyped a path need not wait for a build.
+        for (index, source) in self.0.into_iter().enumerate() {
+            match source {
+                Source::File(module) => {
+                    let module = module?;
+                    module.size()?;
+                    modules.push((index, module));
+                }
+                Source::Program { name, arguments } => programs.push((index, name, arguments)),
+            }
+        }
+        for (index, name, arguments) in programs {
+            let module = Module::new(bare::program(&name, consent)?, &arguments)?;
+            modules.push((index, module));
+        }
+        modules.sort_by_key(|(index, _)| *index);
+        Ok(modules.into_iter().map(|(_, module)| module).collect())
+    }
 }
 
 #[cfg(test)]

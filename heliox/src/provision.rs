@@ -8,7 +8,6 @@
 //! `--offline` never installs. Every refusal names the command to type.
 
 use std::env;
-use std::ffi::OsString;
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,15 +17,10 @@ use std::sync::Mutex;
 use crate::error::Error;
 use crate::size::Size;
 use crate::terminal;
+use crate::toolchain::{BARE_TARGET, Toolchain, toolchain};
 
-/// The target that the kernel and its programs are compiled for.
-pub const BARE_TARGET: &str = "x86_64-unknown-none";
 /// The emulator.
 pub const QEMU: &str = "qemu-system-x86_64";
-/// Where Debian's packages of the Rust toolchain put it.
-const DEBIAN_CARGO: &str = "/usr/bin/cargo";
-const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
-const DEBIAN_CLIPPY: &str = "/usr/bin/cargo-clippy";
 
 /// Something that the tool cannot do without.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,6 +139,8 @@ pub enum Plan {
 pub struct Refusal {
     need: Need,
     command: Option<String>,
+    /// The command works for root only, and this process has no way to become root.
+    only_root: bool,
 }
 
 impl std::error::Error for Refusal {}
@@ -153,6 +149,7 @@ impl fmt::Display for Refusal {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{} is not installed: ", self.need.title())?;
         match &self.command {
+            Some(command) if self.only_root => write!(formatter, "as root, type `{command}`"),
             Some(command) => write!(formatter, "type `{command}`"),
             None => formatter.write_str("install it with this system's package manager"),
         }
@@ -175,8 +172,8 @@ pub fn plan(need: Need, facts: &Facts) -> Plan {
         (vec![command.to_vec()], true)
     } else if facts.apt {
         let prefix: &[&str] = match facts.privilege {
-            Privilege::Root => &["apt-get"],
-            Privilege::Sudo | Privilege::None => &["sudo", "apt-get"],
+            Privilege::Root | Privilege::None => &["apt-get"],
+            Privilege::Sudo => &["sudo", "apt-get"],
         };
         let mut install = prefix.to_vec();
         install.extend(["install", "--yes", "--no-install-recommends"]);
@@ -196,6 +193,7 @@ pub fn plan(need: Need, facts: &Facts) -> Plan {
         return Plan::Refuse(Refusal {
             need,
             command: None,
+            only_root: false,
         });
     };
     match facts.consent {
@@ -203,14 +201,18 @@ pub fn plan(need: Need, facts: &Facts) -> Plan {
             commands,
             ask: facts.consent == Consent::Ask,
         },
-        _ => Plan::Refuse(refusal(need, &commands)),
+        _ => Plan::Refuse(refusal(need, &commands, facts.privilege)),
     }
 }
 
-fn refusal(need: Need, commands: &[Vec<&str>]) -> Refusal {
+fn refusal(need: Need, commands: &[Vec<&str>], privilege: Privilege) -> Refusal {
     let lines: Vec<_> = commands.iter().map(|words| words.join(" ")).collect();
+    let by_rustup = commands
+        .iter()
+        .all(|words| words.first() == Some(&"rustup"));
     Refusal {
         need,
+        only_root: privilege == Privilege::None && !by_rustup,
         command: Some(lines.join(" && ")),
     }
 }
@@ -230,7 +232,7 @@ pub fn ensure(need: Need, consent: Consent) -> Result<(), Error> {
             Plan::Refuse(refusal) => return Err(refusal.into()),
             Plan::Install { commands, ask } => (commands, ask),
         };
-        let refused = refusal(need, &commands);
+        let refused = refusal(need, &commands, facts.privilege);
         let by_rustup = commands[0][0] == "rustup";
         if ask && !terminal::confirm(&question(need, &refused)) {
             return Err(refused.into());
@@ -336,152 +338,6 @@ fn is_present(need: Need) -> bool {
     }
 }
 
-/// How to compile for the bare machine on this host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Toolchain {
-    /// The toolchain in use has a prebuilt `core` for the target.
-    Prebuilt,
-    /// Debian's toolchain compiles `core` and `alloc` from its package of sources.
-    FromSource,
-}
-
-impl Toolchain {
-    /// `cargo`, not told yet what to do, in an environment without what an outer cargo set.
-    #[must_use]
-    pub fn cargo(self) -> Command {
-        match self {
-            Self::Prebuilt => self.clean(find_program("cargo").map_or_else(
-                || env::var_os("CARGO").unwrap_or_else(|| "cargo".into()),
-                PathBuf::into_os_string,
-            )),
-            Self::FromSource => self.clean(DEBIAN_CARGO.into()),
-        }
-    }
-
-    /// `cargo clippy`, not told yet on what, in the same environment.
-    #[must_use]
-    pub fn clippy(self) -> Command {
-        let mut command = match self {
-            Self::Prebuilt => self.cargo(),
-            // Through `cargo`, this could be another toolchain's.
-            Self::FromSource => self.clean(DEBIAN_CLIPPY.into()),
-        };
-        command.arg("clippy");
-        command
-    }
-
-    fn clean(self, program: OsString) -> Command {
-        let mut command = Command::new(program);
-        for (name, _) in env::vars_os() {
-            if name.to_str().is_some_and(belongs_to_outer_cargo) {
-                command.env_remove(name);
-            }
-        }
-        if self == Self::FromSource {
-            command
-                .env("CARGO", DEBIAN_CARGO)
-                .env("RUSTC", DEBIAN_RUSTC)
-                .env("RUSTC_BOOTSTRAP", "1");
-        }
-        command
-    }
-
-    /// The options of `cargo build` that this toolchain needs.
-    #[must_use]
-    pub fn build_options(self) -> &'static [&'static str] {
-        match self {
-            Self::Prebuilt => &[],
-            Self::FromSource => &[
-                "-Zbuild-std=core,alloc",
-                "-Zbuild-std-features=compiler-builtins-mem",
-                // Debian does not ship the linker that comes with Rust.
-                "--config=target.x86_64-unknown-none.linker=\"ld\"",
-            ],
-        }
-    }
-}
-
-/// Whether a variable was set by, or for, the cargo that runs this process: a nested cargo
-/// that saw it would build something else, or everything again. Variables that say where
-/// cargo keeps its files and how it reaches the network stay.
-fn belongs_to_outer_cargo(name: &str) -> bool {
-    let stays = ["CARGO_HOME", "CARGO_INSTALL_ROOT"].contains(&name)
-        || [
-            "CARGO_HTTP_",
-            "CARGO_NET_",
-            "CARGO_REGISTR",
-            "CARGO_SOURCE_",
-            "CARGO_TERM_",
-        ]
-        .iter()
-        .any(|prefix| name.starts_with(prefix));
-    let set_by_cargo = name == "CARGO"
-        || name.starts_with("CARGO_")
-        || name.starts_with("DEP_")
-        || [
-            "RUSTC",
-            "RUSTC_BOOTSTRAP",
-            "RUSTC_WRAPPER",
-            "RUSTC_WORKSPACE_WRAPPER",
-        ]
-        .contains(&name)
-        || [
-            "RUSTFLAGS",
-            "RUSTDOCFLAGS",
-            "CLIPPY_ARGS",
-            "MAKEFLAGS",
-            "MFLAGS",
-        ]
-        .contains(&name)
-        || [
-            "OUT_DIR",
-            "TARGET",
-            "HOST",
-            "PROFILE",
-            "OPT_LEVEL",
-            "DEBUG",
-            "NUM_JOBS",
-        ]
-        .contains(&name);
-    set_by_cargo && !stays
-}
-
-/// The toolchain that this host has for the bare machine, if it has one.
-#[must_use]
-pub fn toolchain() -> Option<Toolchain> {
-    static FOUND: Mutex<Option<Toolchain>> = Mutex::new(None);
-    let mut found = FOUND.lock().ok()?;
-    if found.is_none() {
-        *found = find_toolchain();
-    }
-    *found
-}
-
-fn find_toolchain() -> Option<Toolchain> {
-    let print = |rustc: &str, arguments: &[&str]| -> Option<PathBuf> {
-        let output = Command::new(rustc).args(arguments).output().ok()?;
-        let text = String::from_utf8(output.stdout).ok()?;
-        output.status.success().then(|| PathBuf::from(text.trim()))
-    };
-    let library = ["--print", "target-libdir", "--target", BARE_TARGET];
-    let prebuilt = print("rustc", &library).is_some_and(|directory| has_core(&directory));
-    if prebuilt {
-        return Some(Toolchain::Prebuilt);
-    }
-    let sysroot = print(DEBIAN_RUSTC, &["--print", "sysroot"])?;
-    let sources = sysroot.join("lib/rustlib/src/rust/library/core/src/lib.rs");
-    (sources.exists() && Path::new(DEBIAN_CARGO).exists() && find_program("ld").is_some())
-        .then_some(Toolchain::FromSource)
-}
-
-fn has_core(library: &Path) -> bool {
-    fs::read_dir(library).is_ok_and(|entries| {
-        entries
-            .flatten()
-            .any(|entry| entry.file_name().to_string_lossy().starts_with("libcore-"))
-    })
-}
-
 /// Where a program is, as a shell would find it.
 #[must_use]
 pub fn find_program(name: &str) -> Option<PathBuf> {
@@ -565,9 +421,9 @@ mod tests {
             (Sudo, Unattended, "refuse", "sudo "),
             (Sudo, Ask, "ask", "sudo "),
             (Sudo, Offline, "refuse", "sudo "),
-            (None, Unattended, "refuse", "sudo "),
-            (None, Ask, "refuse", "sudo "),
-            (None, Offline, "refuse", "sudo "),
+            (None, Unattended, "refuse", ""),
+            (None, Ask, "refuse", ""),
+            (None, Offline, "refuse", ""),
         ] {
             let facts = Facts {
                 privilege,
@@ -651,6 +507,39 @@ mod tests {
     }
 
     #[test]
+    fn a_refusal_is_one_sentence_with_the_command() {
+        let says = |need, privilege| {
+            let facts = Facts {
+                privilege,
+                consent: Consent::Offline,
+                ..CLEAN
+            };
+            match plan(need, &facts) {
+                Plan::Refuse(refusal) => refusal.to_string(),
+                other => panic!("{other:?}"),
+            }
+        };
+        let prefix = "QEMU (qemu-system-x86_64) is not installed:";
+        for (privilege, expected) in [
+            (Privilege::Root, format!("{prefix} type `{QEMU_INSTALL}`")),
+            (
+                Privilege::Sudo,
+                format!("{prefix} type `sudo {QEMU_INSTALL}`"),
+            ),
+            (
+                Privilege::None,
+                format!("{prefix} as root, type `{QEMU_INSTALL}`"),
+            ),
+        ] {
+            assert_eq!(says(Need::Qemu, privilege), expected);
+        }
+        assert!(
+            says(Need::BareTarget, Privilege::None)
+                .ends_with("is not installed: type `rustup target add x86_64-unknown-none`")
+        );
+    }
+
+    #[test]
     fn other_systems_are_told_what_to_look_for() {
         let facts = Facts {
             apt: false,
@@ -664,34 +553,5 @@ mod tests {
             "QEMU (qemu-system-x86_64) is not installed: install it with this system's package \
              manager"
         );
-    }
-
-    #[test]
-    fn only_what_an_outer_cargo_set_is_removed() {
-        for name in [
-            "CARGO",
-            "CARGO_MANIFEST_DIR",
-            "CARGO_PKG_NAME",
-            "CARGO_TARGET_DIR",
-            "CARGO_ENCODED_RUSTFLAGS",
-            "CARGO_BUILD_TARGET",
-            "RUSTFLAGS",
-            "RUSTC_WORKSPACE_WRAPPER",
-            "OUT_DIR",
-        ] {
-            assert!(belongs_to_outer_cargo(name), "{name}");
-        }
-        for name in [
-            "CARGO_HOME",
-            "CARGO_HTTP_PROXY",
-            "CARGO_NET_OFFLINE",
-            "CARGO_REGISTRIES_CRATES_IO_PROTOCOL",
-            "RUSTUP_HOME",
-            "RUSTUP_TOOLCHAIN",
-            "HTTPS_PROXY",
-            "PATH",
-        ] {
-            assert!(!belongs_to_outer_cargo(name), "{name}");
-        }
     }
 }
