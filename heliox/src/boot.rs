@@ -68,12 +68,14 @@ impl LogLevel {
 }
 
 /// Options of the kernel itself.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KernelOptions {
     /// How much it logs.
     pub log: LogLevel,
     /// Memory for its own objects; it decides if not given.
     pub kernel_memory: Option<Size>,
+    /// Further words of its command line (`kernel/boot/src/options.rs` has them all).
+    pub words: Vec<String>,
 }
 
 impl KernelOptions {
@@ -85,6 +87,7 @@ impl KernelOptions {
         if let Some(size) = self.kernel_memory {
             words.push(format!("kernel-memory={}", size.bytes()));
         }
+        words.extend(self.words.iter().cloned());
         if exit_port {
             words.push(format!("exit-port={EXIT_PORT:#x}"));
         }
@@ -218,6 +221,13 @@ impl Boot {
     #[must_use]
     pub fn kernel_memory(mut self, size: Size) -> Self {
         self.options.kernel_memory = Some(size);
+        self
+    }
+
+    /// Adds a word to the kernel's command line.
+    #[must_use]
+    pub fn kernel_option(mut self, word: &str) -> Self {
+        self.options.words.push(word.to_owned());
         self
     }
 
@@ -416,10 +426,11 @@ mod tests {
         let options = KernelOptions {
             log: LogLevel::Trace,
             kernel_memory: Some(Size::from_mib(4)),
+            words: vec!["unsafe-dma".to_owned()],
         };
         assert_eq!(
             options.command_line(false),
-            "log=trace kernel-memory=4194304"
+            "log=trace kernel-memory=4194304 unsafe-dma"
         );
     }
 

@@ -107,6 +107,9 @@ struct KernelArguments {
     /// How much the kernel logs
     #[arg(long, value_name = "LEVEL", value_enum, default_value_t)]
     log: LogLevel,
+    /// A further word of the kernel's command line, such as `unsafe-dma`; can be repeated
+    #[arg(long = "kernel-option", value_name = "WORD")]
+    words: Vec<String>,
 }
 
 impl KernelArguments {
@@ -114,6 +117,7 @@ impl KernelArguments {
         KernelOptions {
             log: self.log,
             kernel_memory: self.kernel_memory,
+            words: self.words.clone(),
         }
     }
 }

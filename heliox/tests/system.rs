@@ -3,5 +3,8 @@
 //! and checks the outcome, and a test that fails shows the serial log.
 
 mod system {
+    mod failures;
     mod first_light;
+    mod fixtures;
+    mod machines;
 }

@@ -1,19 +1,8 @@
 //! The kernel boots, runs programs in ring 3, and tells what became of them.
 
-use heliox::bare::DEMONSTRATION;
 use heliox::boot::{Boot, Via};
-use heliox::programs::{CompiledProgram, compile_c};
 
-fn demonstration() -> Boot {
-    let programs = DEMONSTRATION.iter();
-    programs.fold(Boot::new(), |boot, name| boot.program(name, ""))
-}
-
-/// Compiles a C program of `fixtures`.
-fn c_program(name: &str, source: &str) -> CompiledProgram {
-    let headers = concat!("-I", env!("CARGO_MANIFEST_DIR"), "/tests/fixtures");
-    compile_c(name, source, &[headers]).unwrap()
-}
+use super::fixtures::{c_program, demonstration};
 
 #[test]
 fn through_pvh() {

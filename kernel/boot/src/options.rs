@@ -44,6 +44,15 @@ impl fmt::Display for LogLevel {
     }
 }
 
+/// A way for the kernel to fail on request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Crash {
+    /// A panic.
+    Panic,
+    /// The stack overflows into its guard page: a double fault.
+    Stack,
+}
+
 /// What the user asked the kernel for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
@@ -57,8 +66,9 @@ pub struct Options {
     pub exit_port: Option<u16>,
     /// `unsafe-dma`: programs may use devices that can write to any memory.
     pub unsafe_dma: bool,
-    /// `measure`: the kernel measures itself.
-    pub measure: bool,
+    /// `crash=panic|stack`: the kernel is to fail in this way at the end of its boot, so that a
+    /// test can see what a failure looks like. `None`: it is not.
+    pub crash: Option<Crash>,
 }
 
 /// Why a word of the command line was ignored.
@@ -76,6 +86,8 @@ pub enum OptionError {
     NotASize,
     /// The value is not the number of an I/O port, 0 to 65535 or 0x0 to 0xffff.
     NotAPort,
+    /// The value is not one of `panic`, `stack`.
+    NotACrash,
 }
 
 impl fmt::Display for OptionError {
@@ -87,6 +99,7 @@ impl fmt::Display for OptionError {
             Self::NotALogLevel => "the level must be error, warn, info, debug or trace",
             Self::NotASize => "the size must be a number of bytes, or end with K, M or G",
             Self::NotAPort => "the port must be a number from 0 to 0xffff",
+            Self::NotACrash => "the crash must be panic or stack",
         })
     }
 }
@@ -119,7 +132,7 @@ impl Options {
         kernel_memory: None,
         exit_port: None,
         unsafe_dma: false,
-        measure: false,
+        crash: None,
     };
 
     /// The options in `command_line`. `report` is called for each word that was ignored.
@@ -149,7 +162,7 @@ impl Options {
             "kernel-memory" => self.kernel_memory = Some(size(needed()?)?),
             "exit-port" => self.exit_port = Some(port(needed()?)?),
             "unsafe-dma" => self.unsafe_dma = switch()?,
-            "measure" => self.measure = switch()?,
+            "crash" => self.crash = Some(crash(needed()?)?),
             _ => return Err(OptionError::Unknown),
         }
         Ok(())
@@ -168,6 +181,14 @@ fn log_level(value: &str) -> Result<LogLevel, OptionError> {
         .into_iter()
         .find(|level| level.name() == value)
         .ok_or(OptionError::NotALogLevel)
+}
+
+fn crash(value: &str) -> Result<Crash, OptionError> {
+    match value {
+        "panic" => Ok(Crash::Panic),
+        "stack" => Ok(Crash::Stack),
+        _ => Err(OptionError::NotACrash),
+    }
 }
 
 /// A number of bytes: decimal or, after `0x`, hexadecimal digits, and perhaps a suffix.
@@ -221,7 +242,7 @@ mod tests {
     #[test]
     fn every_option_is_read() {
         let (options, ignored) =
-            parse("log=trace  kernel-memory=64M\texit-port=0xf4 unsafe-dma measure");
+            parse("log=trace  kernel-memory=64M\texit-port=0xf4 unsafe-dma crash=stack");
         assert_eq!(
             options,
             Options {
@@ -229,7 +250,7 @@ mod tests {
                 kernel_memory: Some(64 << 20),
                 exit_port: Some(0xf4),
                 unsafe_dma: true,
-                measure: true,
+                crash: Some(Crash::Stack),
             }
         );
         assert!(ignored.is_empty());
@@ -245,7 +266,8 @@ mod tests {
     fn words_without_sense_are_ignored_and_reported() {
         use OptionError::*;
         let (options, ignored) = parse(
-            "quiet log log= log=loud LOG=info kernel-memory=12T exit-port=0x10000 measure=yes =",
+            "quiet log log= log=loud LOG=info kernel-memory=12T exit-port=0x10000 unsafe-dma=yes \
+             crash=now =",
         );
         assert_eq!(options, Options::DEFAULT);
         assert_eq!(
@@ -258,7 +280,8 @@ mod tests {
                 ("LOG=info", Unknown),
                 ("kernel-memory=12T", NotASize),
                 ("exit-port=0x10000", NotAPort),
-                ("measure=yes", UnexpectedValue),
+                ("unsafe-dma=yes", UnexpectedValue),
+                ("crash=now", NotACrash),
                 ("=", Unknown),
             ]
         );
@@ -322,7 +345,7 @@ mod tests {
 
         #[test]
         fn arbitrary_values_never_panic(
-            key in "log|kernel-memory|exit-port|unsafe-dma|measure",
+            key in "log|kernel-memory|exit-port|unsafe-dma|crash",
             value in any::<String>(),
         ) {
             let _ = parse(&std::format!("{key}={value}"));

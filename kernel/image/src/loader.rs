@@ -63,6 +63,7 @@ pub(crate) fn load(hal: &mut Hal, index: usize) -> Result<Program, (&'static str
         n += 1;
     }
     let name = core::str::from_utf8(text.get(..n).unwrap_or(&[])).unwrap_or("");
+    let name2 = hal.information().modules().nth(index).map(|m| m.range); let _ = name2;
     build(hal, name, range).map_err(|error| ("module", error))
 }
 

@@ -16,18 +16,32 @@ mod report;
 mod scheduler;
 mod system_call;
 
+use heliox_boot::options::Crash;
 use heliox_hal::{Hal, error, info};
 
-use crate::program::Program;
 use crate::scheduler::Scheduler;
 
 heliox_hal::kernel_main!(main);
+
+/// Uses stack without end; the result is of no interest.
+fn overflow_stack(depth: u64) -> u64 {
+    let frame = core::hint::black_box([depth; 64]);
+    frame.iter().sum::<u64>() + core::hint::black_box(overflow_stack(depth + 1))
+}
 
 /// The status of a machine in which no program could be started.
 const NOTHING_TO_RUN: u8 = 2;
 
 fn main(mut hal: Hal) -> ! {
     report::machine(&mut hal);
+    match hal.options().crash {
+        #[expect(clippy::panic, reason = "that is what was asked for")]
+        Some(Crash::Panic) => panic!("as the command line asked"),
+        Some(Crash::Stack) => {
+            info!("this is not reached: {}", overflow_stack(1));
+        }
+        None => {}
+    }
     let mut scheduler = Scheduler::new();
     let mut refused = false;
     let modules = hal.information().modules().len();

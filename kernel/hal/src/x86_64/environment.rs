@@ -1,15 +1,22 @@
 //! The environment: the memory that the kernel itself lives in, chosen and mapped once at boot.
 //!
-//! One physical range holds, in this order, the page tables that map it, the frame window's
-//! tables, the page records, and the heap for kernel objects. Nothing else of memory is mapped:
-//! there is no direct map. Kernel space looks like this:
+//! One physical range holds, in this order, page tables, what describes pages, and the heap for
+//! kernel objects. Nothing else of memory is mapped: there is no direct map. Kernel space looks
+//! like this:
 //!
 //! | from | what |
 //! |---|---|
 //! | [`WINDOW`] | the frame-indexed window: one page for every frame, present only on demand |
 //! | [`ENVIRONMENT`] | the environment range |
+//! | [`WINDOW_ENTRIES`] | the window's leaf entries, by frame number |
+//! | [`RECORDS`] | the page records, by frame number |
 //! | `0xffffffff80000000` + physical | the kernel image, with unmapped guard pages |
 //! | `slots::SLOTS` | a few pages whose mapping is changed by hand |
+//!
+//! Memory is described in *blocks* of 512 frames, for which a page of window entries and a page
+//! of records are needed. A block in which there is no memory has no window, and its records
+//! are a page of zeros that all such blocks share and nobody can write; so a hole in physical
+//! memory costs next to nothing.
 //!
 //! Invariants:
 //!
@@ -17,14 +24,15 @@
 //!   the image, the modules, the loader's structures and the low megabyte.
 //! - E2: all tables of the kernel half hang from entries of the boot root that are never written
 //!   again after [`build`]; every root copies those entries.
-//! - E3: the window's leaf tables lie in one piece, so that the entry for a frame is found by its
-//!   number alone; they hold nothing after [`build`].
+//! - E3: the entry of the window for a frame, and the frame's record, are found by its number
+//!   alone. The window's entries are absent and the records zero after [`build`].
 
 use core::arch::asm;
 use core::fmt;
+use core::ops::Range;
 
 use heliox_address::{Frame, FrameRange, PAGE_BYTES, PageSize, PhysicalAddress};
-use heliox_boot::memory_map::{MemoryMap, Preference};
+use heliox_boot::memory_map::{Area, MemoryKind, MemoryMap, Preference};
 use heliox_boot::{PhysicalMemory, Unreadable};
 
 use super::processor;
@@ -36,9 +44,14 @@ pub(super) const WINDOW: u64 = 0xffff_8000_0000_0000;
 pub(super) const WINDOW_FRAMES: u64 = 1 << 34;
 /// Virtual address of the environment range.
 const ENVIRONMENT: u64 = 0xffff_c000_0000_0000;
+/// Virtual address of the window's leaf entries: 8 bytes for every frame.
+const WINDOW_ENTRIES: u64 = 0xffff_d000_0000_0000;
+/// Virtual address of the page records: 8 bytes for every frame.
+const RECORDS: u64 = 0xffff_d040_0000_0000;
 
-/// Bytes of one page's record.
-const RECORD_BYTES: u64 = 16;
+const _: () = assert!(index(RECORDS, 4) == index(WINDOW_ENTRIES, 4));
+const _: () = assert!(RECORDS - WINDOW_ENTRIES >= WINDOW_FRAMES * ENTRY_BYTES);
+
 /// Entries of a table, and bytes of an entry.
 const ENTRIES: u64 = 512;
 const ENTRY_BYTES: u64 = 8;
@@ -108,55 +121,67 @@ impl fmt::Display for EnvironmentError {
 
 impl core::error::Error for EnvironmentError {}
 
-/// Where the parts of the environment lie; sizes in bytes, all multiples of the page size.
+/// The parts of the environment; numbers of pages, if nothing else is said.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Layout {
-    /// All frames with numbers below this one have a record and a place in the window.
+    /// All frames with numbers below this one have a record.
     pub(super) managed_frames: u64,
-    tables: u64,
-    window_leaves: u64,
-    window_upper: u64,
-    records: u64,
+    /// Blocks of 512 frames, and those of them in which there is memory.
+    blocks: u64,
+    populated: u64,
+    /// Tables of level 2 of the window; as many of level 1 for the entries and for the records.
+    block_tables: u64,
+    /// Tables of level 3 of the window, and of level 2 for the entries and for the records.
+    upper_tables: u64,
+    /// Tables that map the range itself.
+    own_tables: u64,
     heap: u64,
 }
 
 impl Layout {
-    /// Sizes for a machine with this memory map and, if the command line named one, heap size.
+    /// Sizes for a machine with this memory map and, if the command line named one, heap size in
+    /// bytes.
     pub(super) fn plan(map: &MemoryMap, heap: Option<u64>) -> Result<Self, EnvironmentError> {
         let highest = map.highest_usable().ok_or(EnvironmentError::NoMemory)?;
         let managed_frames = highest.number() + 1;
         let usable = map.usable_frames() * PAGE_BYTES;
-        let heap = heap.unwrap_or((usable / HEAP_PART).max(SMALLEST_HEAP));
-        let leaf_tables = managed_frames.div_ceil(ENTRIES);
-        let level2_tables = leaf_tables.div_ceil(ENTRIES);
-        let level3_tables = level2_tables.div_ceil(ENTRIES);
+        let heap = heap.unwrap_or((usable / HEAP_PART).max(SMALLEST_HEAP)).min(usable);
+        let blocks = managed_frames.div_ceil(ENTRIES);
+        let block_tables = blocks.div_ceil(ENTRIES);
         let mut layout = Self {
             managed_frames,
-            tables: 0,
-            window_leaves: leaf_tables * PAGE_BYTES,
-            window_upper: (level2_tables + level3_tables) * PAGE_BYTES,
-            records: (managed_frames * RECORD_BYTES).next_multiple_of(PAGE_BYTES),
-            heap: heap.min(usable).next_multiple_of(PAGE_BYTES),
+            blocks,
+            populated: Blocks::of(map, managed_frames).map(|blocks| blocks.end - blocks.start).sum(),
+            block_tables,
+            upper_tables: block_tables.div_ceil(ENTRIES),
+            own_tables: 0,
+            heap: heap.div_ceil(PAGE_BYTES),
         };
-        // To map the range: one table of level 3, one of level 2 for every GiB begun, and tables
-        // of level 1 for at most the 2 MiB begun at either end.
-        layout.tables = (layout.bytes().div_ceil(PageSize::Size1GiB.bytes()) + 4) * PAGE_BYTES;
+        // One table of level 3, one of level 2 for every GiB begun, and tables of level 1 for at
+        // most the 2 MiB begun at either end.
+        layout.own_tables = layout.bytes().div_ceil(PageSize::Size1GiB.bytes()) + 4;
         Ok(layout)
     }
 
-    /// Size of the whole environment range.
+    /// Pages that must be zero at the start: the tables that describe blocks, the table of level
+    /// 3 for the entries and records, the page of zeros, and the entries and records themselves.
+    fn cleared_pages(&self) -> u64 {
+        3 * (self.block_tables + self.upper_tables) + 2 + 2 * self.populated
+    }
+
+    /// Size of the whole environment range in bytes.
     pub(super) fn bytes(&self) -> u64 {
-        self.tables + self.window_leaves + self.window_upper + self.records + self.heap
+        (self.own_tables + self.cleared_pages() + self.heap) * PAGE_BYTES
     }
 
     /// Bytes of the parts that say something about every page.
     pub(super) fn metadata_bytes(&self) -> u64 {
-        self.bytes() - self.heap
+        (self.own_tables + self.cleared_pages()) * PAGE_BYTES
     }
 
     /// Bytes for kernel objects.
     pub(super) fn heap_bytes(&self) -> u64 {
-        self.heap
+        self.heap * PAGE_BYTES
     }
 
     /// The frames for the environment: the highest that fit, so that low memory stays free for
@@ -173,42 +198,84 @@ impl Layout {
     }
 }
 
+/// The blocks in which there is memory, as ranges of their numbers, in rising order and without
+/// overlap.
+struct Blocks<'map> {
+    areas: core::slice::Iter<'map, Area>,
+    managed_frames: u64,
+    /// The first block that has not been told yet.
+    next: u64,
+}
+
+impl<'map> Blocks<'map> {
+    fn of(map: &'map MemoryMap, managed_frames: u64) -> Self {
+        Self { areas: map.areas().iter(), managed_frames, next: 0 }
+    }
+}
+
+impl Iterator for Blocks<'_> {
+    type Item = Range<u64>;
+
+    fn next(&mut self) -> Option<Range<u64>> {
+        loop {
+            let area = self.areas.next()?;
+            if !matches!(area.kind, MemoryKind::Usable | MemoryKind::InUse) {
+                continue;
+            }
+            let start = (area.frames.start() / ENTRIES).max(self.next);
+            let end = area.frames.end().min(self.managed_frames).div_ceil(ENTRIES);
+            if start < end {
+                self.next = end;
+                return Some(start..end);
+            }
+        }
+    }
+}
+
 /// Where the parts of the environment are mapped.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Environment {
-    /// The page-table entries of the window: one word for every managed frame.
+    /// The page-table entries of the window: one word for every managed frame in a block with
+    /// memory.
     pub(super) window_entries: *mut u64,
-    /// The page records, all zero.
-    pub(super) records: *mut u8,
+    /// The window's entries of level 2: one word for every block, 0 if it has no window.
+    pub(super) window_blocks: *const u64,
+    /// The page records, all zero, one word for every managed frame.
+    pub(super) records: *mut u64,
     /// The heap.
     pub(super) heap: *mut u8,
     /// Root table of the kernel: its lower half is empty.
     pub(super) root: Frame,
 }
 
-/// Maps the environment at `range` as `layout` says, and the window's empty tables.
+/// Maps the environment at `range` as `layout` says, and what describes the memory of `map`.
 ///
 /// # Safety
-/// To be called once; E1 must hold for `range`, whose size must be that of the layout.
-/// `no_execute` is that bit of a page-table entry, if the processor has it.
-pub(super) unsafe fn build(layout: &Layout, range: FrameRange, no_execute: u64) -> Environment {
+/// To be called once; E1 must hold for `range`, whose size must be that of the layout, which
+/// was planned for `map` as it is but for the reservation of `range`. `no_execute` is that bit of
+/// a page-table entry, if the processor has it.
+pub(super) unsafe fn build(
+    layout: &Layout,
+    map: &MemoryMap,
+    range: FrameRange,
+    no_execute: u64,
+) -> Environment {
     let physical = range.start() * PAGE_BYTES;
     // Same offset in 2 MiB as the physical range, so that large pages fit.
     let address = ENVIRONMENT + physical % PageSize::Size2MiB.bytes();
-    let window_leaves = address + layout.tables;
-    let window_upper = window_leaves + layout.window_leaves;
-    let records = window_upper + layout.window_upper;
-    // SAFETY: E1: nobody else uses the range; the tables area is as large as `plan` reckoned for
-    // exactly this mapping. The parts written below are mapped by then and inside the range.
+    let cleared = layout.own_tables * PAGE_BYTES;
+    // SAFETY: E1: nobody else uses the range; the own tables are as many as `plan` reckoned for
+    // exactly this mapping. What is written below is mapped by then and inside the range.
     unsafe {
         map_range(physical, address, layout, no_execute);
-        clear_words(window_leaves, (layout.window_leaves + layout.window_upper + layout.records) / 8);
-        map_window(physical + layout.tables, window_upper, layout);
+        clear_words(address + cleared, layout.cleared_pages() * ENTRIES);
+        describe_memory(physical + cleared, address + cleared, layout, map, no_execute);
     }
     Environment {
-        window_entries: window_leaves as *mut u64,
-        records: records as *mut u8,
-        heap: (records + layout.records) as *mut u8,
+        window_entries: WINDOW_ENTRIES as *mut u64,
+        window_blocks: (address + cleared) as *const u64,
+        records: RECORDS as *mut u64,
+        heap: (address + layout.metadata_bytes()) as *mut u8,
         root: image_frame(&raw const boot_root as u64),
     }
 }
@@ -267,33 +334,73 @@ unsafe fn map_range(physical: u64, address: u64, layout: &Layout, no_execute: u6
     Slot::Peephole.clear();
 }
 
-/// Hangs the window's tables together. `leaves` is the physical address of its leaf tables, with
-/// the upper tables right behind them; `upper` is where the upper tables are mapped.
+/// Builds the window's tables and maps its entries and the records. The pages for all that begin
+/// at `physical`, are mapped at `address` and are zero.
 ///
 /// # Safety
-/// As for [`build`]; the window's tables must be mapped and zero.
-unsafe fn map_window(leaves: u64, upper: u64, layout: &Layout) {
-    let leaf_tables = layout.window_leaves / PAGE_BYTES;
-    let level2_tables = leaf_tables.div_ceil(ENTRIES);
-    let level3_tables = level2_tables.div_ceil(ENTRIES);
-    let upper_physical = leaves + layout.window_leaves;
-    // Tables of one level lie in one piece, so their entries do too.
-    let fill = |entries: u64, first_table: u64, count: u64| {
-        for number in 0..count {
-            let entry = (first_table + number * PAGE_BYTES) | PRESENT | WRITABLE;
-            // SAFETY: `plan` made room for exactly these entries.
-            unsafe { ((entries + number * ENTRY_BYTES) as *mut u64).write_volatile(entry) }
+/// As for [`build`].
+unsafe fn describe_memory(
+    physical: u64,
+    address: u64,
+    layout: &Layout,
+    map: &MemoryMap,
+    no_execute: u64,
+) {
+    let table = PRESENT | WRITABLE;
+    let offset = address - physical;
+    // Tables of one kind lie in one piece, so their entries do too, by block number.
+    let block_table_bytes = layout.block_tables * PAGE_BYTES;
+    let upper_table_bytes = layout.upper_tables * PAGE_BYTES;
+    let window2 = physical;
+    let entries1 = window2 + block_table_bytes;
+    let records1 = entries1 + block_table_bytes;
+    let window3 = records1 + block_table_bytes;
+    let entries2 = window3 + upper_table_bytes;
+    let records2 = entries2 + upper_table_bytes;
+    let level3 = records2 + upper_table_bytes;
+    let zeros = level3 + PAGE_BYTES;
+    let mut next_page = zeros + PAGE_BYTES;
+    let write = |tables: u64, number: u64, entry: u64| {
+        // SAFETY: `plan` made room for this entry, and the tables are mapped.
+        unsafe { ((tables + offset + number * ENTRY_BYTES) as *mut u64).write_volatile(entry) }
+    };
+    for number in 0..layout.block_tables {
+        write(window3, number, (window2 + number * PAGE_BYTES) | table);
+        write(entries2, number, (entries1 + number * PAGE_BYTES) | table);
+        write(records2, number, (records1 + number * PAGE_BYTES) | table);
+    }
+    // The window has at most 128 entries in the root. The regions of entries and records, at most
+    // 128 GiB each, share one entry in the root and hang from one table of level 3.
+    // SAFETY: the boot root is still being built (E2).
+    unsafe {
+        for number in 0..layout.upper_tables {
+            root_entry(index(WINDOW, 4) + number)
+                .write_volatile((window3 + number * PAGE_BYTES) | table);
+        }
+        root_entry(index(WINDOW_ENTRIES, 4)).write_volatile(level3 | table);
+    }
+    for number in 0..layout.upper_tables {
+        write(level3, index(WINDOW_ENTRIES, 3) + number, (entries2 + number * PAGE_BYTES) | table);
+        write(level3, index(RECORDS, 3) + number, (records2 + number * PAGE_BYTES) | table);
+    }
+    let leaf = PRESENT | GLOBAL | no_execute;
+    let mut described = 0;
+    let mut describe_holes = |from: u64, to: u64| {
+        for block in from..to {
+            write(records1, block, zeros | leaf);
         }
     };
-    fill(upper, leaves, leaf_tables);
-    fill(upper + level2_tables * PAGE_BYTES, upper_physical, level2_tables);
-    for number in 0..level3_tables {
-        let table = upper_physical + (level2_tables + number) * PAGE_BYTES;
-        // SAFETY: the window has 2^46 bytes: at most 128 root entries from its first on.
-        unsafe {
-            root_entry(index(WINDOW, 4) + number).write_volatile(table | PRESENT | WRITABLE);
+    for blocks in Blocks::of(map, layout.managed_frames) {
+        describe_holes(described, blocks.start);
+        described = blocks.end;
+        for block in blocks {
+            write(window2, block, next_page | table);
+            write(entries1, block, next_page | leaf | WRITABLE);
+            write(records1, block, (next_page + PAGE_BYTES) | leaf | WRITABLE);
+            next_page += 2 * PAGE_BYTES;
         }
     }
+    describe_holes(described, layout.blocks);
 }
 
 /// Removes the view of the image at its physical addresses that the boot assembly needed.

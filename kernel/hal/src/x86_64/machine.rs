@@ -9,7 +9,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use heliox_address::{Frame, PAGE_BITS, PAGE_BYTES, PhysicalAddress, VirtualAddress};
 
-use super::environment::WINDOW;
+use super::environment::{Environment, WINDOW};
 use super::features::Features;
 use super::processor;
 use crate::cpu::CurrentCpu;
@@ -26,7 +26,8 @@ const GLOBAL_PAGES: u64 = 1 << 7;
 pub(super) struct RealMachine {
     /// The window's leaf entries, one for every managed frame (environment.rs, E3).
     window_entries: *mut AtomicU64,
-    /// Frames with numbers below this one have an entry.
+    /// The window's entries of level 2, one for every 512 managed frames.
+    window_blocks: *const u64,
     managed_frames: u64,
     reference_root: Frame,
     largest_leaf: Level,
@@ -37,24 +38,24 @@ pub(super) struct RealMachine {
 
 impl RealMachine {
     /// # Safety
-    /// `window_entries` must be the window's leaf tables for `managed_frames` frames, all absent,
-    /// which nothing else writes from now on, and `reference_root` the root that is loaded.
+    /// `environment` must just have been built for `managed_frames` frames; nothing else may
+    /// write the window's entries from now on, and its root must be the one that is loaded.
     pub(super) unsafe fn new(
-        window_entries: *mut u64,
+        environment: &Environment,
         managed_frames: u64,
-        reference_root: Frame,
         features: &Features,
     ) -> Self {
         let largest = if features.gigabyte_pages { 3 } else { 2 };
         let mut machine = Self {
-            window_entries: window_entries.cast(),
+            window_entries: environment.window_entries.cast(),
+            window_blocks: environment.window_blocks,
             managed_frames,
-            reference_root,
+            reference_root: environment.root,
             largest_leaf: Level::new::<FourLevel>(largest).unwrap_or(Level::FIRST),
             entry_mask: !Host::NO_EXECUTE | features.no_execute,
         };
         // Tables are read through the window; the reference root is one.
-        machine.open_window(reference_root, WindowEntry::PRIVATE);
+        machine.open_window(environment.root, WindowEntry::PRIVATE);
         machine
     }
 
@@ -134,7 +135,10 @@ impl Machine for RealMachine {
     }
 
     fn has_window(&self, frame: Frame) -> bool {
-        frame.number() < self.managed_frames
+        let number = frame.number();
+        // SAFETY: there is a word for every 512 managed frames, written once at boot.
+        number < self.managed_frames
+            && unsafe { self.window_blocks.add((number / 512) as usize).read() } != 0
     }
 
     fn is_open(&self, frame: Frame) -> bool {

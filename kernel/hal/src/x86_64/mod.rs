@@ -7,7 +7,7 @@
 //! | `environment`, `slots` | where the kernel's own memory lies and how it is mapped |
 //! | `entry.s`, `cpu` | how the processor gets into the kernel and back |
 //! | `context`, `extended_state`, `execution` | how a program's registers are kept and run |
-//! | `timer`, `pci`, `log`, `shutdown`, `panic` | the few devices that the kernel drives |
+//! | `timer`, `pci`, `ports`, `log`, `shutdown`, `panic` | the few devices that the kernel drives |
 //!
 //! Invariants that `SAFETY` comments here rest on, besides those of the modules:
 //!
@@ -28,6 +28,7 @@ pub mod log;
 mod machine;
 mod panic;
 mod pci;
+mod ports;
 mod processor;
 mod provisional;
 mod shutdown;

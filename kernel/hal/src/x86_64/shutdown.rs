@@ -2,7 +2,7 @@
 
 use core::sync::atomic::{AtomicU16, Ordering};
 
-use super::{log, processor};
+use super::{log, ports, processor};
 
 /// The port of QEMU's isa-debug-exit device; 0 if there is none.
 static EXIT_PORT: AtomicU16 = AtomicU16::new(0);
@@ -10,9 +10,15 @@ static EXIT_PORT: AtomicU16 = AtomicU16::new(0);
 /// The largest status that the exit device can carry.
 const LARGEST_STATUS: u8 = 63;
 
-/// Names the port of the exit device, from the kernel's command line.
-pub(super) fn set_exit_port(port: u16) {
-    EXIT_PORT.store(port, Ordering::Relaxed);
+/// Names the port of the exit device, from the kernel's command line. Whether it is one that can
+/// be that; the others stay without effect.
+pub(super) fn set_exit_port(port: u16) -> bool {
+    // The device has four ports.
+    let good = port <= u16::MAX - 3 && !(port..=port + 3).any(ports::is_withheld);
+    if good {
+        EXIT_PORT.store(port, Ordering::Relaxed);
+    }
+    good
 }
 
 /// Stops the machine. `status` 0 means success; above 63 counts as 63.
@@ -24,8 +30,7 @@ pub fn stop(status: u8) -> ! {
     let port = EXIT_PORT.load(Ordering::Relaxed);
     log::line(format_args!("[info] stopped with status {status}"));
     if port != 0 {
-        // SAFETY: P1: the port was named by whoever started the machine as that of the exit
-        // device, and options.rs refused ports that reach memory.
+        // SAFETY: P1: `set_exit_port` let no port through that reaches memory.
         unsafe { processor::out32(port, u32::from(0x40 | status)) }
     }
     processor::halt_forever()

@@ -66,8 +66,10 @@ pub(super) extern "C" fn start(loader: u32, address: u32) -> ! {
 
     let options = Options::parse(information.command_line(), |_| {});
     log::set_level(options.log);
-    if let Some(port) = options.exit_port {
-        shutdown::set_exit_port(port);
+    if let Some(port) = options.exit_port
+        && !shutdown::set_exit_port(port)
+    {
+        crate::warn!("{port:#x} cannot be the port of an exit device");
     }
     // Once more, now that the level is known.
     Options::parse(information.command_line(), |ignored| crate::warn!("{ignored}"));
@@ -82,7 +84,9 @@ pub(super) extern "C" fn start(loader: u32, address: u32) -> ! {
         layout.place(information.memory_map()).unwrap_or_else(|error| refuse(&error));
     information.reserve(range);
     // SAFETY: E1: the range is usable memory that was free until the reservation above.
-    let environment = unsafe { environment::build(&layout, range, features.no_execute) };
+    let environment = unsafe {
+        environment::build(&layout, information.memory_map(), range, features.no_execute)
+    };
 
     let bus_masters = (!options.unsafe_dma).then(pci::disable_bus_masters);
     let timer = match Timer::start(begin, features.no_execute) {
@@ -90,10 +94,8 @@ pub(super) extern "C" fn start(loader: u32, address: u32) -> ! {
         Err(error) => refuse(&error),
     };
     let root = environment.root;
-    // SAFETY: E3: the leaf tables are empty, and this is the only use that is made of them.
-    let machine = unsafe {
-        RealMachine::new(environment.window_entries, layout.managed_frames, root, &features)
-    };
+    // SAFETY: E3: the window is as it was built, and this is the only use that is made of it.
+    let machine = unsafe { RealMachine::new(&environment, layout.managed_frames, &features) };
     heliox_kernel_main(Hal {
         executor: Executor::new(cpu, features, root),
         machine,
