@@ -25,9 +25,22 @@
 extern crate std;
 
 pub mod cpu;
+pub mod domain;
 pub mod entry;
+pub mod error;
+pub mod flexpage;
 pub mod geometry;
+pub mod kernel_mapping;
 pub mod machine;
+pub mod mapping;
+pub mod memory;
+mod ownership;
+pub mod page;
+pub mod page_map;
+pub mod region;
 pub mod rights;
+pub mod share;
 #[cfg(any(test, feature = "simulated"))]
 pub mod simulated;
+pub mod state;
+pub mod translation;
