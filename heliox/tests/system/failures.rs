@@ -88,7 +88,7 @@ fn a_file_that_is_no_program_is_refused_with_the_reason() {
     type Change = fn(&mut Vec<u8>);
     let cases: [(&str, Change); 6] = [
         ("ELF", |bytes| bytes[0] = b'#'),
-        ("32-bit", |bytes| bytes[4] = 1),
+        ("not a 64-bit program", |bytes| bytes[4] = 1),
         ("machine", |bytes| bytes[18] = 0xb7),
         ("position-independent", |bytes| bytes[16] = 3),
         ("ends", |bytes| bytes.truncate(100)),

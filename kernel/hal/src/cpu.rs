@@ -63,7 +63,7 @@ impl CurrentCpu {
     ///
     /// Only the code that starts a processor calls this, on that processor.
     #[cfg_attr(
-        not(any(test, feature = "simulated")),
+        not(any(test, feature = "simulated", target_os = "none")),
         expect(dead_code, reason = "called by the start code of a machine")
     )]
     #[must_use]

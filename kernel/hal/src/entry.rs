@@ -83,6 +83,9 @@ pub trait RootKind: 'static {
     /// The leaf entry, marked accessed and dirty also where `seen` is.
     fn with_usage_of(entry: Entry, seen: Entry) -> Entry;
 
+    /// The leaf entry, marked neither accessed nor dirty.
+    fn without_usage(entry: Entry) -> Entry;
+
     /// The entry of a table of the level below `level` that maps its `index`th part of what the
     /// leaf entry of `level` maps, with the same rights, type and marks.
     fn split<G: Geometry>(entry: Entry, level: Level, index: usize) -> Entry;
@@ -265,6 +268,11 @@ impl RootKind for Host {
     #[inline]
     fn with_usage_of(entry: Entry, seen: Entry) -> Entry {
         Entry(entry.0 | (seen.0 & (Self::ACCESSED | Self::DIRTY)))
+    }
+
+    #[inline]
+    fn without_usage(entry: Entry) -> Entry {
+        Entry(entry.0 & !(Self::ACCESSED | Self::DIRTY))
     }
 
     #[inline]

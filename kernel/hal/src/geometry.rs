@@ -94,6 +94,12 @@ impl Level {
         }
     }
 
+    /// The level above, or `None` of the root's.
+    #[must_use]
+    pub const fn above<G: Geometry>(self) -> Option<Self> {
+        Self::new::<G>(self.0 + 1)
+    }
+
     /// Log2 of the number of bytes that an entry of this level translates.
     #[must_use]
     pub const fn bits<G: Geometry>(self) -> u32 {
@@ -121,9 +127,15 @@ impl Level {
     /// Index of the entry for `address` in a table of this level; below [`Geometry::ENTRIES`].
     #[must_use]
     pub const fn index<G: Geometry>(self, address: VirtualAddress) -> usize {
+        self.index_at::<G>(address.get())
+    }
+
+    /// The same for an address that is a number.
+    #[inline]
+    pub(crate) const fn index_at<G: Geometry>(self, address: u64) -> usize {
         #[expect(clippy::cast_possible_truncation, reason = "masked to at most 9 bits")]
         {
-            (address.get() >> self.bits::<G>()) as usize & (G::ENTRIES - 1)
+            (address >> self.bits::<G>()) as usize & (G::ENTRIES - 1)
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The hardware abstraction layer.
 //!
-//! This crate hides the machine from the kernel above it, and lets no client, however wrong,
-//! break memory-safety. It has two halves:
+//! This crate hides the processor's memory management from the kernel above it, and lets no
+//! client, however wrong, break memory-safety. It has two halves:
 //!
 //! - *checks*: every decision that memory-safety rests on, in safe Rust, generic over a
 //!   [`Machine`](machine::Machine);
@@ -26,14 +26,30 @@
 extern crate std;
 
 pub mod cpu;
+pub mod domain;
 pub mod entry;
+pub mod error;
+pub mod flexpage;
 pub mod geometry;
+pub mod kernel_mapping;
 pub mod machine;
+pub mod mapping;
+pub mod memory;
+mod ownership;
+pub mod page;
+pub mod page_map;
+pub mod region;
 pub mod rights;
+pub mod share;
 #[cfg(any(test, feature = "simulated"))]
 pub mod simulated;
+pub mod state;
+pub mod translation;
 #[cfg(target_os = "none")]
-#[expect(unsafe_code, reason = "the real machine: the kernel's only unsafe code")]
+#[expect(
+    unsafe_code,
+    reason = "the real machine: the kernel's only unsafe code"
+)]
 mod x86_64;
 
 #[cfg(target_os = "none")]

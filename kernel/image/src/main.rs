@@ -11,6 +11,7 @@
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
 mod loader;
+mod pages;
 mod program;
 mod report;
 mod scheduler;
@@ -19,11 +20,13 @@ mod system_call;
 use heliox_boot::options::Crash;
 use heliox_hal::{Hal, error, info};
 
+use crate::pages::Pages;
 use crate::scheduler::Scheduler;
 
 heliox_hal::kernel_main!(main);
 
 /// Uses stack without end; the result is of no interest.
+#[expect(unconditional_recursion, reason = "that is what was asked for")]
 fn overflow_stack(depth: u64) -> u64 {
     let frame = core::hint::black_box([depth; 64]);
     frame.iter().sum::<u64>() + core::hint::black_box(overflow_stack(depth + 1))
@@ -44,26 +47,28 @@ fn main(mut hal: Hal) -> ! {
     }
     let mut scheduler = Scheduler::new();
     let mut refused = false;
-    let modules = hal.information().modules().len();
-    for index in 0..modules {
-        match loader::load(&mut hal, index) {
-            Ok(program) => {
-                if let Err(program) = scheduler.add(program) {
-                    error!("{}: not started: there are too many programs", program.name());
-                    refused = true;
-                }
+    let mut pages = Pages::new(&mut hal);
+    let free = pages.available();
+    for (number, module) in hal.information().modules().enumerate() {
+        let name = module.name();
+        match loader::load(&mut hal, &mut pages, number).map(|program| scheduler.add(program)) {
+            Ok(Ok(())) => continue,
+            Ok(Err(program)) => {
+                error!("{name}: not started: there are too many programs");
+                program.free(&mut hal, &mut pages);
             }
-            Err((name, error)) => {
-                error!("{name}: not started: {error}");
-                refused = true;
-            }
+            Err(error) => error!("{name}: not started: {error}"),
         }
+        refused = true;
     }
     if scheduler.is_empty() {
         error!("there is no program to run");
         heliox_hal::stop(NOTHING_TO_RUN);
     }
-    let status = scheduler.run(&mut hal);
+    let status = scheduler.run(&mut hal, &mut pages);
+    if pages.available() != free {
+        error!("{} pages were not given back", free - pages.available());
+    }
     report::end(&hal);
     info!("all programs have ended");
     heliox_hal::stop(if status == 0 && refused { NOTHING_TO_RUN } else { status })

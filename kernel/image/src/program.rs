@@ -1,7 +1,11 @@
 //! One running program.
 
-use heliox_address::{Frame, VirtualAddress};
-use heliox_hal::{Context, Interrupt, Register, info};
+use heliox_address::VirtualAddress;
+use heliox_hal::memory::Paging;
+use heliox_hal::page_map::{PageMap, PageMapUse};
+use heliox_hal::{Context, Hal, Interrupt, Register, info};
+
+use crate::pages::{Pages, free_page_map};
 
 /// Bytes of a program's command line that it can read.
 const COMMAND_LINE_BYTES: usize = 256;
@@ -29,7 +33,8 @@ pub(crate) struct Program {
     command_line_length: usize,
     line: [u8; LINE_BYTES],
     line_length: usize,
-    pub(crate) root: Frame,
+    map: PageMap,
+    held: PageMapUse,
     pub(crate) context: Context,
     pub(crate) state: State,
     /// Where the program wants to go on after its next fault.
@@ -38,13 +43,19 @@ pub(crate) struct Program {
 
 impl Program {
     /// A program that will start with the registers of `context`.
-    pub(crate) fn new(command_line: &str, root: Frame, context: Context) -> Self {
+    pub(crate) fn new(
+        command_line: &str,
+        map: PageMap,
+        held: PageMapUse,
+        context: Context,
+    ) -> Self {
         let mut program = Self {
             command_line: [0; COMMAND_LINE_BYTES],
             command_line_length: 0,
             line: [0; LINE_BYTES],
             line_length: 0,
-            root,
+            map,
+            held,
             context,
             state: State::Ready,
             fault_handler: None,
@@ -99,6 +110,17 @@ impl Program {
         heliox_hal::log::write_bytes(line);
         heliox_hal::log::write_bytes(b"\r\n");
         self.line_length = 0;
+    }
+
+    /// Runs the program until it stops.
+    pub(crate) fn run(&mut self, hal: &mut Hal) -> Interrupt {
+        hal.execute(&self.held, &mut self.context)
+    }
+
+    /// Gives back everything that the program had.
+    pub(crate) fn free(self, hal: &mut Hal, pages: &mut Pages) {
+        hal.memory().detach(self.held);
+        free_page_map(hal, pages, self.map);
     }
 
     /// Ends the program.

@@ -2,6 +2,7 @@
 
 use heliox_hal::{Hal, Interrupt};
 
+use crate::pages::Pages;
 use crate::program::{Program, State};
 use crate::system_call;
 
@@ -40,7 +41,7 @@ impl Scheduler {
     }
 
     /// Runs all programs until the last has ended. The first status that is not 0, else 0.
-    pub(crate) fn run(&mut self, hal: &mut Hal) -> u8 {
+    pub(crate) fn run(&mut self, hal: &mut Hal, pages: &mut Pages) -> u8 {
         let mut status = 0;
         loop {
             let mut ran = false;
@@ -59,14 +60,15 @@ impl Scheduler {
                     run_slice(hal, program);
                     ran = true;
                 }
-                match program.state {
-                    State::Ended(ended) => {
-                        if status == 0 {
-                            status = ended;
-                        }
-                        *slot = None;
+                if let State::Ended(ended) = program.state {
+                    if status == 0 {
+                        status = ended;
                     }
-                    State::Ready | State::Sleeping(_) => alive = true,
+                    if let Some(program) = slot.take() {
+                        program.free(hal, pages);
+                    }
+                } else {
+                    alive = true;
                 }
             }
             if !alive {
@@ -85,8 +87,7 @@ fn run_slice(hal: &mut Hal, program: &mut Program) {
     let deadline = hal.timer().now() + SLICE;
     hal.timer().set_deadline(Some(deadline));
     while program.state == State::Ready {
-        let interrupt = hal.execute(program.root, &mut program.context);
-        let go_on = match interrupt {
+        let go_on = match program.run(hal) {
             Interrupt::SystemCall => system_call::handle(hal, program),
             Interrupt::Timer => false,
             fault => program.take_fault(fault),

@@ -67,6 +67,9 @@ pub(super) const FIXED_PROGRAMS: FrameRange = frames(0xe0_0000, 0x400_0000);
 /// there.
 pub(super) const LOW_MEMORY: FrameRange = frames(0, 0x10_0000);
 
+/// The legacy video memory: all that the HAL offers of device memory but a frame buffer.
+pub(super) const VIDEO_MEMORY: FrameRange = frames(0xa_0000, 0xc_0000);
+
 /// The frames between two addresses that are multiples of the page size.
 const fn frames(start: u64, end: u64) -> FrameRange {
     match FrameRange::new(start / PAGE_BYTES, end / PAGE_BYTES) {
@@ -145,7 +148,10 @@ impl Layout {
         let highest = map.highest_usable().ok_or(EnvironmentError::NoMemory)?;
         let managed_frames = highest.number() + 1;
         let usable = map.usable_frames() * PAGE_BYTES;
+        // The records of blocks come on top of what objects get.
+        let blocks_records = managed_frames / 16;
         let heap = heap.unwrap_or((usable / HEAP_PART).max(SMALLEST_HEAP)).min(usable);
+        let heap = heap + blocks_records + PAGE_BYTES;
         let blocks = managed_frames.div_ceil(ENTRIES);
         let block_tables = blocks.div_ceil(ENTRIES);
         let mut layout = Self {
@@ -385,7 +391,7 @@ unsafe fn describe_memory(
     }
     let leaf = PRESENT | GLOBAL | no_execute;
     let mut described = 0;
-    let mut describe_holes = |from: u64, to: u64| {
+    let describe_holes = |from: u64, to: u64| {
         for block in from..to {
             write(records1, block, zeros | leaf);
         }

@@ -5,9 +5,6 @@
 //! asked for are counted and do not stop the program.
 
 use core::fmt;
-use core::sync::atomic::{AtomicU64, Ordering};
-
-use heliox_address::Frame;
 
 use super::context::Context;
 use super::cpu::Cpu;
@@ -93,22 +90,13 @@ impl fmt::Debug for PageFaultError {
     }
 }
 
-/// Number of contexts made so far; each gets its number plus one as its identity.
-static CONTEXTS: AtomicU64 = AtomicU64::new(0);
-
-/// A context with all registers zero.
-#[must_use]
-pub(super) fn new_context() -> Context {
-    Context::new(CONTEXTS.fetch_add(1, Ordering::Relaxed) + 1)
-}
-
 /// The part of a CPU that runs programs.
 #[derive(Debug)]
 pub(super) struct Executor {
     cpu: Cpu,
     features: Features,
-    /// The root that is loaded.
-    root: Frame,
+    /// Number of contexts made so far; each gets its number plus one as its identity.
+    contexts: u64,
     /// Whose extended state and segment bases are in the CPU: a context's identity, or 0.
     resident: u64,
     /// Interrupts that nobody asked for.
@@ -118,22 +106,22 @@ pub(super) struct Executor {
 }
 
 impl Executor {
-    /// `root` is the root that is loaded now.
-    pub(super) fn new(cpu: Cpu, features: Features, root: Frame) -> Self {
-        Self { cpu, features, root, resident: 0, unexpected: 0, first_entry: 0 }
+    pub(super) fn new(cpu: Cpu, features: Features) -> Self {
+        Self { cpu, features, contexts: 0, resident: 0, unexpected: 0, first_entry: 0 }
     }
 
-    /// Runs the program of `context` in the address space of `root` until it stops.
+    /// A context with all registers zero.
+    pub(super) fn new_context(&mut self) -> Context {
+        // A 64-bit count of contexts does not overflow.
+        self.contexts += 1;
+        Context::new(self.contexts)
+    }
+
+    /// Runs the program of `context` in the address space that is loaded until it stops.
     ///
     /// # Safety
-    /// `root` must be a root table that carries the kernel half, and stay one for as long as it
-    /// is loaded.
-    pub(super) unsafe fn execute(&mut self, root: Frame, context: &mut Context) -> Interrupt {
-        if self.root != root {
-            // SAFETY: as the caller ensures.
-            unsafe { processor::write_cr3(root.address().get()) }
-            self.root = root;
-        }
+    /// The root that is loaded must carry the kernel half.
+    pub(super) unsafe fn execute(&mut self, context: &mut Context) -> Interrupt {
         if self.resident != context.identity {
             self.make_resident(context);
         }
@@ -141,8 +129,8 @@ impl Executor {
             self.first_entry = processor::time_stamp();
         }
         loop {
-            // SAFETY: a context's frame holds what a program may have (context.rs); `root` is
-            // loaded and carries the kernel. SYSRET only for a frame as its entry left it.
+            // SAFETY: a context's frame holds what a program may have (context.rs); the root
+            // carries the kernel (caller). SYSRET only for a frame as its entry left it.
             unsafe { self.cpu.run(&raw mut context.frame, context.by_system_call) }
             let vector = context.frame.vector;
             context.by_system_call = vector == SYSTEM_CALL_VECTOR;

@@ -2,20 +2,28 @@
 
 use core::fmt;
 
-use heliox_address::{FrameRange, PAGE_BYTES};
+use heliox_address::FrameRange;
 use heliox_boot::information::BootInformation;
 use heliox_boot::options::Options;
 
+use super::context::Context;
 use super::environment::Layout;
-use super::execution::Executor;
+use super::execution::{Executor, Interrupt};
 use super::features::Features;
+use super::machine::RealMachine;
 use super::timer::Timer;
+use crate::cpu::CurrentCpu;
+use crate::memory::{Memory, Paging};
+use crate::page_map::PageMapUse;
+use crate::state::Slices;
 
 /// What the boot code found and did, for the client's log: the value prints as lines.
 #[derive(Debug)]
 pub struct BootReport {
     pub(super) layout: Layout,
     pub(super) environment: FrameRange,
+    /// Bytes of the heap that the boot has used.
+    pub(super) heap: u64,
     pub(super) features: Features,
     /// PCI functions found, and in how many bus mastering was switched off; `None` if that was
     /// not wanted.
@@ -32,13 +40,13 @@ impl BootReport {
     /// Bytes of the environment that describe pages: records and tables.
     #[must_use]
     pub fn metadata_bytes(&self) -> u64 {
-        self.layout.metadata_bytes()
+        self.layout.metadata_bytes() + self.heap
     }
 
     /// Bytes of the environment for kernel objects.
     #[must_use]
     pub fn heap_bytes(&self) -> u64 {
-        self.layout.heap_bytes()
+        self.layout.heap_bytes() - self.heap
     }
 
     /// The protections that the processor may offer, and whether they are on.
@@ -76,18 +84,33 @@ impl fmt::Display for BootCost {
     }
 }
 
+/// All memory of the machine.
+pub type RealMemory = Memory<'static, RealMachine, Slices<'static>>;
+
 /// The machine, as the client kernel may use it.
 #[derive(Debug)]
 pub struct Hal {
+    pub(super) memory: RealMemory,
+    pub(super) cpu: CurrentCpu,
     pub(super) executor: Executor,
-    pub(super) machine: super::machine::RealMachine,
     pub(super) timer: Timer,
-    pub(super) information: &'static mut BootInformation,
+    pub(super) information: &'static BootInformation,
     pub(super) options: Options,
     pub(super) report: BootReport,
 }
 
 impl Hal {
+    /// All memory: regions, address spaces, mappings.
+    pub fn memory(&mut self) -> &mut RealMemory {
+        &mut self.memory
+    }
+
+    /// The processor that this runs on.
+    #[must_use]
+    pub fn cpu(&self) -> CurrentCpu {
+        self.cpu
+    }
+
     /// The clock and the timer.
     pub fn timer(&mut self) -> &mut Timer {
         &mut self.timer
@@ -95,7 +118,7 @@ impl Hal {
 
     /// What the boot loader said.
     #[must_use]
-    pub fn information(&self) -> &BootInformation {
+    pub fn information(&self) -> &'static BootInformation {
         self.information
     }
 
@@ -127,9 +150,27 @@ impl Hal {
         self.executor.unexpected()
     }
 
+    /// A context for a program: all registers zero.
+    #[must_use]
+    pub fn new_context(&mut self) -> Context {
+        self.executor.new_context()
+    }
+
+    /// Runs the program of `context` in the address space of `map` until it stops, and says why
+    /// it did (thesis, section 4.5).
+    pub fn execute(&mut self, map: &PageMapUse, context: &mut Context) -> Interrupt {
+        self.memory.load(self.cpu, map);
+        // SAFETY: T1: the page map in use is loaded, and its root carries the kernel's half.
+        let interrupt = unsafe { self.executor.execute(context) };
+        self.memory.enter(self.cpu);
+        interrupt
+    }
+
     /// Waits until an interrupt arrives. Whether it was the timer's: then its deadline has passed,
     /// or may have (a far one can be early).
     pub fn wait_for_interrupt(&mut self) -> bool {
-        self.executor.wait()
+        let timer = self.executor.wait();
+        self.memory.enter(self.cpu);
+        timer
     }
 }

@@ -21,9 +21,9 @@ use crate::rights::Rights;
 /// CR4: global translations.
 const GLOBAL_PAGES: u64 = 1 << 7;
 
-/// The memory management of this machine.
+/// The memory management of this machine. There is one value, inside `Memory`.
 #[derive(Debug)]
-pub(super) struct RealMachine {
+pub struct RealMachine {
     /// The window's leaf entries, one for every managed frame (environment.rs, E3).
     window_entries: *mut AtomicU64,
     /// The window's entries of level 2, one for every 512 managed frames.

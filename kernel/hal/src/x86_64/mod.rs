@@ -30,7 +30,6 @@ mod panic;
 mod pci;
 mod ports;
 mod processor;
-mod provisional;
 mod shutdown;
 mod slots;
 mod start;
@@ -38,7 +37,8 @@ mod timer;
 
 pub use context::{Context, Register, RegisterError};
 pub use execution::{Interrupt, PageFaultError};
-pub use hal::{BootCost, BootReport, Hal};
+pub use hal::{BootCost, BootReport, Hal, RealMemory};
+pub use machine::RealMachine;
 
 pub use panic::PANIC_STATUS;
 pub use shutdown::stop;

@@ -3,19 +3,26 @@
 //! Everything happens here once, on one CPU, with interrupts off: processor features, log,
 //! boot information, the environment, timer and devices. Then the client gets its [`Hal`].
 
-use heliox_address::PhysicalAddress;
+use heliox_address::{FrameRange, PhysicalAddress};
 use heliox_boot::information::{BootInformation, BootProtocol};
-use heliox_boot::memory_map::Limits;
+use heliox_boot::memory_map::{Limits, MemoryMap};
 use heliox_boot::options::Options;
 
 use super::cpu::{Cpu, CpuOwned};
-use super::environment::{self, BootMemory, Layout};
+use super::environment::{self, BootMemory, Environment, Layout};
 use super::execution::Executor;
 use super::features::Features;
 use super::hal::{BootReport, Hal};
 use super::machine::RealMachine;
 use super::timer::Timer;
 use super::{log, pci, shutdown};
+use crate::cpu::{CpuIndex, CurrentCpu};
+use crate::geometry::FourLevel;
+use crate::memory::Memory;
+use crate::page::BlockRecord;
+use crate::region::{IoKind, IoRange};
+use crate::state::{self, Slices};
+use crate::translation::CpuRecord;
 
 unsafe extern "Rust" {
     /// The client kernel, defined by the macro `kernel_main!`.
@@ -93,15 +100,120 @@ pub(super) extern "C" fn start(loader: u32, address: u32) -> ! {
         Ok(timer) => timer,
         Err(error) => refuse(&error),
     };
-    let root = environment.root;
-    // SAFETY: E3: the window is as it was built, and this is the only use that is made of it.
-    let machine = unsafe { RealMachine::new(&environment, layout.managed_frames, &features) };
+    // SAFETY: the only use of the static, by the only CPU (C1).
+    let ranges = unsafe { &mut *RANGES.get() };
+    ranges.fill(information, range);
+    // SAFETY: E3: window and records are as they were built, and this is the only use of them.
+    let (machine, storage, heap) = unsafe {
+        let (storage, heap) = records(&environment, &layout);
+        (RealMachine::new(&environment, layout.managed_frames, &features), storage, heap)
+    };
+    let memory = Memory::new(machine, storage, ranges.layout())
+        .unwrap_or_else(|error| refuse(&error));
+    let report = BootReport { layout, environment: range, heap, features, bus_masters };
     heliox_kernel_main(Hal {
-        executor: Executor::new(cpu, features, root),
-        machine,
+        memory,
+        cpu: CurrentCpu::new(CpuIndex::BOOT),
+        executor: Executor::new(cpu, features),
         timer,
         information,
         options,
-        report: BootReport { layout, environment: range, features, bus_masters },
+        report,
     })
+}
+
+/// What memory is to be used for, in the form that the checks want it.
+struct Ranges {
+    environment: [FrameRange; 2],
+    free: [FrameRange; MemoryMap::<128>::CAPACITY],
+    modules: [FrameRange; BootInformation::MODULES],
+    module_count: usize,
+    io: [IoRange; 2],
+    io_count: usize,
+}
+
+static RANGES: CpuOwned<Ranges> = CpuOwned::new(Ranges {
+    environment: [FrameRange::EMPTY; 2],
+    free: [FrameRange::EMPTY; MemoryMap::<128>::CAPACITY],
+    modules: [FrameRange::EMPTY; BootInformation::MODULES],
+    module_count: 0,
+    io: [IoRange { frames: FrameRange::EMPTY, kind: IoKind::VideoMemory }; 2],
+    io_count: 0,
+});
+
+impl Ranges {
+    /// Takes the ranges from what the loader said and the boot reserved; `environment` is the
+    /// kernel's own range.
+    fn fill(&mut self, information: &BootInformation, environment: FrameRange) {
+        self.environment = [environment::image_frames(), environment];
+        for (slot, range) in self.free.iter_mut().zip(information.memory_map().usable()) {
+            *slot = range;
+        }
+        for module in information.modules() {
+            let frames = module.range.frames();
+            let shared = self.modules.iter().any(|other| other.overlaps(frames));
+            if shared {
+                crate::warn!("module {}: shares a page with another, left out", module.name());
+            }
+            if let Some(slot) = self.modules.get_mut(self.module_count) {
+                *slot = if shared { FrameRange::EMPTY } else { frames };
+                self.module_count += 1;
+            }
+        }
+        self.add_io(environment::VIDEO_MEMORY, IoKind::VideoMemory);
+        if let Some(buffer) = information.frame_buffer() {
+            self.add_io(buffer.range.frames(), IoKind::FrameBuffer);
+        }
+    }
+
+    /// Offers device memory to clients, unless it is memory.
+    fn add_io(&mut self, frames: FrameRange, kind: IoKind) {
+        let taken = self.environment.iter().chain(&self.free).chain(&self.modules);
+        let taken = taken.chain(self.io.iter().map(|io| &io.frames));
+        if taken.clone().any(|range| range.overlaps(frames)) {
+            return;
+        }
+        if let Some(slot) = self.io.get_mut(self.io_count) {
+            *slot = IoRange { frames, kind };
+            self.io_count += 1;
+        }
+    }
+
+    fn layout(&'static self) -> state::Layout<'static> {
+        state::Layout {
+            environment: &self.environment,
+            free: &self.free,
+            modules: self.modules.get(..self.module_count).unwrap_or(&[]),
+            io: self.io.get(..self.io_count).unwrap_or(&[]),
+        }
+    }
+}
+
+/// The records that the checks keep: those of pages where the environment has them, the others
+/// from the beginning of the heap. Also how many bytes of the heap they take.
+///
+/// # Safety
+/// To be called once, after the environment was built.
+unsafe fn records(environment: &Environment, layout: &Layout) -> (Slices<'static>, u64) {
+    let frames = layout.managed_frames as usize;
+    let blocks = state::block_records::<FourLevel>(frames);
+    let block_bytes = (blocks * size_of::<BlockRecord>()).next_multiple_of(64);
+    // SAFETY: E3: there is a zeroed record for every managed frame, which is a valid one, and
+    // nobody else uses them. `Layout::plan` made the heap large enough for the rest, which is
+    // written before a reference to it is made; the heap begins on a page boundary.
+    unsafe {
+        let pages = core::slice::from_raw_parts_mut(environment.records.cast(), frames);
+        let first: *mut BlockRecord = environment.heap.cast();
+        for index in 0..blocks {
+            first.add(index).write(BlockRecord::NOT_INSTALLED);
+        }
+        let cpu: *mut CpuRecord = environment.heap.add(block_bytes).cast();
+        cpu.write(CpuRecord::default());
+        let storage = Slices {
+            pages,
+            blocks: core::slice::from_raw_parts_mut(first, blocks),
+            cpus: core::slice::from_raw_parts_mut(cpu, 1),
+        };
+        (storage, (block_bytes + size_of::<CpuRecord>()).next_multiple_of(64) as u64)
+    }
 }

@@ -1,0 +1,825 @@
+//! The record of every page: what it is, whose it is, how often it is referenced.
+//!
+//! A *unit* is what an entry of some level maps: a page at level 1, a larger page at level 2 and
+//! above. Pages have a [`PageRecord`] of 8 bytes, larger units a [`BlockRecord`] of 24; that
+//! is about 8.05 bytes per page in all.
+//!
+//! A *reference* of a unit is a mapping of it by one entry, a kernel mapping of it (level 1), or
+//! a share that names it. It is counted at its own level only. Summaries make questions about
+//! large units, and changes of them, cost the same as for pages:
+//!
+//! - `special`: number of pages in a block whose status is not normal;
+//! - `children_in_use`: number of a block's parts that are in use, that is, referenced or with
+//!   parts in use;
+//! - `owner`: of all pages in the block, or *mixed*. Below a block with an owner the records of
+//!   the parts do not count, so that an owner is set once for all of them; in a mixed block
+//!   `boundaries` counts the neighbouring parts that differ, so that it is known at once when
+//!   the last difference goes.
+//!
+//! Invariants: P1 (references are counted exactly), P4 (summaries agree with what they sum up),
+//! and for the owners O1; see `docs/soundness.md`.
+
+use heliox_address::{Frame, FrameRange};
+
+use crate::domain::{Owner, OwnerCode};
+use crate::error::Error;
+use crate::geometry::{Geometry, Level};
+use crate::state::{State, Storage};
+use crate::translation::Stamp;
+
+/// What a page is at the moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Status {
+    /// There is no memory.
+    NotInstalled = 0,
+    /// Needed for the kernel to run: its code, data and heap. Fixed at boot.
+    Environment = 1,
+    /// Without special meaning: memory of programs or of the kernel's clients.
+    Normal = 2,
+    /// Supplied for page maps and in no page map: a `PageMapPage` names it, it is clear.
+    PageMapPage = 3,
+    /// A page table below a root.
+    PageTable = 4,
+    /// The root of a page map.
+    PageMapRoot = 5,
+    /// A private structure of this layer.
+    Machine = 6,
+    /// This layer's own, readable by programs.
+    Shared = 7,
+    /// Was a page table; a processor may still walk through it.
+    Draining = 8,
+    /// A device's memory.
+    Io = 9,
+}
+
+impl Status {
+    const fn from_bits(bits: u64) -> Self {
+        match bits & PageRecord::STATUS {
+            1 => Self::Environment,
+            2 => Self::Normal,
+            3 => Self::PageMapPage,
+            4 => Self::PageTable,
+            5 => Self::PageMapRoot,
+            6 => Self::Machine,
+            7 => Self::Shared,
+            8 => Self::Draining,
+            9 => Self::Io,
+            _ => Self::NotInstalled,
+        }
+    }
+}
+
+/// Everything that is known about a page.
+///
+/// | bits | field |
+/// |---|---|
+/// | 0 to 3 | status |
+/// | 4 to 19 | owner, unless a block above says it |
+/// | 20 to 39 | count: references of a normal page, entries of a page table, uses of a root |
+/// | 40 to 63 | stamp of the last removal of a translation |
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(transparent)]
+pub struct PageRecord(u64);
+
+const _: () = assert!(size_of::<PageRecord>() == 8);
+const _: () = assert!(PageRecord::NOT_INSTALLED.0 == 0);
+
+impl PageRecord {
+    const STATUS: u64 = 0xf;
+    const OWNER_SHIFT: u32 = 4;
+    const OWNER: u64 = 0xffff << Self::OWNER_SHIFT;
+    const COUNT_SHIFT: u32 = 20;
+    const COUNT: u64 = (Self::COUNT_LIMIT as u64) << Self::COUNT_SHIFT;
+    /// The largest count.
+    pub(crate) const COUNT_LIMIT: u32 = 0xf_ffff;
+    const STAMP_SHIFT: u32 = 40;
+
+    /// The record of a page that does not exist: all zero, which the boot code relies on.
+    pub const NOT_INSTALLED: Self = Self::new(Status::NotInstalled, OwnerCode::HYPERVISOR);
+
+    pub(crate) const fn new(status: Status, owner: OwnerCode) -> Self {
+        Self(status as u64 | ((owner.0 as u64) << Self::OWNER_SHIFT))
+    }
+
+    /// What the page is.
+    #[must_use]
+    #[inline]
+    pub const fn status(self) -> Status {
+        Status::from_bits(self.0)
+    }
+
+    #[inline]
+    pub(crate) const fn is_normal(self) -> bool {
+        self.0 & Self::STATUS == Status::Normal as u64
+    }
+
+    #[inline]
+    pub(crate) const fn owner(self) -> OwnerCode {
+        #[expect(clippy::cast_possible_truncation, reason = "masked to 16 bits")]
+        OwnerCode((self.0 >> Self::OWNER_SHIFT) as u16)
+    }
+
+    /// References of a normal page, entries of a page table, uses of a root.
+    #[must_use]
+    #[inline]
+    pub const fn count(self) -> u32 {
+        ((self.0 & Self::COUNT) >> Self::COUNT_SHIFT) as u32
+    }
+
+    #[inline]
+    pub(crate) const fn stamp(self) -> u32 {
+        (self.0 >> Self::STAMP_SHIFT) as u32
+    }
+
+    #[inline]
+    const fn is_full(self) -> bool {
+        self.0 & Self::COUNT == Self::COUNT
+    }
+
+    #[inline]
+    const fn is_zero(self) -> bool {
+        self.0 & Self::COUNT == 0
+    }
+
+    /// Adds to the count. The caller has made sure that it does not overflow (P1).
+    #[inline]
+    const fn increment(&mut self, by: u32) {
+        debug_assert!(self.count() + by <= Self::COUNT_LIMIT);
+        self.0 = self.0.wrapping_add((by as u64) << Self::COUNT_SHIFT);
+    }
+
+    /// Takes from the count, which is at least that much (P1).
+    #[inline]
+    const fn decrement(&mut self, by: u32) {
+        debug_assert!(self.count() >= by);
+        self.0 = self.0.wrapping_sub((by as u64) << Self::COUNT_SHIFT);
+    }
+
+    const fn set_status(&mut self, status: Status) {
+        // What was counted before has no meaning for the new status.
+        self.0 = (self.0 & !(Self::STATUS | Self::COUNT)) | status as u64;
+    }
+
+    const fn set_owner(&mut self, owner: OwnerCode) {
+        self.0 = (self.0 & !Self::OWNER) | ((owner.0 as u64) << Self::OWNER_SHIFT);
+    }
+
+    const fn set_stamp(&mut self, stamp: Stamp) {
+        self.0 = (self.0 & ((1 << Self::STAMP_SHIFT) - 1)) | (stamp.low() << Self::STAMP_SHIFT);
+    }
+}
+
+impl core::fmt::Debug for PageRecord {
+    fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        formatter
+            .debug_struct("PageRecord")
+            .field("status", &self.status())
+            .field("owner", &self.owner().owner())
+            .field("count", &self.count())
+            .field("stamp", &self.stamp())
+            .finish()
+    }
+}
+
+/// What is known about a block: the memory that an entry of level 2 or above maps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct BlockRecord {
+    references: u32,
+    special: u32,
+    stamp: u32,
+    children_in_use: u16,
+    boundaries: u16,
+    owner: OwnerCode,
+}
+
+const _: () = assert!(size_of::<BlockRecord>() <= 24);
+// P4: the sums of a block fit: a block has at most 2^9 parts, and at most 2^27 pages at level 4.
+const _: () = assert!(1 << 9 <= u16::MAX as u32 + 1);
+
+impl BlockRecord {
+    /// The record of a block without memory.
+    pub const NOT_INSTALLED: Self = Self {
+        references: 0,
+        special: 0,
+        stamp: 0,
+        children_in_use: 0,
+        boundaries: 0,
+        owner: OwnerCode::HYPERVISOR,
+    };
+
+    const fn is_in_use(&self) -> bool {
+        self.references > 0 || self.children_in_use > 0
+    }
+}
+
+/// What a unit is to be used for, as far as its record decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Units {
+    /// Level of the units.
+    pub(crate) level: Level,
+    /// First frame of the first unit, aligned as the level asks.
+    pub(crate) first: Frame,
+    /// How many.
+    pub(crate) count: u64,
+}
+
+impl Units {
+    /// The largest units, up to `largest`, that a range of `1 << bits` pages consists of.
+    pub(crate) fn of<G: Geometry>(first: Frame, bits: u32, largest: Level) -> Self {
+        let mut level = Level::FIRST;
+        while let Some(above) = level.above::<G>()
+            && above <= largest
+            && above.frame_bits::<G>() <= bits
+        {
+            level = above;
+        }
+        Self {
+            level,
+            first,
+            count: 1 << (bits - level.frame_bits::<G>()),
+        }
+    }
+}
+
+impl<G: Geometry, S: Storage> State<G, S> {
+    /// Position of the record of the block of `level` (2 or above) that `frame` lies in.
+    #[inline]
+    fn block_index(&self, level: Level, frame: Frame) -> usize {
+        let mut offset = 0;
+        let mut lower = Level::FIRST;
+        while let Some(next) = lower.above::<G>()
+            && next < level
+        {
+            offset += self.unit_count(next);
+            lower = next;
+        }
+        offset + self.unit_index(level, frame)
+    }
+
+    /// Number of the unit of `level` that `frame` lies in.
+    #[inline]
+    fn unit_index(&self, level: Level, frame: Frame) -> usize {
+        usize::try_from(frame.number() >> level.frame_bits::<G>()).unwrap_or(usize::MAX)
+    }
+
+    /// Number of units of `level`, of which the last may be only partly within memory.
+    #[inline]
+    pub(crate) fn unit_count(&self, level: Level) -> usize {
+        let bits = level.frame_bits::<G>();
+        (self.storage.pages().len() + (1 << bits) - 1) >> bits
+    }
+
+    /// The record of the page `frame`, if it is within memory.
+    #[must_use]
+    #[inline]
+    pub fn page(&self, frame: Frame) -> Option<PageRecord> {
+        let index = self.unit_index(Level::FIRST, frame);
+        self.storage.pages().get(index).copied()
+    }
+
+    #[inline]
+    fn page_mut(&mut self, frame: Frame) -> Option<&mut PageRecord> {
+        let index = self.unit_index(Level::FIRST, frame);
+        self.storage.pages_mut().get_mut(index)
+    }
+
+    #[inline]
+    fn block(&self, level: Level, frame: Frame) -> Option<&BlockRecord> {
+        let index = self.block_index(level, frame);
+        self.storage.blocks().get(index)
+    }
+
+    #[inline]
+    fn block_mut(&mut self, level: Level, frame: Frame) -> Option<&mut BlockRecord> {
+        let index = self.block_index(level, frame);
+        self.storage.blocks_mut().get_mut(index)
+    }
+
+    /// The levels of blocks above `level`, lowest first.
+    #[inline]
+    fn levels_above(level: Level) -> impl DoubleEndedIterator<Item = Level> + Clone {
+        (level.number() + 1..=G::LEAF_LEVELS).filter_map(Level::new::<G>)
+    }
+
+    /// What the page `frame` is.
+    #[must_use]
+    #[inline]
+    pub fn status(&self, frame: Frame) -> Status {
+        self.page(frame)
+            .map_or(Status::NotInstalled, PageRecord::status)
+    }
+
+    /// Who owns the unit of `level` that begins at `frame`; mixed if several do.
+    #[inline]
+    pub(crate) fn owner_code(&self, level: Level, frame: Frame) -> OwnerCode {
+        for above in Self::levels_above(level).rev() {
+            match self.block(above, frame) {
+                Some(block) if block.owner == OwnerCode::MIXED => {}
+                Some(block) => return block.owner,
+                None => return OwnerCode::HYPERVISOR,
+            }
+        }
+        self.own_code(level, frame)
+    }
+
+    /// Who owns the page `frame`.
+    #[must_use]
+    pub fn owner(&self, frame: Frame) -> Owner {
+        self.owner_code(Level::FIRST, frame)
+            .owner()
+            .unwrap_or(Owner::Hypervisor)
+    }
+
+    /// The owner in the unit's own record.
+    #[inline]
+    fn own_code(&self, level: Level, frame: Frame) -> OwnerCode {
+        let code = if level == Level::FIRST {
+            self.page(frame).map(PageRecord::owner)
+        } else {
+            self.block(level, frame).map(|block| block.owner)
+        };
+        code.unwrap_or(OwnerCode::HYPERVISOR)
+    }
+
+    fn set_own_code(&mut self, level: Level, frame: Frame, owner: OwnerCode) {
+        if level == Level::FIRST {
+            if let Some(page) = self.page_mut(frame) {
+                page.set_owner(owner);
+            }
+        } else if let Some(block) = self.block_mut(level, frame) {
+            block.owner = owner;
+        }
+    }
+
+    /// Whether the unit of `level` at `frame` is normal memory, owned by `owner`, and its count
+    /// has room for one more reference (P1, P2, O1).
+    #[inline]
+    pub(crate) fn check_reference(
+        &self,
+        level: Level,
+        frame: Frame,
+        owner: OwnerCode,
+    ) -> Result<(), Error> {
+        if level == Level::FIRST {
+            let record = self.page(frame).unwrap_or(PageRecord::NOT_INSTALLED);
+            if !record.is_normal() {
+                let status = record.status();
+                return Err(Error::WrongStatus { frame, status });
+            }
+            if record.is_full() {
+                return Err(Error::TooManyReferences { frame });
+            }
+        } else {
+            let block = self.block(level, frame).copied();
+            let block = block.unwrap_or(BlockRecord::NOT_INSTALLED);
+            // Past the end of memory the next level's records follow.
+            if block.special > 0 || self.unit_index(level, frame) >= self.whole_units(level) {
+                return Err(Error::NotAllNormal { frame });
+            }
+            if block.references == u32::MAX {
+                return Err(Error::TooManyReferences { frame });
+            }
+        }
+        self.check_owner(level, frame, owner)
+    }
+
+    /// Number of units of `level` that are wholly within memory.
+    fn whole_units(&self, level: Level) -> usize {
+        self.storage.pages().len() >> level.frame_bits::<G>()
+    }
+
+    /// Whether the unit of `level` at `frame` is all owned by `owner`.
+    #[inline]
+    pub(crate) fn check_owner(
+        &self,
+        level: Level,
+        frame: Frame,
+        owner: OwnerCode,
+    ) -> Result<(), Error> {
+        let found = self.owner_code(level, frame);
+        if found == owner && found != OwnerCode::MIXED {
+            Ok(())
+        } else {
+            let owner = found.owner();
+            Err(Error::NotOwner { frame, owner })
+        }
+    }
+
+    /// [`State::check_reference`] for every unit.
+    #[inline]
+    pub(crate) fn check_references(&self, units: Units, owner: OwnerCode) -> Result<(), Error> {
+        for frame in units.frames::<G>() {
+            self.check_reference(units.level, frame, owner)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the count of every unit has room for one more reference (P1).
+    pub(crate) fn check_room(&self, units: Units) -> Result<(), Error> {
+        for frame in units.frames::<G>() {
+            let full = if units.level == Level::FIRST {
+                self.page(frame).is_none_or(PageRecord::is_full)
+            } else {
+                self.block(units.level, frame)
+                    .is_none_or(|block| block.references == u32::MAX)
+            };
+            if full {
+                return Err(Error::TooManyReferences { frame });
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts a reference of a unit. [`State::check_reference`] has allowed it.
+    #[inline]
+    pub(crate) fn add_reference(&mut self, level: Level, frame: Frame) {
+        let was_in_use;
+        if level == Level::FIRST {
+            let Some(page) = self.page_mut(frame) else {
+                return;
+            };
+            was_in_use = !page.is_zero();
+            page.increment(1);
+        } else {
+            let Some(block) = self.block_mut(level, frame) else {
+                return;
+            };
+            was_in_use = block.is_in_use();
+            block.references = block.references.saturating_add(1);
+        }
+        if !was_in_use {
+            self.came_into_use(level, frame);
+        }
+    }
+
+    #[inline]
+    fn came_into_use(&mut self, level: Level, frame: Frame) {
+        for above in Self::levels_above(level) {
+            let Some(block) = self.block_mut(above, frame) else {
+                return;
+            };
+            let was_in_use = block.is_in_use();
+            block.children_in_use += 1;
+            if was_in_use {
+                return;
+            }
+        }
+    }
+
+    /// Takes back a reference of a unit. With a stamp, processors may still translate to it.
+    #[inline]
+    pub(crate) fn drop_reference(&mut self, level: Level, frame: Frame, stamp: Option<Stamp>) {
+        let is_in_use;
+        if level == Level::FIRST {
+            let Some(page) = self.page_mut(frame) else {
+                return;
+            };
+            page.decrement(1);
+            is_in_use = !page.is_zero();
+        } else {
+            let Some(block) = self.block_mut(level, frame) else {
+                return;
+            };
+            block.references = block.references.saturating_sub(1);
+            is_in_use = block.is_in_use();
+        }
+        if !is_in_use {
+            self.went_out_of_use(level, frame);
+        }
+        if let Some(stamp) = stamp {
+            self.put_stamp(level, frame, stamp);
+        }
+    }
+
+    #[inline]
+    fn went_out_of_use(&mut self, level: Level, frame: Frame) {
+        for above in Self::levels_above(level) {
+            let Some(block) = self.block_mut(above, frame) else {
+                return;
+            };
+            block.children_in_use -= 1;
+            if block.is_in_use() {
+                return;
+            }
+        }
+    }
+
+    /// Notes that translations to the unit were removed that other processors may hold (L1).
+    #[cold]
+    pub(crate) fn put_stamp(&mut self, level: Level, frame: Frame, stamp: Stamp) {
+        if level == Level::FIRST {
+            if let Some(page) = self.page_mut(frame) {
+                page.set_stamp(stamp);
+            }
+        } else if let Some(block) = self.block_mut(level, frame) {
+            block.stamp = stamp.low32();
+        }
+        for above in Self::levels_above(level) {
+            if let Some(block) = self.block_mut(above, frame) {
+                block.stamp = stamp.low32();
+            }
+        }
+    }
+
+    /// Whether no processor can hold a translation to the page other than what the tables say
+    /// (L1).
+    #[inline]
+    pub(crate) fn is_settled(&self, frame: Frame) -> bool {
+        if !self.translations.are_owed() {
+            return true;
+        }
+        let page = self.page(frame).unwrap_or(PageRecord::NOT_INSTALLED);
+        // A block's stamp is also that of its parts: at worst a page waits for a neighbour.
+        self.translations.is_past(page.stamp().into(), Stamp::BITS)
+            && Self::levels_above(Level::FIRST).all(|above| {
+                self.block(above, frame)
+                    .is_none_or(|block| self.translations.is_past(block.stamp.into(), 32))
+            })
+    }
+
+    /// Whether the page may change its status or its owner: it is normal, not referenced at any
+    /// level, and no processor translates to it (P3).
+    pub(crate) fn check_free(&self, frame: Frame) -> Result<(), Error> {
+        let record = self.page(frame).unwrap_or(PageRecord::NOT_INSTALLED);
+        let status = record.status();
+        if status != Status::Normal {
+            return Err(Error::WrongStatus { frame, status });
+        }
+        let mapped_above = Self::levels_above(Level::FIRST).any(|above| {
+            self.block(above, frame)
+                .is_none_or(|block| block.references > 0)
+        });
+        if !record.is_zero() || mapped_above {
+            return Err(Error::InUse { frame });
+        }
+        if !self.is_settled(frame) {
+            return Err(Error::Draining { frame });
+        }
+        Ok(())
+    }
+
+    /// Changes what a page is. The caller has made sure of P3.
+    pub(crate) fn set_status(&mut self, frame: Frame, status: Status) {
+        let Some(page) = self.page_mut(frame) else {
+            return;
+        };
+        let was_normal = page.is_normal();
+        page.set_status(status);
+        let is_normal = status == Status::Normal;
+        if was_normal == is_normal {
+            return;
+        }
+        for above in Self::levels_above(Level::FIRST) {
+            if let Some(block) = self.block_mut(above, frame) {
+                if is_normal {
+                    block.special -= 1;
+                } else {
+                    block.special += 1;
+                }
+            }
+        }
+    }
+
+    /// Adds to a page table's count of entries, or to a root's of uses.
+    #[inline]
+    pub(crate) fn add_count(&mut self, frame: Frame, by: u32) {
+        if let Some(page) = self.page_mut(frame) {
+            page.increment(by);
+        }
+    }
+
+    /// A page table's count of entries, or a root's of uses.
+    #[inline]
+    pub(crate) fn count(&self, frame: Frame) -> u32 {
+        self.page(frame).map_or(0, PageRecord::count)
+    }
+
+    /// Takes from a page table's count of entries, or from a root's of uses, and returns what is
+    /// left.
+    #[inline]
+    pub(crate) fn take_count(&mut self, frame: Frame, by: u32) -> u32 {
+        match self.page_mut(frame) {
+            Some(page) => {
+                page.decrement(by);
+                page.count()
+            }
+            None => 0,
+        }
+    }
+
+    /// Gives the unit of `level` at `frame` to `owner`, in a bounded number of steps whatever
+    /// its size. The caller has made sure of P3 and O2.
+    pub(crate) fn set_owner(&mut self, level: Level, frame: Frame, owner: OwnerCode) {
+        // Downwards: a block with one owner that gets a part with another becomes mixed, and its
+        // parts say for themselves what it said. `before` is what the parts said until now.
+        let mut before = [OwnerCode::MIXED; crate::geometry::MAX_LEVELS + 1];
+        let mut part = level;
+        for above in Self::levels_above(level).rev() {
+            let whole = self.own_code(above, frame);
+            if whole == owner {
+                return;
+            }
+            if whole != OwnerCode::MIXED {
+                self.split_owner(above, frame, whole);
+            }
+            let Some(below) = above.below() else { return };
+            part = below;
+            if let Some(slot) = before.get_mut(below.number() as usize) {
+                *slot = self.own_code(below, frame);
+            }
+        }
+        debug_assert!(part == level);
+        self.set_own_code(level, frame, owner);
+        if level > Level::FIRST
+            && let Some(block) = self.block_mut(level, frame)
+        {
+            block.boundaries = 0;
+        }
+        // Upwards: where a part's owner changed, so did its boundaries with its neighbours.
+        for above in Self::levels_above(level) {
+            let Some(below) = above.below() else { return };
+            let old = before.get(below.number() as usize).copied();
+            let old = old.unwrap_or(OwnerCode::MIXED);
+            let new = self.own_code(below, frame);
+            let (previous, next) = self.neighbours(above, below, frame);
+            let count = |code: OwnerCode| {
+                u16::from(previous.is_some_and(|other| other.differs(code)))
+                    + u16::from(next.is_some_and(|other| other.differs(code)))
+            };
+            let Some(block) = self.block_mut(above, frame) else {
+                return;
+            };
+            block.boundaries = block.boundaries - count(old) + count(new);
+            if block.boundaries > 0 || new == OwnerCode::MIXED {
+                // A block with a single part within memory is mixed as that part is.
+                return;
+            }
+            block.owner = new;
+        }
+    }
+
+    /// Makes a block with one owner a mixed one, whose parts all have that owner.
+    fn split_owner(&mut self, level: Level, frame: Frame, owner: OwnerCode) {
+        let Some(below) = level.below() else { return };
+        let first = frame.number() >> level.frame_bits::<G>() << level.frame_bits::<G>();
+        for part in 0..G::ENTRIES as u64 {
+            let Some(part) = Frame::new(first + (part << below.frame_bits::<G>())) else {
+                break;
+            };
+            // Past the end of memory the next level's records follow.
+            if self.unit_index(below, part) >= self.unit_count(below) {
+                break;
+            }
+            self.set_own_code(below, part, owner);
+            if below > Level::FIRST
+                && let Some(block) = self.block_mut(below, part)
+            {
+                block.boundaries = 0;
+            }
+        }
+        if let Some(block) = self.block_mut(level, frame) {
+            block.owner = OwnerCode::MIXED;
+            block.boundaries = 0;
+        }
+    }
+
+    /// The owners of the parts before and behind the part of level `below` that `frame` lies
+    /// in, as far as they are in the same block of level `above` and within memory.
+    fn neighbours(
+        &self,
+        above: Level,
+        below: Level,
+        frame: Frame,
+    ) -> (Option<OwnerCode>, Option<OwnerCode>) {
+        let bits = below.frame_bits::<G>();
+        let code = |number: u64| {
+            let neighbour = Frame::new(number << bits)?;
+            let same_block = neighbour.number() >> above.frame_bits::<G>()
+                == frame.number() >> above.frame_bits::<G>();
+            let exists = self.unit_index(below, neighbour) < self.unit_count(below);
+            (same_block && exists).then(|| self.own_code(below, neighbour))
+        };
+        let number = frame.number() >> bits;
+        (
+            number.checked_sub(1).and_then(code),
+            number.checked_add(1).and_then(code),
+        )
+    }
+
+    /// Sets the records of the pages of `range`, which do not exist yet as far as the records
+    /// say, at boot; before [`State::sum_up`]. Whether all of them have records.
+    pub(crate) fn install(&mut self, range: FrameRange, status: Status, owner: OwnerCode) -> bool {
+        let (Ok(start), Ok(end)) = (usize::try_from(range.start()), usize::try_from(range.end()))
+        else {
+            return false;
+        };
+        match self.storage.pages_mut().get_mut(start..end) {
+            Some(pages) => {
+                // In eights: this is what takes time at boot.
+                let record = PageRecord::new(status, owner);
+                let mut eights = pages.chunks_exact_mut(8);
+                for eight in &mut eights {
+                    eight.copy_from_slice(&[record; 8]);
+                }
+                eights.into_remainder().fill(record);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Makes the summaries of all blocks at boot. `ranges` are all that was installed, with
+    /// nothing that overlaps.
+    ///
+    /// Most blocks of the lowest level lie in one range or in none, and need no look at their
+    /// pages: this is what keeps the boot fast.
+    pub(crate) fn sum_up(
+        &mut self,
+        ranges: impl Iterator<Item = (FrameRange, Status, OwnerCode)> + Clone,
+    ) {
+        let mut levels = Self::levels_above(Level::FIRST);
+        let Some(lowest) = levels.next() else { return };
+        let bits = lowest.frame_bits::<G>();
+        let pages = self.storage.pages().len() as u64;
+        for index in 0..self.unit_count(lowest) as u64 {
+            let special = (pages - (index << bits)).min(1 << bits);
+            self.set_block(lowest, index, Status::NotInstalled, OwnerCode::HYPERVISOR, special);
+        }
+        for (range, status, owner) in ranges.clone() {
+            for index in range.start().div_ceil(1 << bits)..range.end() >> bits {
+                self.set_block(lowest, index, status, owner, 1 << bits);
+            }
+        }
+        for (range, ..) in ranges {
+            for end in [range.start(), range.end()] {
+                if !end.is_multiple_of(1 << bits) {
+                    self.sum_up_block(lowest, end >> bits);
+                }
+            }
+        }
+        for level in levels {
+            for index in 0..self.unit_count(level) as u64 {
+                self.sum_up_block(level, index);
+            }
+        }
+    }
+
+    /// The summary of a block whose `count` pages are all alike.
+    fn set_block(&mut self, level: Level, index: u64, status: Status, owner: OwnerCode, count: u64) {
+        let special = if status == Status::Normal { 0 } else { count };
+        let first = Frame::new(index << level.frame_bits::<G>());
+        if let Some(block) = first.and_then(|first| self.block_mut(level, first)) {
+            *block = BlockRecord {
+                special: u32::try_from(special).unwrap_or(u32::MAX),
+                owner,
+                ..BlockRecord::NOT_INSTALLED
+            };
+        }
+    }
+
+    /// The summary of a block, from its parts.
+    fn sum_up_block(&mut self, level: Level, index: u64) {
+        let (Some(below), Some(first)) =
+            (level.below(), Frame::new(index << level.frame_bits::<G>()))
+        else {
+            return;
+        };
+        let mut sum = BlockRecord::NOT_INSTALLED;
+        let mut previous = None;
+        for part in 0..G::ENTRIES as u64 {
+            let Some(part) = Frame::new(first.number() + (part << below.frame_bits::<G>())) else {
+                break;
+            };
+            if self.unit_index(below, part) >= self.unit_count(below) {
+                break;
+            }
+            sum.special += if below == Level::FIRST {
+                u32::from(self.status(part) != Status::Normal)
+            } else {
+                self.block(below, part).map_or(0, |block| block.special)
+            };
+            let code = self.own_code(below, part);
+            match previous {
+                Some(previous) => sum.boundaries += u16::from(code.differs(previous)),
+                None => sum.owner = code,
+            }
+            previous = Some(code);
+        }
+        if sum.boundaries > 0 {
+            sum.owner = OwnerCode::MIXED;
+        }
+        if let Some(block) = self.block_mut(level, first) {
+            *block = sum;
+        }
+    }
+}
+
+impl Units {
+    /// The first frame of each unit.
+    #[inline]
+    pub(crate) fn frames<G: Geometry>(self) -> impl Iterator<Item = Frame> {
+        let bits = self.level.frame_bits::<G>();
+        (0..self.count).map_while(move |unit| self.first.checked_add(unit << bits))
+    }
+}
