@@ -45,7 +45,10 @@ fn a_program_that_faults_is_stopped_and_the_others_go_on() {
         "steps",
         &source("__asm__ volatile(\"pushfq; orq $0x100, (%rsp); popfq; nop\")"),
     );
-    let spins = c_program("spins", &source("for (volatile int i = 0; i < 9000000; i++) {}"));
+    let spins = c_program(
+        "spins",
+        &source("for (volatile int i = 0; i < 9000000; i++) {}"),
+    );
     let outcome = Boot::new()
         .module(reads_null.path(), "")
         .module(steps.path(), "")
@@ -68,7 +71,11 @@ fn a_program_that_never_ends_is_bounded_by_the_timeout() {
         "#include \"first_light.h\"\nint program(void) { for (;;) {} }\n",
     );
     let limit = std::time::Duration::from_secs(3);
-    let outcome = Boot::new().module(spins.path(), "").timeout(limit).run().unwrap();
+    let outcome = Boot::new()
+        .module(spins.path(), "")
+        .timeout(limit)
+        .run()
+        .unwrap();
     assert_eq!(outcome.ending, heliox::outcome::Ending::TimedOut);
 }
 
@@ -112,7 +119,9 @@ fn a_program_without_write_protection_of_its_code_is_refused() {
     )
     .unwrap();
     let outcome = Boot::new().module(writable.path(), "").run().unwrap();
-    outcome.require_status(NOTHING_TO_RUN).require_line("writable-code: not started: ");
+    outcome
+        .require_status(NOTHING_TO_RUN)
+        .require_line("writable-code: not started: ");
 }
 
 #[test]
@@ -126,7 +135,9 @@ fn a_program_at_a_kernel_address_is_refused() {
     let path = directory.path().join("in-the-kernel");
     std::fs::write(&path, bytes).unwrap();
     let outcome = Boot::new().module(path, "").run().unwrap();
-    outcome.require_status(NOTHING_TO_RUN).require_line("in-the-kernel: not started: ");
+    outcome
+        .require_status(NOTHING_TO_RUN)
+        .require_line("in-the-kernel: not started: ");
 }
 
 #[test]
@@ -139,19 +150,28 @@ fn a_program_larger_than_memory_is_refused() {
         .memory("64M".parse().unwrap())
         .run()
         .unwrap();
-    outcome.require_status(NOTHING_TO_RUN).require_line("large: not started: ");
+    outcome
+        .require_status(NOTHING_TO_RUN)
+        .require_line("large: not started: ");
 }
 
 #[test]
 fn more_kernel_memory_than_there_is_is_refused() {
-    let outcome = demonstration().kernel_memory("1G".parse().unwrap()).run().unwrap();
-    outcome.require_status(CANNOT_BOOT).require_line("[error] cannot boot: the kernel needs ");
+    let outcome = demonstration()
+        .kernel_memory("1G".parse().unwrap())
+        .run()
+        .unwrap();
+    outcome
+        .require_status(CANNOT_BOOT)
+        .require_line("[error] cannot boot: the kernel needs ");
 }
 
 #[test]
 fn without_a_module_there_is_nothing_to_run() {
     for via in [Via::Pvh, Via::Multiboot2] {
         let outcome = Boot::new().via(via).run().unwrap();
-        outcome.require_status(NOTHING_TO_RUN).require_line("there is no program to run");
+        outcome
+            .require_status(NOTHING_TO_RUN)
+            .require_line("there is no program to run");
     }
 }

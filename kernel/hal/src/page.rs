@@ -744,7 +744,13 @@ impl<G: Geometry, S: Storage> State<G, S> {
         let pages = self.storage.pages().len() as u64;
         for index in 0..self.unit_count(lowest) as u64 {
             let special = (pages - (index << bits)).min(1 << bits);
-            self.set_block(lowest, index, Status::NotInstalled, OwnerCode::HYPERVISOR, special);
+            self.set_block(
+                lowest,
+                index,
+                Status::NotInstalled,
+                OwnerCode::HYPERVISOR,
+                special,
+            );
         }
         for (range, status, owner) in ranges.clone() {
             for index in range.start().div_ceil(1 << bits)..range.end() >> bits {
@@ -766,7 +772,14 @@ impl<G: Geometry, S: Storage> State<G, S> {
     }
 
     /// The summary of a block whose `count` pages are all alike.
-    fn set_block(&mut self, level: Level, index: u64, status: Status, owner: OwnerCode, count: u64) {
+    fn set_block(
+        &mut self,
+        level: Level,
+        index: u64,
+        status: Status,
+        owner: OwnerCode,
+        count: u64,
+    ) {
         let special = if status == Status::Normal { 0 } else { count };
         let first = Frame::new(index << level.frame_bits::<G>());
         if let Some(block) = first.and_then(|first| self.block_mut(level, first)) {

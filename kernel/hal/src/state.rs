@@ -184,7 +184,11 @@ impl<G: Geometry, S: Storage> State<G, S> {
         let io = io.map(|range| (range, Status::Io, client));
         let all = environment.chain(normal).chain(io);
         for (number, (range, ..)) in all.clone().enumerate() {
-            if all.clone().take(number).any(|(other, ..)| other.overlaps(range)) {
+            if all
+                .clone()
+                .take(number)
+                .any(|(other, ..)| other.overlaps(range))
+            {
                 return Err(Error::BadLayout { range });
             }
         }

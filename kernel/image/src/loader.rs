@@ -48,7 +48,11 @@ impl fmt::Display for LoadError {
             Self::Entry(error) => error.fmt(formatter),
             Self::Memory(error) => error.fmt(formatter),
             Self::Unreadable(unreadable) => {
-                write!(formatter, "its bytes from {:#x} on cannot be read", unreadable.offset)
+                write!(
+                    formatter,
+                    "its bytes from {:#x} on cannot be read",
+                    unreadable.offset
+                )
             }
         }
     }
@@ -76,7 +80,9 @@ impl ModuleBytes<'_> {
         let memory = self.hal.memory();
         let mut regions = memory.module_regions(self.number)?;
         let region = regions.find_map(|region| region.derive(page).ok())?;
-        let mapping = memory.add_kernel_mapping(cpu, region, Rights::Read, false, None).ok()?;
+        let mapping = memory
+            .add_kernel_mapping(cpu, region, Rights::Read, false, None)
+            .ok()?;
         let within = usize::try_from(at.offset_in_page()).ok()?;
         let result = memory.read_bytes(&mapping, within, buffer);
         let (_, invalidation) = memory.remove_kernel_mapping(cpu, mapping);
@@ -91,8 +97,13 @@ impl FileBytes for ModuleBytes<'_> {
     }
 
     fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> Result<(), UnreadableFile> {
-        let unreadable = UnreadableFile { offset, bytes: buffer.len() as u64 };
-        self.range.part(offset, buffer.len() as u64).ok_or(unreadable)?;
+        let unreadable = UnreadableFile {
+            offset,
+            bytes: buffer.len() as u64,
+        };
+        self.range
+            .part(offset, buffer.len() as u64)
+            .ok_or(unreadable)?;
         let mut at = offset;
         let mut rest = buffer;
         while !rest.is_empty() {
@@ -117,23 +128,35 @@ pub(crate) fn load(hal: &mut Hal, pages: &mut Pages, number: usize) -> Result<Pr
         Some(module) => (module.command_line, module.range),
         None => ("", PhysicalRange::EMPTY),
     };
-    let image = elf::Program::parse(&mut ModuleBytes { hal, number, range })
-        .map_err(LoadError::Elf)?;
-    let no_memory = LoadError::NoMemory { pages: image.pages() };
+    let image =
+        elf::Program::parse(&mut ModuleBytes { hal, number, range }).map_err(LoadError::Elf)?;
+    let no_memory = LoadError::NoMemory {
+        pages: image.pages(),
+    };
     if image.pages() > pages.available() {
         return Err(no_memory);
     }
-    let Some(root) = pages.take() else { return Err(no_memory) };
+    let Some(root) = pages.take() else {
+        return Err(no_memory);
+    };
     let root = hal.memory().create_page_map_page(root)?;
-    let map = hal.memory().allocate_page_map(root).map_err(|refused| refused.error)?;
-    let mut space = Space { map, supply: TableSupply::EMPTY };
+    let map = hal
+        .memory()
+        .allocate_page_map(root)
+        .map_err(|refused| refused.error)?;
+    let mut space = Space {
+        map,
+        supply: TableSupply::EMPTY,
+    };
     let loaded = image
         .segments()
         .iter()
         .try_for_each(|segment| space.load(hal, pages, (number, range), segment, image.pages()));
     let context = loaded.and_then(|()| {
         let mut context = hal.new_context();
-        context.set_instruction_pointer(image.entry()).map_err(LoadError::Entry)?;
+        context
+            .set_instruction_pointer(image.entry())
+            .map_err(LoadError::Entry)?;
         let held = hal.memory().attach(&space.map)?;
         Ok((context, held))
     });
@@ -177,18 +200,26 @@ impl Space {
             let address = segment.first_page().get() + page * PAGE_BYTES;
             let from = address.max(start);
             let to = (address + PAGE_BYTES).min(file_end);
-            let filled = fill_page(hal, region, from.saturating_sub(address), |hal, buffer, at| {
-                let bytes = to.saturating_sub(from).saturating_sub(at).min(buffer.len() as u64);
-                let buffer = buffer.get_mut(..bytes as usize).unwrap_or(&mut []);
-                if buffer.is_empty() {
-                    return Ok(0);
-                }
-                let offset = segment.file_offset() + (from - start) + at;
-                ModuleBytes { hal, number, range }
-                    .read_at(offset, buffer)
-                    .map_err(LoadError::Unreadable)?;
-                Ok(buffer.len())
-            });
+            let filled = fill_page(
+                hal,
+                region,
+                from.saturating_sub(address),
+                |hal, buffer, at| {
+                    let bytes = to
+                        .saturating_sub(from)
+                        .saturating_sub(at)
+                        .min(buffer.len() as u64);
+                    let buffer = buffer.get_mut(..bytes as usize).unwrap_or(&mut []);
+                    if buffer.is_empty() {
+                        return Ok(0);
+                    }
+                    let offset = segment.file_offset() + (from - start) + at;
+                    ModuleBytes { hal, number, range }
+                        .read_at(offset, buffer)
+                        .map_err(LoadError::Unreadable)?;
+                    Ok(buffer.len())
+                },
+            );
             let mapped = filled.and_then(|()| self.map(hal, pages, address, region, rights));
             if let Err(error) = mapped {
                 pages.give(region);
@@ -210,7 +241,8 @@ impl Space {
         let to = Flexpage::new(address, PAGE_BITS)?;
         pages.fill(hal, &mut self.supply)?;
         let added =
-            hal.memory().add_mapping(&mut self.map, to, region, rights, None, &mut self.supply)?;
+            hal.memory()
+                .add_mapping(&mut self.map, to, region, rights, None, &mut self.supply)?;
         debug_assert_eq!(added.done, 1);
         Ok(())
     }
@@ -232,7 +264,9 @@ fn fill_page(
     mut read: impl FnMut(&mut Hal, &mut [u8], u64) -> Result<usize, LoadError>,
 ) -> Result<(), LoadError> {
     let cpu = hal.cpu();
-    let mapping = hal.memory().add_kernel_mapping(cpu, region, Rights::ReadWrite, false, None)?;
+    let mapping = hal
+        .memory()
+        .add_kernel_mapping(cpu, region, Rights::ReadWrite, false, None)?;
     let mut result = hal.memory().clear(&mapping).map_err(LoadError::Memory);
     let mut done = 0;
     let mut buffer = [0; 512];
@@ -243,12 +277,17 @@ fn fill_page(
                 let bytes = buffer.get(..count).unwrap_or(&[]);
                 let at = (offset + done) as usize;
                 done += count as u64;
-                hal.memory().write_bytes(&mapping, at, bytes).map_err(LoadError::Memory)
+                hal.memory()
+                    .write_bytes(&mapping, at, bytes)
+                    .map_err(LoadError::Memory)
             }
             Err(error) => Err(error),
         };
     }
     let (_, invalidation) = hal.memory().remove_kernel_mapping(cpu, mapping);
-    debug_assert!(hal.memory().is_complete(invalidation), "there is one processor");
+    debug_assert!(
+        hal.memory().is_complete(invalidation),
+        "there is one processor"
+    );
     result
 }

@@ -8,7 +8,12 @@
 #![no_std]
 #![no_main]
 #![forbid(unsafe_code)]
-#![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+#![deny(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic
+)]
 
 mod loader;
 mod pages;
@@ -51,15 +56,18 @@ fn main(mut hal: Hal) -> ! {
     let free = pages.available();
     for (number, module) in hal.information().modules().enumerate() {
         let name = module.name();
-        match loader::load(&mut hal, &mut pages, number).map(|program| scheduler.add(program)) {
-            Ok(Ok(())) => continue,
-            Ok(Err(program)) => {
-                error!("{name}: not started: there are too many programs");
-                program.free(&mut hal, &mut pages);
+        let Some(place) = scheduler.place() else {
+            error!("{name}: not started: there are too many programs");
+            refused = true;
+            continue;
+        };
+        match loader::load(&mut hal, &mut pages, number) {
+            Ok(program) => *place = Some(program),
+            Err(error) => {
+                error!("{name}: not started: {error}");
+                refused = true;
             }
-            Err(error) => error!("{name}: not started: {error}"),
         }
-        refused = true;
     }
     if scheduler.is_empty() {
         error!("there is no program to run");
@@ -71,5 +79,9 @@ fn main(mut hal: Hal) -> ! {
     }
     report::end(&hal);
     info!("all programs have ended");
-    heliox_hal::stop(if status == 0 && refused { NOTHING_TO_RUN } else { status })
+    heliox_hal::stop(if status == 0 && refused {
+        NOTHING_TO_RUN
+    } else {
+        status
+    })
 }

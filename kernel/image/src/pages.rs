@@ -22,7 +22,10 @@ pub(crate) struct Pages {
 impl Pages {
     /// All free memory of the machine.
     pub(crate) fn new(hal: &mut Hal) -> Self {
-        let mut pages = Self { free: [None; REGIONS], count: 0 };
+        let mut pages = Self {
+            free: [None; REGIONS],
+            count: 0,
+        };
         for region in hal.memory().initial_regions() {
             if region.kind() == RegionKind::Ram {
                 pages.push(region);
@@ -33,7 +36,11 @@ impl Pages {
 
     /// Number of free pages.
     pub(crate) fn available(&self) -> u64 {
-        self.free.iter().flatten().map(|region| region.pages()).sum()
+        self.free
+            .iter()
+            .flatten()
+            .map(|region| region.pages())
+            .sum()
     }
 
     /// A free page; `None` if there is none left.
@@ -57,8 +64,13 @@ impl Pages {
 
     /// Takes the page of `frame` back.
     fn give_frame(&mut self, hal: &mut Hal, frame: Frame) {
-        let Ok(page) = Flexpage::physical(frame.address(), PAGE_BITS) else { return };
-        let region = hal.memory().initial_regions().find_map(|region| region.derive(page).ok());
+        let Ok(page) = Flexpage::physical(frame.address(), PAGE_BITS) else {
+            return;
+        };
+        let region = hal
+            .memory()
+            .initial_regions()
+            .find_map(|region| region.derive(page).ok());
         if let Some(region) = region {
             self.push(region);
         }
@@ -102,12 +114,14 @@ pub(crate) fn free_page_map(hal: &mut Hal, pages: &mut Pages, mut map: PageMap) 
     while let Some(range) = rest.take() {
         let mut frames = [Frame::ZERO; STEP];
         let mut count = 0;
-        let removed = hal.memory().remove_mapping(cpu, &mut map, range, &mut supply, |mapping| {
-            if let Some(slot) = frames.get_mut(count) {
-                *slot = mapping.frame;
-                count += 1;
-            }
-        });
+        let removed = hal
+            .memory()
+            .remove_mapping(cpu, &mut map, range, &mut supply, |mapping| {
+                if let Some(slot) = frames.get_mut(count) {
+                    *slot = mapping.frame;
+                    count += 1;
+                }
+            });
         for frame in frames.iter().take(count) {
             pages.give_frame(hal, *frame);
         }
@@ -121,7 +135,9 @@ pub(crate) fn free_page_map(hal: &mut Hal, pages: &mut Pages, mut map: PageMap) 
             }
         }
     }
-    let Ok(mut dying) = hal.memory().free_page_map(cpu, map) else { return };
+    let Ok(mut dying) = hal.memory().free_page_map(cpu, map) else {
+        return;
+    };
     loop {
         match hal.memory().free_step(dying) {
             FreeStep::More { mut tables, rest } => {

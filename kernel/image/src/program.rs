@@ -69,15 +69,22 @@ impl Program {
 
     /// The first word of the command line.
     pub(crate) fn name(&self) -> &str {
-        let text = self.command_line.get(..self.command_line_length).unwrap_or(&[]);
+        let text = self
+            .command_line
+            .get(..self.command_line_length)
+            .unwrap_or(&[]);
         let text = core::str::from_utf8(text).unwrap_or("");
         text.split(' ').next().unwrap_or("")
     }
 
     /// Eight bytes of the command line, zeros behind its end.
     pub(crate) fn command_line_word(&self, index: u64) -> u64 {
-        let start = usize::try_from(index).ok().and_then(|index| index.checked_mul(8));
-        let bytes = start.and_then(|start| self.command_line.get(start..)).unwrap_or(&[]);
+        let start = usize::try_from(index)
+            .ok()
+            .and_then(|index| index.checked_mul(8));
+        let bytes = start
+            .and_then(|start| self.command_line.get(start..))
+            .unwrap_or(&[]);
         let mut word = [0; 8];
         for (target, byte) in word.iter_mut().zip(bytes) {
             *target = *byte;
@@ -97,7 +104,11 @@ impl Program {
                 continue;
             }
             if let Some(slot) = self.line.get_mut(self.line_length) {
-                *slot = if (b' '..=b'~').contains(&byte) { byte } else { b'?' };
+                *slot = if (b' '..=b'~').contains(&byte) {
+                    byte
+                } else {
+                    b'?'
+                };
                 self.line_length += 1;
             }
         }

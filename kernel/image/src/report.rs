@@ -7,12 +7,19 @@ use heliox_hal::{Hal, debug, info, warn};
 /// Prints what was found at boot.
 pub(crate) fn machine(hal: &mut Hal) {
     let information = hal.information();
-    info!("Heliox {}, started by {}", env!("CARGO_PKG_VERSION"), loader(hal));
+    info!(
+        "Heliox {}, started by {}",
+        env!("CARGO_PKG_VERSION"),
+        loader(hal)
+    );
     for diagnostic in information.diagnostics().as_slice() {
         warn!("{diagnostic}");
     }
     if information.diagnostics().lost() > 0 {
-        warn!("and {} more remarks like these", information.diagnostics().lost());
+        warn!(
+            "and {} more remarks like these",
+            information.diagnostics().lost()
+        );
     }
     info!("physical memory:");
     for area in information.memory_map().areas() {
@@ -47,7 +54,11 @@ pub(crate) fn machine(hal: &mut Hal) {
     debug!("clock: {counter} Hz, timer: {timer} Hz");
     for module in hal.information().modules() {
         let bytes = module.range.bytes();
-        info!("module {}: {bytes} bytes at {}", module.name(), module.range.start());
+        info!(
+            "module {}: {bytes} bytes at {}",
+            module.name(),
+            module.range.start()
+        );
     }
 }
 
@@ -57,7 +68,10 @@ pub(crate) fn end(hal: &Hal) {
         info!("boot: {cost}");
     }
     if hal.unexpected_interrupts() > 0 {
-        info!("{} interrupts that nobody had asked for", hal.unexpected_interrupts());
+        info!(
+            "{} interrupts that nobody had asked for",
+            hal.unexpected_interrupts()
+        );
     }
 }
 

@@ -21,18 +21,14 @@ pub(crate) struct Scheduler {
 impl Scheduler {
     /// No programs.
     pub(crate) const fn new() -> Self {
-        Self { programs: [const { None }; PROGRAMS] }
+        Self {
+            programs: [const { None }; PROGRAMS],
+        }
     }
 
-    /// Adds a program, or gives it back if there are too many.
-    pub(crate) fn add(&mut self, program: Program) -> Result<(), Program> {
-        match self.programs.iter_mut().find(|slot| slot.is_none()) {
-            Some(slot) => {
-                *slot = Some(program);
-                Ok(())
-            }
-            None => Err(program),
-        }
+    /// A place for one more program; `None` if there are too many.
+    pub(crate) fn place(&mut self) -> Option<&mut Option<Program>> {
+        self.programs.iter_mut().find(|slot| slot.is_none())
     }
 
     /// Whether there are no programs.

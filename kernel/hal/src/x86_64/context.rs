@@ -91,7 +91,10 @@ impl core::fmt::Display for RegisterError {
     fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
             Self::NotAUserAddress(address) => {
-                write!(formatter, "{address} is not an address that a program can use")
+                write!(
+                    formatter,
+                    "{address} is not an address that a program can use"
+                )
             }
         }
     }
@@ -122,7 +125,11 @@ impl Context {
     /// The value of a register.
     #[must_use]
     pub fn register(&self, register: Register) -> u64 {
-        self.frame.general.get(register as usize).copied().unwrap_or(0)
+        self.frame
+            .general
+            .get(register as usize)
+            .copied()
+            .unwrap_or(0)
     }
 
     /// Sets a register. Any value is good.
@@ -145,7 +152,10 @@ impl Context {
     ///
     /// # Errors
     /// If no program can run code there (`hazards` 3).
-    pub fn set_instruction_pointer(&mut self, address: VirtualAddress) -> Result<(), RegisterError> {
+    pub fn set_instruction_pointer(
+        &mut self,
+        address: VirtualAddress,
+    ) -> Result<(), RegisterError> {
         if !address.is_user() {
             return Err(RegisterError::NotAUserAddress(address));
         }

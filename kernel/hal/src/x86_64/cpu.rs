@@ -190,11 +190,13 @@ impl Cpu {
                 (&raw const stack_double_fault_end).cast_mut(),
                 (&raw const stack_machine_check_end).cast_mut(),
             ];
-            for (slot, end) in stacks.into_iter().enumerate() {
-                // The top word names the CPU (hazards 2); the stack begins 16 bytes below.
+            // The top word names the CPU (hazards 2); the stack begins 16 bytes below.
+            for end in stacks {
                 end.cast::<u64>().sub(1).write(area as u64);
-                (*area).task_state.interrupt_stacks[slot] = end as u64 - 16;
             }
+            let [debug, nmi, double_fault, machine_check] = stacks.map(|end| end as u64 - 16);
+            (*area).task_state.interrupt_stacks =
+                [debug, nmi, double_fault, machine_check, 0, 0, 0];
             let task_state = area as u64;
             (*area).descriptors = [
                 0,
@@ -203,10 +205,10 @@ impl Cpu {
                 0,
                 0x00cf_f300_0000_ffff,
                 0x00af_fb00_0000_ffff,
-                size_of::<TaskState>() as u64 - 1
+                (size_of::<TaskState>() as u64 - 1)
                     | (task_state & 0xff_ffff) << 16
                     | 0x89 << 40
-                    | (task_state >> 24 & 0xff) << 56,
+                    | ((task_state >> 24) & 0xff) << 56,
                 task_state >> 32,
             ];
             load_tables(area, table);
@@ -257,11 +259,10 @@ impl Cpu {
     }
 
     /// Debug exceptions and non-maskable interrupts that arrived while the kernel ran, and did
-    /// no harm, since the boot.
-    #[must_use]
-    pub(super) fn absorbed_in_kernel(&self) -> (u64, u64) {
+    /// no harm.
+    pub(super) fn absorbed(&self) -> u64 {
         // SAFETY: the area is this CPU's own.
-        unsafe { ((*self.area).debug_in_kernel, (*self.area).non_maskable) }
+        unsafe { (*self.area).debug_in_kernel + (*self.area).non_maskable }
     }
 }
 
@@ -282,8 +283,10 @@ unsafe fn load_tables(area: *mut CpuArea, table: *mut [[u64; 2]; 256]) {
             limit: size_of::<[u64; 8]>() as u16 - 1,
             base: &raw const (*area).descriptors as u64,
         };
-        let interrupts =
-            Pointer { limit: size_of::<[[u64; 2]; 256]>() as u16 - 1, base: table as u64 };
+        let interrupts = Pointer {
+            limit: size_of::<[[u64; 2]; 256]>() as u16 - 1,
+            base: table as u64,
+        };
         asm!(
             "lgdt [{descriptors}]",
             "push {code}",

@@ -79,7 +79,11 @@ impl fmt::Display for PageFaultError {
             (_, true) => "write",
             _ => "read",
         };
-        let cause = if self.is_protection() { "not allowed" } else { "not mapped" };
+        let cause = if self.is_protection() {
+            "not allowed"
+        } else {
+            "not mapped"
+        };
         write!(formatter, "{access}, {cause}")
     }
 }
@@ -107,7 +111,14 @@ pub(super) struct Executor {
 
 impl Executor {
     pub(super) fn new(cpu: Cpu, features: Features) -> Self {
-        Self { cpu, features, contexts: 0, resident: 0, unexpected: 0, first_entry: 0 }
+        Self {
+            cpu,
+            features,
+            contexts: 0,
+            resident: 0,
+            unexpected: 0,
+            first_entry: 0,
+        }
     }
 
     /// A context with all registers zero.
@@ -172,7 +183,7 @@ impl Executor {
 
     /// Interrupts that nobody asked for, since the boot.
     pub(super) fn unexpected(&self) -> u64 {
-        self.unexpected
+        self.unexpected + self.cpu.absorbed()
     }
 
     /// The time-stamp counter when the first program was entered; `None` before.
@@ -213,7 +224,11 @@ impl Executor {
             // a canonical address there; one in the upper half is of no use to it, and is not
             // loaded again (context.rs).
             let base = unsafe { processor::read_msr(msr::FS_BASE) };
-            context.fs_base = if base < heliox_address::USER_END { base } else { 0 };
+            context.fs_base = if base < heliox_address::USER_END {
+                base
+            } else {
+                0
+            };
         }
     }
 }

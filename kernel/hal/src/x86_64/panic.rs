@@ -20,7 +20,10 @@ fn die(what: fmt::Arguments<'_>, registers: &[(&str, u64)]) -> ! {
     if PANICKING.swap(true, Ordering::Relaxed) {
         shutdown::stop(PANIC_STATUS);
     }
-    log::line(format_args!("[panic] on CPU {}: {what}", processor::cpuid(1, 0).ebx >> 24));
+    log::line(format_args!(
+        "[panic] on CPU {}: {what}",
+        processor::cpuid(1, 0).ebx >> 24
+    ));
     for group in registers.chunks(4) {
         log::text(format_args!("[panic]"));
         for (name, value) in group {
@@ -70,7 +73,23 @@ fn panic(info: &PanicInfo<'_>) -> ! {
 /// An exception that the kernel itself caused, or a double fault or machine check; called by the
 /// entry code with the saved registers.
 pub(super) extern "C" fn fatal_exception(frame: &Frame) -> ! {
-    let [r15, r14, r13, r12, r11, r10, r9, r8, rbp, rdi, rsi, rdx, rcx, rbx, rax] = frame.general;
+    let [
+        r15,
+        r14,
+        r13,
+        r12,
+        r11,
+        r10,
+        r9,
+        r8,
+        rbp,
+        rdi,
+        rsi,
+        rdx,
+        rcx,
+        rbx,
+        rax,
+    ] = frame.general;
     die(
         format_args!(
             "exception {} ({}) with error code {:#x}",

@@ -74,7 +74,10 @@ impl core::fmt::Display for TimerError {
         match self {
             Self::NoLocalApic => formatter.write_str("the processor has no local APIC"),
             Self::BadAddress(address) => {
-                write!(formatter, "the local APIC's address {address:#x} is unusable")
+                write!(
+                    formatter,
+                    "the local APIC's address {address:#x} is unusable"
+                )
             }
         }
     }
@@ -117,15 +120,20 @@ impl Timer {
             processor::write_msr(msr::APIC_BASE, base);
             base & 0x000f_ffff_ffff_f000
         };
-        let frame: Frame =
-            PhysicalAddress::new(base).ok_or(TimerError::BadAddress(base))?.frame();
+        let frame: Frame = PhysicalAddress::new(base)
+            .ok_or(TimerError::BadAddress(base))?
+            .frame();
         // SAFETY: the frame holds the APIC's registers, which `read` and `write` use as such.
         unsafe { Slot::LocalApic.show(frame, true, no_execute) }
 
         write(SPURIOUS, 1 << 8 | u32::from(SPURIOUS_VECTOR));
-        for entry in
-            [LOCAL_TIMER, LOCAL_PERFORMANCE, LOCAL_INTERRUPT_0, LOCAL_INTERRUPT_1, LOCAL_ERROR]
-        {
+        for entry in [
+            LOCAL_TIMER,
+            LOCAL_PERFORMANCE,
+            LOCAL_INTERRUPT_0,
+            LOCAL_INTERRUPT_1,
+            LOCAL_ERROR,
+        ] {
             write(entry, MASKED);
         }
         write(TASK_PRIORITY, 0);
@@ -150,7 +158,7 @@ impl Timer {
     #[must_use]
     pub fn now(&self) -> u64 {
         let ticks = processor::time_stamp().wrapping_sub(self.start);
-        (u128::from(ticks) * u128::from(self.microseconds_per_tick) >> 32) as u64
+        ((u128::from(ticks) * u128::from(self.microseconds_per_tick)) >> 32) as u64
     }
 
     /// Ticks of the time-stamp counter since the kernel's first instruction. Where the machine
@@ -204,9 +212,10 @@ pub(super) fn end_of_interrupt(vector: u8) {
 fn mask_legacy_controllers() {
     // SAFETY: P1: the ports of the interrupt controllers reach no memory.
     unsafe {
-        for (command, data, first, wiring) in
-            [(0x20, 0x21, LEGACY_VECTORS, 4), (0xa0, 0xa1, LEGACY_VECTORS + 8, 2)]
-        {
+        for (command, data, first, wiring) in [
+            (0x20, 0x21, LEGACY_VECTORS, 4),
+            (0xa0, 0xa1, LEGACY_VECTORS + 8, 2),
+        ] {
             out8(command, 0x11);
             out8(data, first);
             out8(data, wiring);
