@@ -495,7 +495,7 @@ unsafe fn table_entry(table: u64, index: u64) -> *mut u64 {
 ///
 /// # Safety
 /// The words must be mapped, writable and not be in use.
-unsafe fn clear_words(address: u64, words: u64) {
+pub(super) unsafe fn clear_words(address: u64, words: u64) {
     // SAFETY: as the caller ensures; the direction flag is clear in kernel code.
     unsafe {
         asm!("rep stosq", inout("rcx") words => _, inout("rdi") address => _, in("rax") 0,

@@ -10,6 +10,7 @@ use super::context::Context;
 use super::environment::Layout;
 use super::execution::{Executor, Interrupt};
 use super::features::Features;
+use super::heap::{Heap, HeapError};
 use super::machine::RealMachine;
 use super::timer::Timer;
 use crate::cpu::CurrentCpu;
@@ -164,6 +165,30 @@ impl Hal {
         let interrupt = unsafe { self.executor.execute(context) };
         self.memory.enter(self.cpu);
         interrupt
+    }
+
+    /// The environment pages for kernel objects that are not in use yet: the page allocator's zone
+    /// `xen`.
+    #[must_use]
+    pub fn heap_frames(&self) -> FrameRange {
+        Heap::free_frames()
+    }
+
+    /// Lends pages of [`Hal::heap_frames`] to the heap, where a [`Box`](super::Box) then finds
+    /// room.
+    ///
+    /// # Errors
+    /// [`HeapError::NotFree`].
+    pub fn grow_heap(&mut self, frames: FrameRange) -> Result<(), HeapError> {
+        Heap::lend(frames)
+    }
+
+    /// Hands out pages of [`Hal::heap_frames`], as words that are zero, for good.
+    ///
+    /// # Errors
+    /// [`HeapError::NotFree`].
+    pub fn heap_words(&mut self, frames: FrameRange) -> Result<&'static mut [u64], HeapError> {
+        Heap::words(frames)
     }
 
     /// Waits until an interrupt arrives. Whether it was the timer's: then its deadline has passed,

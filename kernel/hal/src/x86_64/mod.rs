@@ -4,7 +4,8 @@
 //! |---|---|
 //! | `boot.s`, `start` | how the machine is taken over from the boot loader |
 //! | `processor`, `features` | single instructions, and which of them this processor has |
-//! | `environment`, `slots` | where the kernel's own memory lies and how it is mapped |
+//! | `environment`, `slots`, `heap` | where the kernel's own memory lies and how it is mapped |
+//! | `machine` | the raw operations on page tables and memory |
 //! | `entry.s`, `cpu` | how the processor gets into the kernel and back |
 //! | `context`, `extended_state`, `execution` | how a program's registers are kept and run |
 //! | `timer`, `pci`, `ports`, `log`, `shutdown`, `panic` | the few devices that the kernel drives |
@@ -24,6 +25,7 @@ mod execution;
 mod extended_state;
 mod features;
 mod hal;
+mod heap;
 pub mod log;
 mod machine;
 mod panic;
@@ -38,6 +40,7 @@ mod timer;
 pub use context::{Context, Register, RegisterError};
 pub use execution::{Interrupt, PageFaultError};
 pub use hal::{BootCost, BootReport, Hal, RealMemory};
+pub use heap::{Box, HeapError};
 pub use machine::RealMachine;
 
 pub use panic::PANIC_STATUS;

@@ -3,7 +3,7 @@
 //! Everything happens here once, on one CPU, with interrupts off: processor features, log,
 //! boot information, the environment, timer and devices. Then the client gets its [`Hal`].
 
-use heliox_address::{FrameRange, PhysicalAddress};
+use heliox_address::{FrameRange, PAGE_BYTES, PhysicalAddress};
 use heliox_boot::information::{BootInformation, BootProtocol};
 use heliox_boot::memory_map::{Limits, MemoryMap};
 use heliox_boot::options::Options;
@@ -13,6 +13,7 @@ use super::environment::{self, BootMemory, Environment, Layout};
 use super::execution::Executor;
 use super::features::Features;
 use super::hal::{BootReport, Hal};
+use super::heap::Heap;
 use super::machine::RealMachine;
 use super::timer::Timer;
 use super::{log, pci, shutdown};
@@ -122,6 +123,13 @@ pub(super) extern "C" fn start(loader: u32, address: u32) -> ! {
     };
     let memory =
         Memory::new(machine, storage, ranges.layout()).unwrap_or_else(|error| refuse(&error));
+    let used = (layout.metadata_bytes() + heap).div_ceil(PAGE_BYTES);
+    let objects = FrameRange::new(range.start() + used, range.end()).unwrap_or(FrameRange::EMPTY);
+    let start = environment
+        .heap
+        .wrapping_add((used * PAGE_BYTES - layout.metadata_bytes()) as usize);
+    // SAFETY: E1: the rest of the environment range, which is mapped and not used otherwise.
+    unsafe { Heap::set_aside(objects, start) }
     let report = BootReport {
         layout,
         environment: range,
