@@ -30,6 +30,14 @@ impl VirtualAddress {
         }
     }
 
+    /// The canonical address whose low 48 bits are those of `value`: that is, `value` itself if it
+    /// is canonical.
+    #[must_use]
+    #[inline]
+    pub const fn sign_extended(value: u64) -> Self {
+        Self((value << 16).cast_signed().wrapping_shr(16).cast_unsigned())
+    }
+
     /// The address as a number.
     #[must_use]
     pub const fn get(self) -> u64 {
@@ -94,6 +102,15 @@ mod tests {
         assert_eq!(VirtualAddress::new(0xffff_7fff_ffff_ffff), None);
         assert!(VirtualAddress::new(0xffff_8000_0000_0000).is_some());
         assert!(VirtualAddress::new(u64::MAX).is_some());
+    }
+
+    #[test]
+    fn sign_extension_makes_canonical_and_keeps_canonical() {
+        for value in [0, 1, 0x0000_7fff_ffff_ffff, 0xffff_8000_0000_0000, u64::MAX] {
+            assert_eq!(VirtualAddress::sign_extended(value).get(), value);
+        }
+        let extended = VirtualAddress::sign_extended(0x1234_8000_0000_0001);
+        assert_eq!(VirtualAddress::new(0xffff_8000_0000_0001), Some(extended));
     }
 
     #[test]

@@ -62,6 +62,11 @@ pub trait RootKind: 'static {
     /// Whether a present entry of a table of `level` maps memory; if not, it points to a table.
     fn is_leaf(entry: Entry, level: Level) -> bool;
 
+    /// Whether the entry of a table of `level`, 2 or above, points to a table.
+    fn is_table(entry: Entry, level: Level) -> bool {
+        Self::is_present(entry) && !Self::is_leaf(entry, level)
+    }
+
     /// The frame of the table that a present entry, not a leaf, points to.
     fn table_frame(entry: Entry) -> Frame;
 
@@ -220,6 +225,11 @@ impl RootKind for Host {
     #[inline]
     fn is_leaf(entry: Entry, level: Level) -> bool {
         level == Level::FIRST || entry.0 & Self::LARGE != 0
+    }
+
+    #[inline]
+    fn is_table(entry: Entry, _level: Level) -> bool {
+        entry.0 & (Self::PRESENT | Self::LARGE) == Self::PRESENT
     }
 
     #[inline]

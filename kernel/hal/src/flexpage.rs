@@ -7,6 +7,7 @@
 
 use core::fmt;
 use core::marker::PhantomData;
+use core::num::NonZeroU64;
 
 use heliox_address::{Frame, PAGE_BITS, PHYSICAL_BITS, PhysicalAddress, VirtualAddress};
 
@@ -48,12 +49,14 @@ impl<Kind> Flexpage<Kind> {
 
     /// Log2 of the size in bytes.
     #[must_use]
+    #[inline]
     pub const fn bits(self) -> u32 {
         self.bits
     }
 
     /// Number of 4 KiB pages.
     #[must_use]
+    #[inline]
     pub const fn pages(self) -> u64 {
         1 << (self.bits - PAGE_BITS)
     }
@@ -71,6 +74,7 @@ impl Flexpage<Physical> {
 
     /// The first frame.
     #[must_use]
+    #[inline]
     pub const fn first_frame(self) -> Frame {
         match Frame::new(self.start >> PAGE_BITS) {
             Some(frame) => frame,
@@ -81,12 +85,19 @@ impl Flexpage<Physical> {
 
     /// The first byte.
     #[must_use]
+    #[inline]
     pub const fn start(self) -> PhysicalAddress {
         self.first_frame().address()
     }
 }
 
 impl Flexpage<Virtual> {
+    /// The start as a number.
+    #[inline]
+    pub(crate) const fn start_number(self) -> u64 {
+        self.start
+    }
+
     /// The `1 << bits` bytes of an address space from `start` on.
     ///
     /// # Errors
@@ -98,12 +109,10 @@ impl Flexpage<Virtual> {
 
     /// The first address.
     #[must_use]
+    #[inline]
     pub const fn start(self) -> VirtualAddress {
-        match VirtualAddress::new(self.start) {
-            Some(address) => address,
-            // Not reached: made from a virtual address.
-            None => VirtualAddress::ZERO,
-        }
+        // It is canonical: made from a virtual address.
+        VirtualAddress::sign_extended(self.start)
     }
 }
 
@@ -117,7 +126,7 @@ impl<Kind> fmt::Debug for Flexpage<Kind> {
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct VirtualRange {
     start: u64,
-    pages: u64,
+    pages: NonZeroU64,
 }
 
 impl VirtualRange {
@@ -129,15 +138,18 @@ impl VirtualRange {
     /// address space that it begins in.
     pub const fn new(start: VirtualAddress, pages: u64) -> Result<Self, Error> {
         let error = Err(Error::BadRange { start, pages });
-        if pages == 0 || pages > 1 << (VIRTUAL_BITS - PAGE_BITS) {
+        if pages > 1 << (VIRTUAL_BITS - PAGE_BITS) {
             return error;
         }
+        let Some(nonzero) = NonZeroU64::new(pages) else {
+            return error;
+        };
         let first = start.page_start();
         match first.checked_add((pages << PAGE_BITS) - 1) {
             // Both are canonical: it is the gap if the halves differ.
             Some(last) if first.get() >> VIRTUAL_BITS == last.get() >> VIRTUAL_BITS => Ok(Self {
                 start: first.get(),
-                pages,
+                pages: nonzero,
             }),
             _ => error,
         }
@@ -145,18 +157,23 @@ impl VirtualRange {
 
     /// The first address.
     #[must_use]
+    #[inline]
     pub const fn start(self) -> VirtualAddress {
-        match VirtualAddress::new(self.start) {
-            Some(address) => address,
-            // Not reached: made from a virtual address.
-            None => VirtualAddress::ZERO,
-        }
+        // It is canonical: made from a virtual address.
+        VirtualAddress::sign_extended(self.start)
     }
 
     /// Number of pages, not 0.
     #[must_use]
+    #[inline]
     pub const fn pages(self) -> u64 {
-        self.pages
+        self.pages.get()
+    }
+
+    /// The start as a number.
+    #[inline]
+    pub(crate) const fn start_number(self) -> u64 {
+        self.start
     }
 
     /// Start and end as numbers, if the range ends at or below `limit`.
@@ -164,10 +181,10 @@ impl VirtualRange {
     pub(crate) const fn below(self, limit: u64) -> Result<(u64, u64), Error> {
         let error = Err(Error::NotUser {
             start: self.start(),
-            pages: self.pages,
+            pages: self.pages(),
         });
         // Cannot overflow in the lower half; in the upper half the start alone is too high.
-        match self.start.checked_add(self.pages << PAGE_BITS) {
+        match self.start.checked_add(self.pages() << PAGE_BITS) {
             Some(end) if end <= limit => Ok((self.start, end)),
             _ => error,
         }
@@ -176,13 +193,12 @@ impl VirtualRange {
     /// The pages from `start` to `end`, part of a range, or `None` if there are none.
     #[inline]
     pub(crate) const fn rest(start: u64, end: u64) -> Option<Self> {
-        if start < end {
-            Some(Self {
-                start,
-                pages: (end - start) >> PAGE_BITS,
-            })
-        } else {
-            None
+        if start >= end {
+            return None;
+        }
+        match NonZeroU64::new((end - start) >> PAGE_BITS) {
+            Some(pages) => Some(Self { start, pages }),
+            None => None,
         }
     }
 }
@@ -192,7 +208,8 @@ impl From<Flexpage<Virtual>> for VirtualRange {
     fn from(flexpage: Flexpage<Virtual>) -> Self {
         Self {
             start: flexpage.start,
-            pages: flexpage.pages(),
+            // A power of two is not 0.
+            pages: NonZeroU64::new(flexpage.pages()).unwrap_or(NonZeroU64::MIN),
         }
     }
 }

@@ -61,8 +61,16 @@ impl Level {
     /// The level whose tables map 4 KiB pages.
     pub const FIRST: Self = Self(1);
 
+    /// Level `number`, which is 1 to [`MAX_LEVELS`].
+    #[inline]
+    pub(crate) const fn at(number: u32) -> Self {
+        debug_assert!(number >= 1 && number as usize <= MAX_LEVELS);
+        Self(number)
+    }
+
     /// Level `number`, or `None` if geometry `G` has no such level.
     #[must_use]
+    #[inline]
     pub const fn new<G: Geometry>(number: u32) -> Option<Self> {
         if number >= 1 && number <= G::LEVELS {
             Some(Self(number))
@@ -73,12 +81,14 @@ impl Level {
 
     /// The level of root tables.
     #[must_use]
+    #[inline]
     pub const fn root<G: Geometry>() -> Self {
         Self(G::LEVELS)
     }
 
     /// The number of the level, from 1 on.
     #[must_use]
+    #[inline]
     pub const fn number(self) -> u32 {
         self.0
     }
@@ -86,6 +96,7 @@ impl Level {
     /// The level below, that of the tables that a table of this level points to, or `None` of
     /// level 1.
     #[must_use]
+    #[inline]
     pub const fn below(self) -> Option<Self> {
         if self.0 > 1 {
             Some(Self(self.0 - 1))
@@ -96,36 +107,42 @@ impl Level {
 
     /// The level above, or `None` of the root's.
     #[must_use]
+    #[inline]
     pub const fn above<G: Geometry>(self) -> Option<Self> {
         Self::new::<G>(self.0 + 1)
     }
 
     /// Log2 of the number of bytes that an entry of this level translates.
     #[must_use]
+    #[inline]
     pub const fn bits<G: Geometry>(self) -> u32 {
         PAGE_BITS + G::INDEX_BITS * (self.0 - 1)
     }
 
     /// Number of bytes that an entry of this level translates.
     #[must_use]
+    #[inline]
     pub const fn bytes<G: Geometry>(self) -> u64 {
         1 << self.bits::<G>()
     }
 
     /// Log2 of the number of frames that an entry of this level translates.
     #[must_use]
+    #[inline]
     pub const fn frame_bits<G: Geometry>(self) -> u32 {
         G::INDEX_BITS * (self.0 - 1)
     }
 
     /// Number of frames that an entry of this level translates.
     #[must_use]
+    #[inline]
     pub const fn frames<G: Geometry>(self) -> u64 {
         1 << self.frame_bits::<G>()
     }
 
     /// Index of the entry for `address` in a table of this level; below [`Geometry::ENTRIES`].
     #[must_use]
+    #[inline]
     pub const fn index<G: Geometry>(self, address: VirtualAddress) -> usize {
         self.index_at::<G>(address.get())
     }

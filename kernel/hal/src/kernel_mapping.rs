@@ -24,7 +24,7 @@ use crate::region::{PhysicalRegion, RegionKind};
 use crate::rights::Rights;
 use crate::share::Share;
 use crate::state::{State, Storage};
-use crate::translation::{Holders, Invalidation};
+use crate::translation::Invalidation;
 
 /// Number of 8-byte words in a page.
 pub const PAGE_WORDS: usize = 512;
@@ -242,7 +242,7 @@ impl AddKernel {
             // Another processor may have cached that programs cannot use these addresses, from a
             // time when the kernel had them open for itself: it would fault once, and forget
             // that when the fault enters the kernel.
-            state.owe(cpu.index(), Holders::All);
+            state.owe_by_all(cpu.index());
         }
         KernelMapping {
             region: self.region,
@@ -268,7 +268,7 @@ pub(crate) fn remove<M: Machine, S: Storage>(
     // W2: what only the kernel could use leads to the same frame however stale it is, and the
     // kernel does not use it; what programs could use must go everywhere.
     let stamp = if mapping.programs {
-        state.owe(cpu.index(), Holders::All)
+        state.owe_by_all(cpu.index())
     } else {
         None
     };

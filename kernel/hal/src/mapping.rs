@@ -18,12 +18,12 @@ use crate::flexpage::{Flexpage, Virtual, VirtualRange};
 use crate::geometry::{Geometry, Level, MAX_LEVELS};
 use crate::machine::Machine;
 use crate::page::{Status, Units};
-use crate::page_map::{PageMap, PageMapPage, TableSupply, root_level, virtual_address};
+use crate::page_map::{PageMap, PageMapPage, TableSupply, root_level};
 use crate::region::{PhysicalRegion, RegionKind};
 use crate::rights::{MemoryType, Rights};
 use crate::share::Share;
 use crate::state::{State, Storage};
-use crate::translation::{DrainingPage, Holders, Invalidation, Stamp};
+use crate::translation::{DrainingPage, Invalidation, Stamp};
 
 /// With more pages than this to invalidate, everything is flushed instead.
 const INVALIDATE_LIMIT: u32 = 16;
@@ -64,7 +64,7 @@ impl MappingInfo {
     fn new<K: RootKind>(address: u64, level: Level, entry: Entry) -> Self {
         let attributes = K::attributes(entry);
         Self {
-            address: virtual_address(address),
+            address: VirtualAddress::sign_extended(address),
             level,
             frame: K::leaf_frame(entry, level),
             rights: attributes.rights,
@@ -122,14 +122,60 @@ pub(crate) struct Add {
 }
 
 impl Add {
-    #[inline]
-    pub(crate) fn decide<K: RootKind, M: Machine, S: Storage>(
+    /// The common case by itself, so that it costs little: one page of RAM, whose own record
+    /// names the page map's owner, and whose tables exist. Whatever is not that, or not allowed,
+    /// is for [`Add::decide`], which would decide the same here.
+    #[inline(always)]
+    pub(crate) fn decide_page<K: RootKind, M: Machine, S: Storage>(
         state: &State<M::Geometry, S>,
         machine: &M,
         map: &PageMap<K>,
+        to: Flexpage<Virtual>,
+        region: PhysicalRegion,
+        rights: Rights,
+    ) -> Option<Self> {
+        let address = to.start_number();
+        let first = region.first_frame();
+        let is_common = region.bits() == PAGE_BITS
+            && to.bits() == PAGE_BITS
+            && address < limit::<K, M::Geometry>()
+            && region.kind() == RegionKind::Ram
+            && state.is_plainly_owned(first, map.owner_code());
+        if !is_common {
+            return None;
+        }
+        let table = level_one_table::<K, M>(machine, map.root(), address)?;
+        let entry = machine.read_entry(table, Level::FIRST.index_at::<M::Geometry>(address));
+        if K::is_present(entry) {
+            return None;
+        }
+        Some(Self {
+            table,
+            missing: 0,
+            address,
+            units: Units {
+                level: Level::FIRST,
+                first,
+                count: 1,
+            },
+            attributes: Attributes {
+                rights,
+                memory_type: MemoryType::WriteBack,
+                foreign: false,
+            },
+            done: 1,
+        })
+    }
+
+    /// Adds a mapping of any size, as far as one table goes.
+    #[inline]
+    pub(crate) fn carry_out<K: RootKind, M: Machine, S: Storage>(
+        state: &mut State<M::Geometry, S>,
+        machine: &mut M,
+        map: &PageMap<K>,
         request: Request<'_>,
-        supply: &TableSupply,
-    ) -> Result<Self, Error> {
+        supply: &mut TableSupply,
+    ) -> Result<Added, Error> {
         let Request { to, region, .. } = request;
         if to.bits() != region.bits() {
             return Err(Error::SizesDiffer {
@@ -137,17 +183,58 @@ impl Add {
                 physical_bits: region.bits(),
             });
         }
-        let (start, _) = VirtualRange::from(to).below(limit::<K, M::Geometry>())?;
-        let pages = region.pages();
         let units = Units::of::<M::Geometry>(
             region.first_frame(),
             region.bits() - PAGE_BITS,
             state.largest_leaf,
         );
+        // One instance for each level: shifts and loops over levels then cost next to nothing.
+        let (map, count) = (map, units.count);
+        match units.level.number() {
+            1 => Self::at_level::<K, M, S, 1>(state, machine, map, request, supply, count),
+            2 => Self::at_level::<K, M, S, 2>(state, machine, map, request, supply, count),
+            3 => Self::at_level::<K, M, S, 3>(state, machine, map, request, supply, count),
+            4 => Self::at_level::<K, M, S, 4>(state, machine, map, request, supply, count),
+            _ => Self::at_level::<K, M, S, 5>(state, machine, map, request, supply, count),
+        }
+    }
+
+    #[inline(never)]
+    fn at_level<K: RootKind, M: Machine, S: Storage, const LEVEL: u32>(
+        state: &mut State<M::Geometry, S>,
+        machine: &mut M,
+        map: &PageMap<K>,
+        request: Request<'_>,
+        supply: &mut TableSupply,
+        count: u64,
+    ) -> Result<Added, Error> {
+        let units = Units {
+            level: Level::at(LEVEL),
+            first: request.region.first_frame(),
+            count,
+        };
+        let plan = Self::decide::<K, M, S>(state, machine, map, request, supply, units)?;
+        Ok(plan.apply::<K, M, S>(state, machine, supply))
+    }
+
+    /// Decides on the part of the region's `units` that is to be done now.
+    #[inline(always)]
+    pub(crate) fn decide<K: RootKind, M: Machine, S: Storage>(
+        state: &State<M::Geometry, S>,
+        machine: &M,
+        map: &PageMap<K>,
+        request: Request<'_>,
+        supply: &TableSupply,
+        units: Units,
+    ) -> Result<Self, Error> {
+        let Request {
+            to, region, done, ..
+        } = request;
+        let (start, _) = VirtualRange::from(to).below(limit::<K, M::Geometry>())?;
         let level = units.level;
         let unit_bits = level.frame_bits::<M::Geometry>();
-        let done = request.done;
-        if done >= pages || done & ((1 << unit_bits) - 1) != 0 {
+        let units_done = done >> unit_bits;
+        if units_done >= units.count || units_done << unit_bits != done {
             return Err(Error::BadResume { done });
         }
         let Some(first) = units.first.checked_add(done) else {
@@ -155,7 +242,8 @@ impl Add {
         };
         let address = start + (done << PAGE_BITS);
         let index = level.index_at::<M::Geometry>(address);
-        let count = ((pages - done) >> unit_bits).min((M::Geometry::ENTRIES - index) as u64);
+        let room = (M::Geometry::ENTRIES - index) as u64;
+        let count = (units.count - units_done).min(room);
         let units = Units {
             level,
             first,
@@ -186,7 +274,7 @@ impl Add {
                 break;
             }
             if K::is_leaf(entry, above) {
-                let address = virtual_address(address);
+                let address = VirtualAddress::sign_extended(address);
                 return Err(Error::AlreadyMapped { address });
             }
             table = K::table_frame(entry);
@@ -197,7 +285,7 @@ impl Add {
             for unit in 0..count as usize {
                 if K::is_present(machine.read_entry(table, index + unit)) {
                     let address = address + ((unit as u64) << level.bits::<M::Geometry>());
-                    let address = virtual_address(address);
+                    let address = VirtualAddress::sign_extended(address);
                     return Err(Error::AlreadyMapped { address });
                 }
             }
@@ -218,7 +306,26 @@ impl Add {
         })
     }
 
-    #[inline]
+    /// Carries out what [`Add::decide_page`] decided.
+    #[inline(always)]
+    pub(crate) fn apply_page<K: RootKind, M: Machine, S: Storage>(
+        self,
+        state: &mut State<M::Geometry, S>,
+        machine: &mut M,
+    ) -> Added {
+        let Units { level, first, .. } = self.units;
+        let index = level.index_at::<M::Geometry>(self.address);
+        machine.write_entry(self.table, index, K::leaf(level, first, self.attributes));
+        state.add_reference(level, first);
+        state.add_count(self.table, 1);
+        Added {
+            tables: self.missing,
+            done: self.done,
+        }
+    }
+
+    /// Carries out what [`Add::decide`] decided.
+    #[inline(always)]
     pub(crate) fn apply<K: RootKind, M: Machine, S: Storage>(
         self,
         state: &mut State<M::Geometry, S>,
@@ -237,7 +344,7 @@ impl Add {
     }
 
     /// Writes the entries into `table`, and counts them and what they map.
-    #[inline]
+    #[inline(always)]
     fn fill<K: RootKind, M: Machine, S: Storage>(
         self,
         state: &mut State<M::Geometry, S>,
@@ -313,6 +420,27 @@ fn check_io_owner(region: PhysicalRegion, owner: OwnerCode) -> Result<(), Error>
 
 // --- Finding what is mapped ---
 
+/// The level-1 table that translates `address`, if there is one.
+#[inline(always)]
+fn level_one_table<K: RootKind, M: Machine>(
+    machine: &M,
+    root: Frame,
+    address: u64,
+) -> Option<Frame> {
+    let mut table = root;
+    let mut number = M::Geometry::LEVELS;
+    while number > Level::FIRST.number() {
+        let level = Level::at(number);
+        let entry = machine.read_entry(table, level.index_at::<M::Geometry>(address));
+        if !K::is_table(entry, level) {
+            return None;
+        }
+        table = K::table_frame(entry);
+        number -= 1;
+    }
+    Some(table)
+}
+
 /// A present leaf entry and how it was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Leaf {
@@ -333,7 +461,6 @@ enum Found {
 
 /// Looks for the first leaf entry from `start` on. Reads at most one table of each level, and so
 /// may end before `end` without having found one.
-#[inline]
 fn find<K: RootKind, M: Machine>(machine: &M, root: Frame, start: u64, end: u64) -> Found {
     let mut table = root;
     let mut level = root_level::<M::Geometry>();
@@ -422,7 +549,6 @@ struct Run {
 impl Run {
     /// The entries from `leaf` on that are wholly within the range: with `holes`, leaves and
     /// absent entries; without, leaves.
-    #[inline]
     fn from<K: RootKind, M: Machine>(machine: &M, leaf: Leaf, end: u64, holes: bool) -> Self {
         let Leaf { table, level, .. } = leaf;
         let address = leaf.base::<M::Geometry>();
@@ -460,7 +586,7 @@ impl Run {
 
     /// Empties the entries, and unlinks the table and those above it that become empty. For
     /// each mapping that was there `each` is told, and for each table `freed`.
-    #[inline]
+    #[inline(always)]
     fn clear<K: RootKind, M: Machine, S: Storage>(
         &self,
         state: &mut State<M::Geometry, S>,
@@ -593,7 +719,7 @@ impl Split {
         let Some(below) = self.level.below() else {
             return Invalidation::COMPLETE;
         };
-        let stamp = state.owe(cpu.index(), Holders::Root(root));
+        let (is_loaded, stamp) = state.owe_for_root(cpu.index(), root);
         let new = page.frame();
         state.set_status(new, Status::PageTable);
         for index in 0..M::Geometry::ENTRIES {
@@ -624,7 +750,7 @@ impl Split {
             }
             state.drop_reference(self.level, frame, stamp);
         }
-        if state.is_loaded_on(cpu.index(), root) {
+        if is_loaded {
             machine.flush(cpu);
             state.note_flush(cpu.index(), false);
         }
@@ -659,43 +785,49 @@ fn exchange_marked<K: RootKind, M: Machine>(
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "the pages are lost unless they are reclaimed"]
 pub struct FreedTables {
-    frames: [Frame; MAX_LEVELS - 1],
-    count: usize,
+    /// Numbers of frames; those of pages with records fit.
+    frames: [u32; MAX_LEVELS - 1],
+    count: u32,
     since: Invalidation,
 }
 
 impl FreedTables {
+    #[inline(always)]
     const fn new(since: Invalidation) -> Self {
         Self {
-            frames: [Frame::ZERO; MAX_LEVELS - 1],
+            frames: [0; MAX_LEVELS - 1],
             count: 0,
             since,
         }
     }
 
-    #[inline]
     fn add(&mut self, frame: Frame) {
-        if let Some(slot) = self.frames.get_mut(self.count) {
-            *slot = frame;
+        // T1: a table has a record, and so its number fits.
+        if let Some(slot) = self.frames.get_mut(self.count as usize)
+            && let Ok(number) = u32::try_from(frame.number())
+        {
+            *slot = number;
             self.count += 1;
         }
     }
 
     /// Number of pages that are still to be taken out.
     #[must_use]
+    #[inline]
     pub const fn left(&self) -> usize {
-        self.count
+        self.count as usize
     }
 }
 
 impl Iterator for FreedTables {
     type Item = DrainingPage;
 
+    #[inline]
     fn next(&mut self) -> Option<DrainingPage> {
         let last = self.count.checked_sub(1)?;
         self.count = last;
-        let frame = self.frames.get(last).copied()?;
-        Some(DrainingPage::new(frame, self.since))
+        let number = self.frames.get(last as usize).copied()?;
+        Some(DrainingPage::new(Frame::new(number.into())?, self.since))
     }
 }
 
@@ -709,8 +841,14 @@ pub struct Removed {
     pub tables: FreedTables,
     /// What is left to be done of the range.
     pub rest: Option<VirtualRange>,
+}
+
+impl Removed {
     /// When no processor can use what was removed.
-    pub invalidation: Invalidation,
+    #[inline]
+    pub const fn invalidation(&self) -> Invalidation {
+        self.tables.since
+    }
 }
 
 /// What a step of changing mappings did.
@@ -744,7 +882,7 @@ pub(crate) struct Target {
 
 impl Target {
     /// The part of a page map's address space that `range` names.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn new<K: RootKind, G: Geometry>(
         map: &PageMap<K>,
         range: VirtualRange,
@@ -774,63 +912,45 @@ pub(crate) struct Entries(Run);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SplitFirst(Split);
 
-impl Remove {
-    #[inline]
-    pub(crate) fn decide<K: RootKind, M: Machine, S: Storage>(
-        state: &State<M::Geometry, S>,
+impl Entries {
+    /// The common case by itself, so that it costs little: the range is one page, which is mapped
+    /// as such. Whatever is not that is for [`Remove::decide`], which would decide the same here.
+    #[inline(always)]
+    pub(crate) fn decide_page<K: RootKind, M: Machine>(
         machine: &M,
-        target: Target,
-        supply: &TableSupply,
-    ) -> Result<Self, Error> {
-        let Target { root, start, end } = target;
-        match find::<K, M>(machine, root, start, end) {
-            Found::NothingBelow(next) => Ok(Self::Nothing(next)),
-            Found::Leaf(leaf) if leaf.is_within::<M::Geometry>(start, end) => Ok(Self::Entries(
-                Entries(Run::from::<K, M>(machine, leaf, end, true)),
-            )),
-            Found::Leaf(leaf) => Ok(Self::Split(SplitFirst(Split::decide::<K, M, S>(
-                state, leaf, supply,
-            )?))),
+        map: &PageMap<K>,
+        range: VirtualRange,
+    ) -> Option<Self> {
+        let address = range.start_number();
+        if range.pages() != 1 || address >= limit::<K, M::Geometry>() {
+            return None;
         }
+        let table = level_one_table::<K, M>(machine, map.root(), address)?;
+        let entry = machine.read_entry(table, Level::FIRST.index_at::<M::Geometry>(address));
+        K::is_present(entry).then_some(Self(Run {
+            table,
+            level: Level::FIRST,
+            address,
+            count: 1,
+            present: 1,
+        }))
     }
 
-    #[inline]
+    /// Removes the entries, of a range that goes on until `end` if there may be more of it.
+    #[inline(always)]
     pub(crate) fn apply<K: RootKind, M: Machine, S: Storage>(
         self,
         state: &mut State<M::Geometry, S>,
         machine: &mut M,
         cpu: CurrentCpu,
-        target: Target,
-        supply: &mut TableSupply,
+        root: Frame,
+        end: Option<u64>,
         mut each: impl FnMut(MappingInfo),
     ) -> Removed {
-        let Target { root, end, .. } = target;
-        let run = match self {
-            Self::Entries(Entries(run)) => run,
-            Self::Nothing(next) => {
-                return Removed {
-                    mappings: 0,
-                    tables: FreedTables::new(Invalidation::COMPLETE),
-                    rest: VirtualRange::rest(next, end),
-                    invalidation: Invalidation::COMPLETE,
-                };
-            }
-            Self::Split(SplitFirst(split)) => {
-                let next = split.next;
-                let invalidation = split.apply::<K, M, S>(state, machine, cpu, root, supply);
-                return Removed {
-                    mappings: 0,
-                    tables: FreedTables::new(Invalidation::COMPLETE),
-                    rest: VirtualRange::rest(next, end),
-                    invalidation,
-                };
-            }
-        };
-        let stamp = state.owe(cpu.index(), Holders::Root(root));
-        let invalidation = Invalidation::since(stamp);
-        let mut tables = FreedTables::new(invalidation);
-        let is_loaded = state.is_loaded_on(cpu.index(), root);
+        let Self(run) = self;
+        let (is_loaded, stamp) = state.owe_for_root(cpu.index(), root);
         let one_by_one = is_loaded && run.present <= INVALIDATE_LIMIT;
+        let mut tables = FreedTables::new(Invalidation::since(stamp));
         run.clear::<K, M, S>(
             state,
             machine,
@@ -855,8 +975,55 @@ impl Remove {
         Removed {
             mappings: run.present,
             tables,
-            rest: VirtualRange::rest(run.end::<M::Geometry>(), end),
-            invalidation,
+            rest: end.and_then(|end| VirtualRange::rest(run.end::<M::Geometry>(), end)),
+        }
+    }
+}
+
+impl Remove {
+    #[inline(never)]
+    pub(crate) fn decide<K: RootKind, M: Machine, S: Storage>(
+        state: &State<M::Geometry, S>,
+        machine: &M,
+        target: Target,
+        supply: &TableSupply,
+    ) -> Result<Self, Error> {
+        let Target { root, start, end } = target;
+        match find::<K, M>(machine, root, start, end) {
+            Found::NothingBelow(next) => Ok(Self::Nothing(next)),
+            Found::Leaf(leaf) if leaf.is_within::<M::Geometry>(start, end) => Ok(Self::Entries(
+                Entries(Run::from::<K, M>(machine, leaf, end, true)),
+            )),
+            Found::Leaf(leaf) => Ok(Self::Split(SplitFirst(Split::decide::<K, M, S>(
+                state, leaf, supply,
+            )?))),
+        }
+    }
+
+    #[inline(never)]
+    pub(crate) fn apply<K: RootKind, M: Machine, S: Storage>(
+        self,
+        state: &mut State<M::Geometry, S>,
+        machine: &mut M,
+        cpu: CurrentCpu,
+        target: Target,
+        supply: &mut TableSupply,
+        each: impl FnMut(MappingInfo),
+    ) -> Removed {
+        let nothing = |next, since| Removed {
+            mappings: 0,
+            tables: FreedTables::new(since),
+            rest: VirtualRange::rest(next, target.end),
+        };
+        match self {
+            Self::Nothing(next) => nothing(next, Invalidation::COMPLETE),
+            Self::Entries(entries) => {
+                entries.apply::<K, M, S>(state, machine, cpu, target.root, Some(target.end), each)
+            }
+            Self::Split(SplitFirst(split)) => {
+                let since = split.apply::<K, M, S>(state, machine, cpu, target.root, supply);
+                nothing(split.next, since)
+            }
         }
     }
 }
@@ -871,7 +1038,6 @@ pub(crate) enum Modify {
 }
 
 impl Modify {
-    #[inline]
     pub(crate) fn decide<K: RootKind, M: Machine, S: Storage>(
         state: &State<M::Geometry, S>,
         machine: &M,
@@ -881,7 +1047,7 @@ impl Modify {
     ) -> Result<Self, Error> {
         let Target { root, start, end } = target;
         let not_mapped = |address| Error::NotMapped {
-            address: virtual_address(address),
+            address: VirtualAddress::sign_extended(address),
         };
         let leaf = match find::<K, M>(machine, root, start, end) {
             Found::Leaf(leaf) if leaf.address == start => leaf,
@@ -911,7 +1077,6 @@ impl Modify {
         Ok(Self::Entries(Entries(run), change))
     }
 
-    #[inline]
     pub(crate) fn apply<K: RootKind, M: Machine, S: Storage>(
         self,
         state: &mut State<M::Geometry, S>,
@@ -934,8 +1099,7 @@ impl Modify {
                 };
             }
         };
-        let stamp = state.owe(cpu.index(), Holders::Root(root));
-        let is_loaded = state.is_loaded_on(cpu.index(), root);
+        let (is_loaded, stamp) = state.owe_for_root(cpu.index(), root);
         let one_by_one = is_loaded && run.present <= INVALIDATE_LIMIT;
         let first = run.level.index_at::<M::Geometry>(run.address);
         let mut address = run.address;
@@ -952,7 +1116,7 @@ impl Modify {
                 }
             };
             if one_by_one {
-                machine.invalidate_page(cpu, virtual_address(address));
+                machine.invalidate_page(cpu, VirtualAddress::sign_extended(address));
             }
             each(MappingInfo::new::<K>(address, run.level, old));
             address = behind::<M::Geometry>(run.level, address);
@@ -976,7 +1140,7 @@ fn check_change<K: RootKind>(address: u64, entry: Entry, change: Change) -> Resu
     match change {
         Change::Rights(asked) if held.foreign && !held.rights.contains(asked) => {
             Err(Error::Upgrade {
-                address: virtual_address(address),
+                address: VirtualAddress::sign_extended(address),
                 asked,
                 held: held.rights,
             })

@@ -14,7 +14,8 @@ use crate::flexpage::{Flexpage, Virtual, VirtualRange};
 use crate::kernel_mapping::{self, AddKernel, KernelMapping, KernelWord, MachinePage, Offset};
 use crate::machine::Machine;
 use crate::mapping::{
-    self, Add, Added, Change, MappingInfo, Modified, Modify, Remove, Removed, Request, Target,
+    self, Add, Added, Change, Entries, MappingInfo, Modified, Modify, Remove, Removed, Request,
+    Target,
 };
 use crate::ownership::{Assign, Release};
 use crate::page::Status;
@@ -181,9 +182,7 @@ pub trait UserMemory {
         rights: Rights,
         share: Option<&Share>,
         supply: &mut TableSupply,
-    ) -> Result<Added, Error> {
-        self.resume_mapping(map, to, region, rights, share, supply, 0)
-    }
+    ) -> Result<Added, Error>;
 
     /// Goes on with a mapping of which `done` pages are mapped already.
     ///
@@ -591,8 +590,45 @@ impl<M: Machine, S: Storage> Paging for Memory<'_, M, S> {
     }
 }
 
+impl<M: Machine, S: Storage> Memory<'_, M, S> {
+    /// Removes mappings of whatever size.
+    #[inline(never)]
+    fn remove_range<K: RootKind>(
+        &mut self,
+        cpu: CurrentCpu,
+        map: &PageMap<K>,
+        range: VirtualRange,
+        supply: &mut TableSupply,
+        each: impl FnMut(MappingInfo),
+    ) -> Result<Removed, Error> {
+        let target = Target::new::<K, M::Geometry>(map, range)?;
+        let (state, machine) = (&mut self.state, &mut self.machine);
+        let plan = Remove::decide::<K, M, S>(state, machine, target, supply)?;
+        Ok(plan.apply::<K, M, S>(state, machine, cpu, target, supply, each))
+    }
+}
+
 impl<M: Machine, S: Storage> UserMemory for Memory<'_, M, S> {
     #[inline]
+    fn add_mapping<K: RootKind>(
+        &mut self,
+        map: &mut PageMap<K>,
+        to: Flexpage<Virtual>,
+        region: PhysicalRegion,
+        rights: Rights,
+        share: Option<&Share>,
+        supply: &mut TableSupply,
+    ) -> Result<Added, Error> {
+        let (state, machine) = (&mut self.state, &mut self.machine);
+        if share.is_none()
+            && let Some(plan) = Add::decide_page::<K, M, S>(state, machine, map, to, region, rights)
+        {
+            return Ok(plan.apply_page::<K, M, S>(state, machine));
+        }
+        self.resume_mapping(map, to, region, rights, share, supply, 0)
+    }
+
+    #[inline(never)]
     fn resume_mapping<K: RootKind>(
         &mut self,
         map: &mut PageMap<K>,
@@ -610,8 +646,7 @@ impl<M: Machine, S: Storage> UserMemory for Memory<'_, M, S> {
             share,
             done,
         };
-        let plan = Add::decide::<K, M, S>(&self.state, &self.machine, map, request, supply)?;
-        Ok(plan.apply::<K, M, S>(&mut self.state, &mut self.machine, supply))
+        Add::carry_out::<K, M, S>(&mut self.state, &mut self.machine, map, request, supply)
     }
 
     #[inline]
@@ -639,10 +674,12 @@ impl<M: Machine, S: Storage> UserMemory for Memory<'_, M, S> {
         supply: &mut TableSupply,
         each: impl FnMut(MappingInfo),
     ) -> Result<Removed, Error> {
-        let target = Target::new::<K, M::Geometry>(map, range.into())?;
+        let range = range.into();
         let (state, machine) = (&mut self.state, &mut self.machine);
-        let plan = Remove::decide::<K, M, S>(state, machine, target, supply)?;
-        Ok(plan.apply::<K, M, S>(state, machine, cpu, target, supply, each))
+        if let Some(plan) = Entries::decide_page::<K, M>(machine, map, range) {
+            return Ok(plan.apply::<K, M, S>(state, machine, cpu, map.root(), None, each));
+        }
+        self.remove_range(cpu, map, range, supply, each)
     }
 
     #[inline]

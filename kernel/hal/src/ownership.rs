@@ -92,6 +92,12 @@ impl Release {
             machine.close_window(frame);
             machine.invalidate_page(cpu, machine.window_address(frame));
         }
+        if self.whole.level > Level::FIRST {
+            // What the pages say while the block is still mixed or another's does not count.
+            self.pages
+                .frames::<M::Geometry>()
+                .for_each(|frame| state.forget_owner(frame));
+        }
         for frame in self.whole.frames::<M::Geometry>() {
             state.set_owner(self.whole.level, frame, OwnerCode::NOBODY);
         }

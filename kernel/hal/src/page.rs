@@ -1,23 +1,22 @@
 //! The record of every page: what it is, whose it is, how often it is referenced.
 //!
 //! A *unit* is what an entry of some level maps: a page at level 1, a larger page at level 2 and
-//! above. Pages have a [`PageRecord`] of 8 bytes, larger units a [`BlockRecord`] of 24; that
-//! is about 8.05 bytes per page in all.
+//! above. Pages have a [`PageRecord`] of 8 bytes, larger units a [`BlockRecord`] of 16; that
+//! is about 8.03 bytes per page in all.
 //!
 //! A *reference* of a unit is a mapping of it by one entry, a kernel mapping of it (level 1), or
 //! a share that names it. It is counted at its own level only. Summaries make questions about
 //! large units, and changes of them, cost the same as for pages:
 //!
 //! - `special`: number of pages in a block whose status is not normal;
-//! - `children_in_use`: number of a block's parts that are in use, that is, referenced or with
-//!   parts in use;
-//! - `owner`: of all pages in the block, or *mixed*. Below a block with an owner the records of
-//!   the parts do not count, so that an owner is set once for all of them; in a mixed block
-//!   `boundaries` counts the neighbouring parts that differ, so that it is known at once when
-//!   the last difference goes.
+//! - `owner`: of all pages in the block, or *mixed*. The owner of a page is what the highest
+//!   block above it says that is not mixed, or else its own record; so an owner is set once for a
+//!   whole block. In a mixed block `boundaries` counts the neighbouring parts that differ, so
+//!   that it is known at once when the last difference goes.
 //!
 //! Invariants: P1 (references are counted exactly), P4 (summaries agree with what they sum up),
-//! and for the owners O1; see `docs/soundness.md`.
+//! P5 (a page's own record never names a domain that does not own it, so that a record that names
+//! the right one needs no look at the blocks); see `docs/soundness.md`.
 
 use heliox_address::{Frame, FrameRange};
 
@@ -188,14 +187,11 @@ pub struct BlockRecord {
     references: u32,
     special: u32,
     stamp: u32,
-    children_in_use: u16,
     boundaries: u16,
     owner: OwnerCode,
 }
 
-const _: () = assert!(size_of::<BlockRecord>() <= 24);
-// P4: the sums of a block fit: a block has at most 2^9 parts, and at most 2^27 pages at level 4.
-const _: () = assert!(1 << 9 <= u16::MAX as u32 + 1);
+const _: () = assert!(size_of::<BlockRecord>() == 16);
 
 impl BlockRecord {
     /// The record of a block without memory.
@@ -203,14 +199,9 @@ impl BlockRecord {
         references: 0,
         special: 0,
         stamp: 0,
-        children_in_use: 0,
         boundaries: 0,
         owner: OwnerCode::HYPERVISOR,
     };
-
-    const fn is_in_use(&self) -> bool {
-        self.references > 0 || self.children_in_use > 0
-    }
 }
 
 /// What a unit is to be used for, as far as its record decides.
@@ -244,21 +235,19 @@ impl Units {
 
 impl<G: Geometry, S: Storage> State<G, S> {
     /// Position of the record of the block of `level` (2 or above) that `frame` lies in.
-    #[inline]
+    #[inline(always)]
     fn block_index(&self, level: Level, frame: Frame) -> usize {
-        let mut offset = 0;
-        let mut lower = Level::FIRST;
-        while let Some(next) = lower.above::<G>()
-            && next < level
-        {
-            offset += self.unit_count(next);
-            lower = next;
+        let mut index = self.unit_index(level, frame);
+        let mut lower = 2;
+        while lower < level.number() {
+            index += self.unit_count(Level::at(lower));
+            lower += 1;
         }
-        offset + self.unit_index(level, frame)
+        index
     }
 
     /// Number of the unit of `level` that `frame` lies in.
-    #[inline]
+    #[inline(always)]
     fn unit_index(&self, level: Level, frame: Frame) -> usize {
         usize::try_from(frame.number() >> level.frame_bits::<G>()).unwrap_or(usize::MAX)
     }
@@ -272,25 +261,25 @@ impl<G: Geometry, S: Storage> State<G, S> {
 
     /// The record of the page `frame`, if it is within memory.
     #[must_use]
-    #[inline]
+    #[inline(always)]
     pub fn page(&self, frame: Frame) -> Option<PageRecord> {
         let index = self.unit_index(Level::FIRST, frame);
         self.storage.pages().get(index).copied()
     }
 
-    #[inline]
+    #[inline(always)]
     fn page_mut(&mut self, frame: Frame) -> Option<&mut PageRecord> {
         let index = self.unit_index(Level::FIRST, frame);
         self.storage.pages_mut().get_mut(index)
     }
 
-    #[inline]
+    #[inline(always)]
     fn block(&self, level: Level, frame: Frame) -> Option<&BlockRecord> {
         let index = self.block_index(level, frame);
         self.storage.blocks().get(index)
     }
 
-    #[inline]
+    #[inline(always)]
     fn block_mut(&mut self, level: Level, frame: Frame) -> Option<&mut BlockRecord> {
         let index = self.block_index(level, frame);
         self.storage.blocks_mut().get_mut(index)
@@ -311,14 +300,16 @@ impl<G: Geometry, S: Storage> State<G, S> {
     }
 
     /// Who owns the unit of `level` that begins at `frame`; mixed if several do.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn owner_code(&self, level: Level, frame: Frame) -> OwnerCode {
-        for above in Self::levels_above(level).rev() {
-            match self.block(above, frame) {
+        let mut above = G::LEAF_LEVELS;
+        while above > level.number() {
+            match self.block(Level::at(above), frame) {
                 Some(block) if block.owner == OwnerCode::MIXED => {}
                 Some(block) => return block.owner,
                 None => return OwnerCode::HYPERVISOR,
             }
+            above -= 1;
         }
         self.own_code(level, frame)
     }
@@ -332,7 +323,7 @@ impl<G: Geometry, S: Storage> State<G, S> {
     }
 
     /// The owner in the unit's own record.
-    #[inline]
+    #[inline(always)]
     fn own_code(&self, level: Level, frame: Frame) -> OwnerCode {
         let code = if level == Level::FIRST {
             self.page(frame).map(PageRecord::owner)
@@ -344,9 +335,7 @@ impl<G: Geometry, S: Storage> State<G, S> {
 
     fn set_own_code(&mut self, level: Level, frame: Frame, owner: OwnerCode) {
         if level == Level::FIRST {
-            if let Some(page) = self.page_mut(frame) {
-                page.set_owner(owner);
-            }
+            self.set_own_code_of_page(frame, owner);
         } else if let Some(block) = self.block_mut(level, frame) {
             block.owner = owner;
         }
@@ -354,7 +343,7 @@ impl<G: Geometry, S: Storage> State<G, S> {
 
     /// Whether the unit of `level` at `frame` is normal memory, owned by `owner`, and its count
     /// has room for one more reference (P1, P2, O1).
-    #[inline]
+    #[inline(always)]
     pub(crate) fn check_reference(
         &self,
         level: Level,
@@ -390,7 +379,7 @@ impl<G: Geometry, S: Storage> State<G, S> {
     }
 
     /// Whether the unit of `level` at `frame` is all owned by `owner`.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn check_owner(
         &self,
         level: Level,
@@ -407,7 +396,7 @@ impl<G: Geometry, S: Storage> State<G, S> {
     }
 
     /// [`State::check_reference`] for every unit.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn check_references(&self, units: Units, owner: OwnerCode) -> Result<(), Error> {
         for frame in units.frames::<G>() {
             self.check_reference(units.level, frame, owner)?;
@@ -431,77 +420,36 @@ impl<G: Geometry, S: Storage> State<G, S> {
         Ok(())
     }
 
-    /// Counts a reference of a unit. [`State::check_reference`] has allowed it.
-    #[inline]
-    pub(crate) fn add_reference(&mut self, level: Level, frame: Frame) {
-        let was_in_use;
-        if level == Level::FIRST {
-            let Some(page) = self.page_mut(frame) else {
-                return;
-            };
-            was_in_use = !page.is_zero();
-            page.increment(1);
-        } else {
-            let Some(block) = self.block_mut(level, frame) else {
-                return;
-            };
-            was_in_use = block.is_in_use();
-            block.references = block.references.saturating_add(1);
-        }
-        if !was_in_use {
-            self.came_into_use(level, frame);
-        }
+    /// Whether the page is normal memory that its own record says is `owner`'s, a domain, and its
+    /// count has room (P1, P2, O1 by P5). If not, [`State::check_reference`] knows more.
+    #[inline(always)]
+    pub(crate) fn is_plainly_owned(&self, frame: Frame, owner: OwnerCode) -> bool {
+        let wanted = PageRecord::new(Status::Normal, owner).0;
+        self.page(frame).is_some_and(|record| {
+            record.0 & (PageRecord::STATUS | PageRecord::OWNER) == wanted && !record.is_full()
+        })
     }
 
-    #[inline]
-    fn came_into_use(&mut self, level: Level, frame: Frame) {
-        for above in Self::levels_above(level) {
-            let Some(block) = self.block_mut(above, frame) else {
-                return;
-            };
-            let was_in_use = block.is_in_use();
-            block.children_in_use += 1;
-            if was_in_use {
-                return;
-            }
+    /// Counts a reference of a unit. [`State::check_reference`] has allowed it.
+    #[inline(always)]
+    pub(crate) fn add_reference(&mut self, level: Level, frame: Frame) {
+        if level == Level::FIRST {
+            self.add_count(frame, 1);
+        } else if let Some(block) = self.block_mut(level, frame) {
+            block.references = block.references.saturating_add(1);
         }
     }
 
     /// Takes back a reference of a unit. With a stamp, processors may still translate to it.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn drop_reference(&mut self, level: Level, frame: Frame, stamp: Option<Stamp>) {
-        let is_in_use;
         if level == Level::FIRST {
-            let Some(page) = self.page_mut(frame) else {
-                return;
-            };
-            page.decrement(1);
-            is_in_use = !page.is_zero();
-        } else {
-            let Some(block) = self.block_mut(level, frame) else {
-                return;
-            };
+            self.take_count(frame, 1);
+        } else if let Some(block) = self.block_mut(level, frame) {
             block.references = block.references.saturating_sub(1);
-            is_in_use = block.is_in_use();
-        }
-        if !is_in_use {
-            self.went_out_of_use(level, frame);
         }
         if let Some(stamp) = stamp {
             self.put_stamp(level, frame, stamp);
-        }
-    }
-
-    #[inline]
-    fn went_out_of_use(&mut self, level: Level, frame: Frame) {
-        for above in Self::levels_above(level) {
-            let Some(block) = self.block_mut(above, frame) else {
-                return;
-            };
-            block.children_in_use -= 1;
-            if block.is_in_use() {
-                return;
-            }
         }
     }
 
@@ -582,7 +530,7 @@ impl<G: Geometry, S: Storage> State<G, S> {
     }
 
     /// Adds to a page table's count of entries, or to a root's of uses.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn add_count(&mut self, frame: Frame, by: u32) {
         if let Some(page) = self.page_mut(frame) {
             page.increment(by);
@@ -597,7 +545,7 @@ impl<G: Geometry, S: Storage> State<G, S> {
 
     /// Takes from a page table's count of entries, or from a root's of uses, and returns what is
     /// left.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn take_count(&mut self, frame: Frame, by: u32) -> u32 {
         match self.page_mut(frame) {
             Some(page) => {
@@ -608,8 +556,21 @@ impl<G: Geometry, S: Storage> State<G, S> {
         }
     }
 
+    /// Makes a page's own record say that it is nobody's, before the unit that it is part of
+    /// becomes so (P5).
+    pub(crate) fn forget_owner(&mut self, frame: Frame) {
+        self.set_own_code_of_page(frame, OwnerCode::NOBODY);
+    }
+
+    fn set_own_code_of_page(&mut self, frame: Frame, owner: OwnerCode) {
+        if let Some(page) = self.page_mut(frame) {
+            page.set_owner(owner);
+        }
+    }
+
     /// Gives the unit of `level` at `frame` to `owner`, in a bounded number of steps whatever
-    /// its size. The caller has made sure of P3 and O2.
+    /// its size. The caller has made sure of P3 and O2, and that no page of a larger unit says of
+    /// itself that it is a domain's (P5).
     pub(crate) fn set_owner(&mut self, level: Level, frame: Frame, owner: OwnerCode) {
         // Downwards: a block with one owner that gets a part with another becomes mixed, and its
         // parts say for themselves what it said. `before` is what the parts said until now.
@@ -830,7 +791,7 @@ impl<G: Geometry, S: Storage> State<G, S> {
 
 impl Units {
     /// The first frame of each unit.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn frames<G: Geometry>(self) -> impl Iterator<Item = Frame> {
         let bits = self.level.frame_bits::<G>();
         (0..self.count).map_while(move |unit| self.first.checked_add(unit << bits))

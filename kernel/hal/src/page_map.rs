@@ -10,7 +10,7 @@
 
 use core::marker::PhantomData;
 
-use heliox_address::{Frame, VirtualAddress};
+use heliox_address::Frame;
 
 use crate::cpu::CurrentCpu;
 use crate::domain::{Owner, OwnerCode};
@@ -364,15 +364,6 @@ pub(crate) fn free_step<K: RootKind, M: Machine, S: Storage>(
     }
     state.set_status(dying.root, Status::PageMapPage);
     FreeStep::Done(PageMapPage::new(dying.root))
-}
-
-/// The address with number `address`, which came from a virtual range.
-pub(crate) const fn virtual_address(address: u64) -> VirtualAddress {
-    match VirtualAddress::new(address) {
-        Some(address) => address,
-        // Not reached.
-        None => VirtualAddress::ZERO,
-    }
 }
 
 /// The level of root tables.

@@ -8,18 +8,22 @@ use core::fmt;
 
 /// What may be done with the memory behind a mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
 pub enum Rights {
     /// Reading only.
-    Read,
+    Read = 0,
     /// Reading and writing.
-    ReadWrite,
+    ReadWrite = Self::WRITE,
     /// Reading and fetching instructions.
-    ReadExecute,
+    ReadExecute = Self::EXECUTE,
     /// Reading, writing and fetching instructions.
-    ReadWriteExecute,
+    ReadWriteExecute = Self::WRITE | Self::EXECUTE,
 }
 
 impl Rights {
+    const WRITE: u8 = 1;
+    const EXECUTE: u8 = 2;
+
     /// All rights that exist.
     pub const ALL: [Self; 4] = [
         Self::Read,
@@ -52,20 +56,19 @@ impl Rights {
     /// Whether memory can be written.
     #[must_use]
     pub const fn allows_write(self) -> bool {
-        matches!(self, Self::ReadWrite | Self::ReadWriteExecute)
+        self as u8 & Self::WRITE != 0
     }
 
     /// Whether instructions can be fetched.
     #[must_use]
     pub const fn allows_execute(self) -> bool {
-        matches!(self, Self::ReadExecute | Self::ReadWriteExecute)
+        self as u8 & Self::EXECUTE != 0
     }
 
     /// Whether everything that `other` allows is allowed.
     #[must_use]
     pub const fn contains(self, other: Self) -> bool {
-        (self.allows_write() || !other.allows_write())
-            && (self.allows_execute() || !other.allows_execute())
+        other as u8 & !(self as u8) == 0
     }
 }
 

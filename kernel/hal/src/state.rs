@@ -154,7 +154,8 @@ impl<G: Geometry, S: Storage> State<G, S> {
         let frames = storage.pages().len();
         let needed = block_records::<G>(frames);
         let supplied = storage.blocks().len();
-        if supplied != needed {
+        // Frames with records have numbers of 32 bits: 16 TiB.
+        if supplied != needed || u32::try_from(frames).is_err() {
             return Err(Error::BadStorage { needed, supplied });
         }
         let supplied = storage.cpus().len();

@@ -139,7 +139,7 @@ impl Invalidation {
 
 /// Which processors may have cached what changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Holders {
+enum Holders {
     /// Those that translate with this root.
     Root(Frame),
     /// All: it was in the kernel's half.
@@ -188,15 +188,31 @@ impl<G: Geometry, S: Storage> State<G, S> {
         .next()
     }
 
-    /// Notes that every holder but `cpu` owes a flush from now on; `None` if there is none.
-    #[inline]
-    pub(crate) fn owe(&mut self, cpu: CpuIndex, holders: Holders) -> Option<Stamp> {
-        let any = match holders {
-            Holders::Root(root) => self.loaded_elsewhere(cpu, root).is_some(),
-            Holders::All => self.storage.cpus().len() > 1,
-        };
-        if any {
-            Some(self.note_debt(cpu, holders))
+    /// Notes that every other processor that translates with `root` owes a flush from now on.
+    /// Returns whether this processor does translate with it, and the stamp if another does.
+    #[inline(always)]
+    pub(crate) fn owe_for_root(&mut self, cpu: CpuIndex, root: Frame) -> (bool, Option<Stamp>) {
+        // With one processor there is nobody else.
+        if let [only] = self.storage.cpus() {
+            (only.loaded == root, None)
+        } else {
+            self.owe_for_root_among_many(cpu, root)
+        }
+    }
+
+    #[inline(never)]
+    fn owe_for_root_among_many(&mut self, cpu: CpuIndex, root: Frame) -> (bool, Option<Stamp>) {
+        let stamp = self
+            .loaded_elsewhere(cpu, root)
+            .map(|_| self.note_debt(cpu, Holders::Root(root)));
+        (self.is_loaded_on(cpu, root), stamp)
+    }
+
+    /// Notes that every processor but `cpu` owes a flush of everything from now on; `None` if
+    /// there is no other.
+    pub(crate) fn owe_by_all(&mut self, cpu: CpuIndex) -> Option<Stamp> {
+        if self.storage.cpus().len() > 1 {
+            Some(self.note_debt(cpu, Holders::All))
         } else {
             None
         }
@@ -223,7 +239,7 @@ impl<G: Geometry, S: Storage> State<G, S> {
     }
 
     /// Notes that `cpu` dropped the programs' part of its cached translations, or all.
-    #[inline]
+    #[cold]
     pub(crate) fn note_flush(&mut self, cpu: CpuIndex, all: bool) {
         let Some(record) = self.storage.cpus_mut().get_mut(cpu.get()) else {
             return;
@@ -238,7 +254,6 @@ impl<G: Geometry, S: Storage> State<G, S> {
         }
     }
 
-    #[cold]
     fn find_oldest(&mut self) {
         let cpus = self.storage.cpus().iter();
         let oldest = cpus.map(|record| record.owes.min(record.owes_all)).min();
@@ -246,21 +261,25 @@ impl<G: Geometry, S: Storage> State<G, S> {
     }
 
     /// Makes `root` the root of this processor. The caller vouches that it is one (L2).
-    #[inline]
+    #[inline(always)]
     pub(crate) fn load<M: Machine<Geometry = G>>(
         &mut self,
         machine: &mut M,
         cpu: CurrentCpu,
         root: Frame,
     ) {
-        if self.is_loaded_on(cpu.index(), root) {
+        let Some(record) = self.storage.cpus_mut().get_mut(cpu.index().get()) else {
+            return;
+        };
+        if record.loaded == root {
             return;
         }
+        record.loaded = root;
+        let owes = record.owes != NEVER;
         machine.load_root(cpu, root);
-        if let Some(record) = self.storage.cpus_mut().get_mut(cpu.index().get()) {
-            record.loaded = root;
+        if owes {
+            self.note_flush(cpu.index(), false);
         }
-        self.note_flush(cpu.index(), false);
     }
 
     /// Pays what this processor owes.
