@@ -15,7 +15,7 @@ use heliox_hal::memory::{KernelMemory, Paging, PhysicalMemory, UserMemory};
 use heliox_hal::page_map::{PageMap, TableSupply};
 use heliox_hal::region::PhysicalRegion;
 use heliox_hal::rights::Rights;
-use heliox_hal::{Hal, RegisterError};
+use heliox_hal::{Hal, HeapError, RegisterError};
 
 use crate::pages::Pages;
 use crate::program::Program;
@@ -34,6 +34,8 @@ pub(crate) enum LoadError {
     Entry(RegisterError),
     /// The machine's memory cannot be used in the way that loading needs.
     Memory(Error),
+    /// There is no room for the kernel's own record of the program.
+    Heap(HeapError),
     /// The module's own bytes cannot be read.
     Unreadable(UnreadableFile),
 }
@@ -47,6 +49,7 @@ impl fmt::Display for LoadError {
             }
             Self::Entry(error) => error.fmt(formatter),
             Self::Memory(error) => error.fmt(formatter),
+            Self::Heap(error) => error.fmt(formatter),
             Self::Unreadable(unreadable) => {
                 write!(
                     formatter,
@@ -153,7 +156,7 @@ pub(crate) fn load(hal: &mut Hal, pages: &mut Pages, number: usize) -> Result<Pr
         .iter()
         .try_for_each(|segment| space.load(hal, pages, (number, range), segment, image.pages()));
     let context = loaded.and_then(|()| {
-        let mut context = hal.new_context();
+        let mut context = hal.new_context().map_err(LoadError::Heap)?;
         context
             .set_instruction_pointer(image.entry())
             .map_err(LoadError::Entry)?;

@@ -50,6 +50,10 @@ fn main(mut hal: Hal) -> ! {
         }
         None => {}
     }
+    let objects = hal.heap_frames();
+    if let Err(error) = hal.grow_heap(objects) {
+        error!("{error}");
+    }
     let mut scheduler = Scheduler::new();
     let mut refused = false;
     let mut pages = Pages::new(&mut hal);

@@ -14,7 +14,8 @@ use core::mem::{offset_of, size_of};
 use heliox_address::VirtualAddress;
 
 use super::cpu::{USER_CODE, USER_DATA};
-use super::extended_state::ExtendedState;
+use super::extended_state::{ExtendedState, ExtendedStateMethod};
+use super::heap::{Box, HeapError};
 
 /// What the entry code saves, in the order in which it pushes (last pushed first; entry.s).
 #[derive(Clone, Debug, Default)]
@@ -70,11 +71,9 @@ pub enum Register {
 #[derive(Debug)]
 pub struct Context {
     pub(super) frame: Frame,
-    pub(super) extended: ExtendedState,
-    pub(super) fs_base: u64,
-    pub(super) gs_base: u64,
-    /// Tells contexts apart, so that a CPU knows whose extended state it holds. Never 0.
-    pub(super) identity: u64,
+    /// Does not move (`extended_state` X1).
+    pub(super) extended: Box<ExtendedState>,
+    method: ExtendedStateMethod,
     /// The frame was made by the system-call entry and not written since, but for registers
     /// other than RCX and R11.
     pub(super) by_system_call: bool,
@@ -103,23 +102,21 @@ impl core::fmt::Display for RegisterError {
 impl core::error::Error for RegisterError {}
 
 impl Context {
-    /// A context with all registers zero and the initial extended state. `identity` must differ
-    /// from that of every other context.
-    pub(super) fn new(identity: u64) -> Self {
-        let mut frame = Frame {
+    /// A context with all registers zero and the initial extended state.
+    pub(super) fn new(method: ExtendedStateMethod) -> Result<Self, HeapError> {
+        let extended = Box::new(ExtendedState::initial()).map_err(|(_, error)| error)?;
+        let frame = Frame {
             code_selector: u64::from(USER_CODE),
             stack_selector: u64::from(USER_DATA),
+            flags: INITIAL_FLAGS,
             ..Frame::default()
         };
-        frame.flags = INITIAL_FLAGS;
-        Self {
+        Ok(Self {
             frame,
-            extended: ExtendedState::initial(),
-            fs_base: 0,
-            gs_base: 0,
-            identity,
+            extended,
+            method,
             by_system_call: false,
-        }
+        })
     }
 
     /// The value of a register.
@@ -156,11 +153,8 @@ impl Context {
         &mut self,
         address: VirtualAddress,
     ) -> Result<(), RegisterError> {
-        if !address.is_user() {
-            return Err(RegisterError::NotAUserAddress(address));
-        }
+        self.frame.instruction_pointer = user(address)?;
         self.by_system_call = false;
-        self.frame.instruction_pointer = address.get();
         Ok(())
     }
 
@@ -193,10 +187,7 @@ impl Context {
     /// # Errors
     /// If no program can use the address.
     pub fn set_fs_base(&mut self, address: VirtualAddress) -> Result<(), RegisterError> {
-        if !address.is_user() {
-            return Err(RegisterError::NotAUserAddress(address));
-        }
-        self.fs_base = address.get();
+        self.out_of_cpu().fs_base = user(address)?;
         Ok(())
     }
 
@@ -206,10 +197,30 @@ impl Context {
     /// # Errors
     /// If no program can use the address.
     pub fn set_gs_base(&mut self, address: VirtualAddress) -> Result<(), RegisterError> {
-        if !address.is_user() {
-            return Err(RegisterError::NotAUserAddress(address));
-        }
-        self.gs_base = address.get();
+        self.out_of_cpu().gs_base = user(address)?;
         Ok(())
+    }
+
+    /// The extended state, after what is in the CPU of it was saved.
+    fn out_of_cpu(&mut self) -> &mut ExtendedState {
+        if self.extended.is_resident() {
+            self.method.evict();
+        }
+        &mut self.extended
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        self.extended.forget();
+    }
+}
+
+/// The number of an address that a program can use.
+fn user(address: VirtualAddress) -> Result<u64, RegisterError> {
+    if address.is_user() {
+        Ok(address.get())
+    } else {
+        Err(RegisterError::NotAUserAddress(address))
     }
 }

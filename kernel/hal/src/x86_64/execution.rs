@@ -9,7 +9,8 @@ use core::fmt;
 use super::context::Context;
 use super::cpu::Cpu;
 use super::features::Features;
-use super::processor::{self, msr};
+use super::heap::HeapError;
+use super::processor;
 use super::timer::{self, TIMER_VECTOR};
 
 /// The vector that the system-call entry writes into a frame.
@@ -99,10 +100,6 @@ impl fmt::Debug for PageFaultError {
 pub(super) struct Executor {
     cpu: Cpu,
     features: Features,
-    /// Number of contexts made so far; each gets its number plus one as its identity.
-    contexts: u64,
-    /// Whose extended state and segment bases are in the CPU: a context's identity, or 0.
-    resident: u64,
     /// Interrupts that nobody asked for.
     unexpected: u64,
     /// Time-stamp counter when the first program was entered; 0 before.
@@ -114,18 +111,14 @@ impl Executor {
         Self {
             cpu,
             features,
-            contexts: 0,
-            resident: 0,
             unexpected: 0,
             first_entry: 0,
         }
     }
 
     /// A context with all registers zero.
-    pub(super) fn new_context(&mut self) -> Context {
-        // A 64-bit count of contexts does not overflow.
-        self.contexts += 1;
-        Context::new(self.contexts)
+    pub(super) fn new_context(&mut self) -> Result<Context, HeapError> {
+        Context::new(self.features.extended_state)
     }
 
     /// Runs the program of `context` in the address space that is loaded until it stops.
@@ -133,8 +126,8 @@ impl Executor {
     /// # Safety
     /// The root that is loaded must carry the kernel half.
     pub(super) unsafe fn execute(&mut self, context: &mut Context) -> Interrupt {
-        if self.resident != context.identity {
-            self.make_resident(context);
+        if !context.extended.is_resident() {
+            self.features.extended_state.load(&mut context.extended);
         }
         if self.first_entry == 0 {
             self.first_entry = processor::time_stamp();
@@ -167,7 +160,6 @@ impl Executor {
                     Interrupt::Timer
                 }
             };
-            self.save(context);
             return interrupt;
         }
     }
@@ -199,36 +191,5 @@ impl Executor {
         }
         self.unexpected += 1;
         false
-    }
-
-    /// Brings the context's extended state and segment bases into the CPU, in place of those of
-    /// another context, which were saved when it stopped.
-    fn make_resident(&mut self, context: &Context) {
-        self.features.extended_state.restore(&context.extended);
-        // SAFETY: the bases are addresses that a program may use (context.rs). The program's GS
-        // base waits in KERNEL_GS_BASE for the SWAPGS of the exit (hazards 2).
-        unsafe {
-            processor::reset_data_segments();
-            processor::write_msr(msr::FS_BASE, context.fs_base);
-            processor::write_msr(msr::KERNEL_GS_BASE, context.gs_base);
-        }
-        self.resident = context.identity;
-    }
-
-    /// Saves what the entry code does not: extended state, and the FS base where programs can
-    /// change it.
-    fn save(&mut self, context: &mut Context) {
-        self.features.extended_state.save(&mut context.extended);
-        if self.features.fs_gs_base {
-            // SAFETY: the register exists on every 64-bit processor. A program can only have put
-            // a canonical address there; one in the upper half is of no use to it, and is not
-            // loaded again (context.rs).
-            let base = unsafe { processor::read_msr(msr::FS_BASE) };
-            context.fs_base = if base < heliox_address::USER_END {
-                base
-            } else {
-                0
-            };
-        }
     }
 }

@@ -152,8 +152,10 @@ impl Hal {
     }
 
     /// A context for a program: all registers zero.
-    #[must_use]
-    pub fn new_context(&mut self) -> Context {
+    ///
+    /// # Errors
+    /// [`HeapError::NoSlot`] if the heap must be grown first.
+    pub fn new_context(&mut self) -> Result<Context, HeapError> {
         self.executor.new_context()
     }
 
