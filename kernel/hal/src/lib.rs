@@ -24,6 +24,8 @@
 #[cfg(any(test, feature = "simulated"))]
 extern crate std;
 
+#[cfg(any(test, feature = "simulated"))]
+pub mod audit;
 pub mod cpu;
 pub mod domain;
 pub mod entry;
@@ -43,4 +45,6 @@ pub mod share;
 #[cfg(any(test, feature = "simulated"))]
 pub mod simulated;
 pub mod state;
+#[cfg(test)]
+mod tests;
 pub mod translation;

@@ -427,6 +427,12 @@ impl<'layout, M: Machine, S: Storage> Memory<'layout, M, S> {
         &mut self.machine
     }
 
+    /// The state, for tests that pretend.
+    #[cfg(test)]
+    pub(crate) const fn state_mut(&mut self) -> &mut State<M::Geometry, S> {
+        &mut self.state
+    }
+
     /// The state that the checks decide on.
     #[must_use]
     pub const fn state(&self) -> &State<M::Geometry, S> {

@@ -159,6 +159,14 @@ pub struct DyingPageMap<K = Host> {
     kind: PhantomData<fn() -> K>,
 }
 
+impl<K> DyingPageMap<K> {
+    /// The root's frame.
+    #[must_use]
+    pub const fn root(&self) -> Frame {
+        self.root
+    }
+}
+
 /// What a step of freeing a page map gave.
 #[derive(Debug, PartialEq, Eq)]
 pub enum FreeStep<K = Host> {
