@@ -97,6 +97,7 @@ pub fn check<G: Geometry>(
             Some(OwnerCode::new(map.owner())),
             &mut recount,
         )?;
+        check_recent(memory, map)?;
     }
     for map in &handles.dying {
         recount.roots.insert(map.root().number());
@@ -113,6 +114,32 @@ pub fn check<G: Geometry>(
     check_pages(memory, handles, &recount)?;
     check_blocks(memory, &recount)?;
     check_processors(memory, &recount)
+}
+
+/// T4: the table that a page map remembers is the one that the tables lead to.
+fn check_recent<G: Geometry>(
+    memory: &SimulatedMemory<'_, G>,
+    map: &PageMap,
+) -> Result<(), Finding> {
+    let part = 1_u64 << (Level::FIRST.bits::<G>() + G::INDEX_BITS);
+    for address in (0..G::USER_END).step_by(usize::try_from(part).unwrap_or(usize::MAX)) {
+        let Some(recent) = map.recent_table::<G>(address) else {
+            continue;
+        };
+        let mut table = map.root();
+        for number in (2..=G::LEVELS).rev() {
+            let level = Level::at(number);
+            let entry = Entry(memory.machine().peek(table, level.index_at::<G>(address)));
+            check!(
+                "T4",
+                Host::is_present(entry) && !Host::is_leaf(entry, level),
+                "{address:#x} has no level-1 table, but {recent} is remembered"
+            );
+            table = Host::table_frame(entry);
+        }
+        check!("T4", table == recent, "{address:#x}: {table}, not {recent}");
+    }
+    Ok(())
 }
 
 fn is_referenced<G: Geometry>(recount: &Recount, frame: u64) -> bool {
