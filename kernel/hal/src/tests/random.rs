@@ -1189,7 +1189,7 @@ fn check_fast_add<G: Geometry>(
         first: region.first_frame(),
         count: 1,
     };
-    let slow = Add::decide::<Host, _, _>(state, machine, map, request, supply, units);
+    let slow = Add::decide::<Host, _, _>(state, machine, map, &request, supply, units);
     assert_eq!(Ok(fast), slow);
 }
 
