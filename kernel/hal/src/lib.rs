@@ -25,6 +25,8 @@
 #[cfg(any(test, feature = "simulated"))]
 extern crate std;
 
+#[cfg(any(test, feature = "simulated"))]
+pub mod audit;
 pub mod cpu;
 pub mod domain;
 pub mod entry;
@@ -44,6 +46,8 @@ pub mod share;
 #[cfg(any(test, feature = "simulated"))]
 pub mod simulated;
 pub mod state;
+#[cfg(test)]
+mod tests;
 pub mod translation;
 #[cfg(target_os = "none")]
 #[expect(

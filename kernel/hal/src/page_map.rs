@@ -109,7 +109,27 @@ pub struct PageMap<K = Host> {
     root: Frame,
     /// The owner of the root page, which does not change while it is a root.
     owner: OwnerCode,
+    recent: Recent,
     kind: PhantomData<fn() -> K>,
+}
+
+/// The level-1 table that was used last, so that what happens to a page next to it needs no walk.
+///
+/// Invariant T4: it is the level-1 table of this page map for that part of the address space.
+/// Whoever takes tables out of the page map forgets it; only who holds the page map exclusively
+/// can do either.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Recent {
+    /// The addresses' bits above those that the table translates; no address has [`Recent::NONE`].
+    part: u64,
+    table: Frame,
+}
+
+impl Recent {
+    const NONE: Self = Self {
+        part: u64::MAX,
+        table: Frame::ZERO,
+    };
 }
 
 impl<K> PageMap<K> {
@@ -129,6 +149,37 @@ impl<K> PageMap<K> {
     #[inline]
     pub(crate) const fn owner_code(&self) -> OwnerCode {
         self.owner
+    }
+
+    /// Number of the part of the address space that a level-1 table translates.
+    #[inline(always)]
+    const fn part<G: Geometry>(address: u64) -> u64 {
+        address >> (Level::FIRST.bits::<G>() + G::INDEX_BITS)
+    }
+
+    /// The level-1 table that translates `address`, if it is the one that was used last.
+    #[inline(always)]
+    pub(crate) const fn recent_table<G: Geometry>(&self, address: u64) -> Option<Frame> {
+        if self.recent.part == Self::part::<G>(address) {
+            Some(self.recent.table)
+        } else {
+            None
+        }
+    }
+
+    /// Notes the level-1 table that translates `address` (T4).
+    #[inline(always)]
+    pub(crate) const fn set_recent_table<G: Geometry>(&mut self, address: u64, table: Frame) {
+        self.recent = Recent {
+            part: Self::part::<G>(address),
+            table,
+        };
+    }
+
+    /// Forgets the table that was used last, since tables were taken out (T4).
+    #[inline]
+    pub(crate) const fn forget_recent_table(&mut self) {
+        self.recent = Recent::NONE;
     }
 }
 
@@ -157,6 +208,14 @@ pub struct DyingPageMap<K = Host> {
     /// Everything below this address is gone.
     next: u64,
     kind: PhantomData<fn() -> K>,
+}
+
+impl<K> DyingPageMap<K> {
+    /// The root's frame.
+    #[must_use]
+    pub const fn root(&self) -> Frame {
+        self.root
+    }
 }
 
 /// What a step of freeing a page map gave.
@@ -270,6 +329,7 @@ impl Allocate {
         PageMap {
             root: self.root,
             owner: self.owner,
+            recent: Recent::NONE,
             kind: PhantomData,
         }
     }

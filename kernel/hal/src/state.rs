@@ -53,6 +53,18 @@ pub struct Vectors {
 
 #[cfg(any(test, feature = "simulated"))]
 impl Vectors {
+    /// Number of page records.
+    #[must_use]
+    pub const fn page_count(&self) -> usize {
+        self.pages.len()
+    }
+
+    /// The processors' records.
+    #[must_use]
+    pub fn cpu_records(&self) -> &[CpuRecord] {
+        &self.cpus
+    }
+
     /// Vectors of the right sizes for `frames` frames and `cpus` processors.
     #[must_use]
     pub fn new<G: Geometry>(frames: usize, cpus: usize) -> Self {
