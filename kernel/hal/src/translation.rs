@@ -285,6 +285,9 @@ impl<G: Geometry, S: Storage> State<G, S> {
     /// Pays what this processor owes.
     #[inline]
     pub(crate) fn settle<M: Machine<Geometry = G>>(&mut self, machine: &mut M, cpu: CurrentCpu) {
+        if !self.translations.are_owed() {
+            return;
+        }
         let Some(record) = self.storage.cpus().get(cpu.index().get()) else {
             return;
         };

@@ -6,15 +6,13 @@
 
 use core::fmt;
 
-use super::context::Context;
+use super::context::{Context, Frame, SYSTEM_CALL_VECTOR};
 use super::cpu::Cpu;
 use super::features::Features;
 use super::heap::HeapError;
 use super::processor;
 use super::timer::{self, TIMER_VECTOR};
 
-/// The vector that the system-call entry writes into a frame.
-const SYSTEM_CALL_VECTOR: u64 = 256;
 const NON_MASKABLE_VECTOR: u64 = 2;
 const PAGE_FAULT_VECTOR: u64 = 14;
 /// First vector that is not an exception.
@@ -125,42 +123,56 @@ impl Executor {
     ///
     /// # Safety
     /// The root that is loaded must carry the kernel half.
+    #[inline]
     pub(super) unsafe fn execute(&mut self, context: &mut Context) -> Interrupt {
-        if !context.extended.is_resident() {
-            self.features.extended_state.load(&mut context.extended);
+        if !context.registers.is_resident() {
+            self.load(context);
         }
+        let frame = &raw mut context.registers.frame;
+        loop {
+            // SAFETY: the frame is in use since its context was loaded, and holds what a program
+            // may have (context.rs); the root carries the kernel (caller).
+            let vector = unsafe {
+                self.cpu.run(frame);
+                (*frame).vector
+            };
+            if vector == SYSTEM_CALL_VECTOR {
+                return Interrupt::SystemCall;
+            }
+            if let Some(interrupt) = self.interrupt(&context.registers.frame) {
+                return interrupt;
+            }
+        }
+    }
+
+    /// Brings a context into the CPU.
+    #[cold]
+    fn load(&mut self, context: &mut Context) {
+        self.features.extended_state.load(&mut context.registers);
+        // SAFETY: X1: the registers do not move, and are resident as long as they exist.
+        unsafe { self.cpu.use_frame(&raw mut context.registers.frame) }
         if self.first_entry == 0 {
             self.first_entry = processor::time_stamp();
         }
-        loop {
-            // SAFETY: a context's frame holds what a program may have (context.rs); the root
-            // carries the kernel (caller). SYSRET only for a frame as its entry left it.
-            unsafe { self.cpu.run(&raw mut context.frame, context.by_system_call) }
-            let vector = context.frame.vector;
-            context.by_system_call = vector == SYSTEM_CALL_VECTOR;
-            let interrupt = match vector {
-                SYSTEM_CALL_VECTOR => Interrupt::SystemCall,
-                PAGE_FAULT_VECTOR => Interrupt::PageFault {
-                    address: processor::read_cr2(),
-                    error: PageFaultError(context.frame.error_code),
-                },
-                NON_MASKABLE_VECTOR => {
-                    self.unexpected += 1;
-                    continue;
-                }
-                exception if exception < FIRST_INTERRUPT_VECTOR => Interrupt::Exception {
-                    vector: exception as u8,
-                    error_code: context.frame.error_code,
-                },
-                vector => {
-                    // Interrupt vectors have 8 bits.
-                    if !self.acknowledge(vector as u8) {
-                        continue;
-                    }
-                    Interrupt::Timer
-                }
-            };
-            return interrupt;
+    }
+
+    /// Why a program stopped, if it was not a system call; `None` if it is to go on.
+    fn interrupt(&mut self, frame: &Frame) -> Option<Interrupt> {
+        match frame.vector {
+            PAGE_FAULT_VECTOR => Some(Interrupt::PageFault {
+                address: processor::read_cr2(),
+                error: PageFaultError(frame.error_code),
+            }),
+            NON_MASKABLE_VECTOR => {
+                self.unexpected += 1;
+                None
+            }
+            exception if exception < FIRST_INTERRUPT_VECTOR => Some(Interrupt::Exception {
+                vector: exception as u8,
+                error_code: frame.error_code,
+            }),
+            // Interrupt vectors have 8 bits.
+            vector => self.acknowledge(vector as u8).then_some(Interrupt::Timer),
         }
     }
 

@@ -14,6 +14,7 @@ use core::ptr;
 
 use heliox_address::USER_END;
 
+use super::context::Frame;
 use super::cpu::CpuOwned;
 use super::processor::{self, msr};
 
@@ -21,23 +22,26 @@ use super::processor::{self, msr};
 /// section 11.5.2 in the standard format).
 const AREA_BYTES: usize = 512 + 64 + 256;
 
-/// What belongs to a program besides what the entry code saves.
+/// All registers of a program.
 #[derive(Debug)]
 #[repr(C, align(64))]
-pub(super) struct ExtendedState {
-    /// The save area. Only the processor writes it, after [`ExtendedState::initial`].
+pub(super) struct Registers {
+    /// The save area. Only the processor writes it, after [`Registers::initial`].
     area: [u8; AREA_BYTES],
+    /// What the entry code saves.
+    pub(super) frame: Frame,
     pub(super) fs_base: u64,
     pub(super) gs_base: u64,
 }
 
-/// Whose extended state is in the CPU: null, or the state of a context that exists. It is saved
-/// there when another one is loaded.
-static RESIDENT: CpuOwned<*mut ExtendedState> = CpuOwned::new(ptr::null_mut());
+/// Whose extended state is in the CPU: null, or the registers of a context that exists. It is
+/// saved there when another one is loaded.
+static RESIDENT: CpuOwned<*mut Registers> = CpuOwned::new(ptr::null_mut());
 
-impl ExtendedState {
-    /// The state in which every program begins: exceptions masked, registers empty.
-    pub(super) const fn initial() -> Self {
+impl Registers {
+    /// The state in which every program begins, with the registers of `frame`: exceptions masked,
+    /// everything else empty.
+    pub(super) const fn initial(frame: Frame) -> Self {
         let mut area = [0; AREA_BYTES];
         // x87 control word 0x037f at 0; MXCSR 0x1f80 at 24; the header says "all initial".
         area[0] = 0x7f;
@@ -46,6 +50,7 @@ impl ExtendedState {
         area[25] = 0x1f;
         Self {
             area,
+            frame,
             fs_base: 0,
             gs_base: 0,
         }
@@ -111,7 +116,7 @@ impl ExtendedStateMethod {
     }
 
     /// Brings `state` into the CPU, in place of the state that is there.
-    pub(super) fn load(self, state: &mut ExtendedState) {
+    pub(super) fn load(self, state: &mut Registers) {
         self.evict();
         self.restore(state);
         // SAFETY: C1. X1 holds since a context forgets its state when it is dropped, and does
@@ -119,7 +124,7 @@ impl ExtendedStateMethod {
         unsafe { *RESIDENT.get() = state }
     }
 
-    fn save(self, state: &mut ExtendedState) {
+    fn save(self, state: &mut Registers) {
         let area = state.area.as_mut_ptr();
         // SAFETY: the area is aligned to 64 and as large as the states in the mask need.
         unsafe {
@@ -144,7 +149,7 @@ impl ExtendedStateMethod {
     /// Replaces the CPU's extended state, without a trace of the old one: on AMD processors a
     /// restore leaves the last x87 instruction and data pointers of the program before, which the
     /// initialisation clears.
-    fn restore(self, state: &ExtendedState) {
+    fn restore(self, state: &Registers) {
         let area = state.area.as_ptr();
         // SAFETY: the area was written by the matching save or is the initial state, so that the
         // processor accepts it. The bases are addresses that a program may use (context.rs); the

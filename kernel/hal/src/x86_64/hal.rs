@@ -161,6 +161,7 @@ impl Hal {
 
     /// Runs the program of `context` in the address space of `map` until it stops, and says why
     /// it did (thesis, section 4.5).
+    #[inline]
     pub fn execute(&mut self, map: &PageMapUse, context: &mut Context) -> Interrupt {
         self.memory.load(self.cpu, map);
         // SAFETY: T1: the page map in use is loaded, and its root carries the kernel's half.

@@ -214,9 +214,10 @@ impl Machine for RealMachine {
         unsafe { fill(in_window(at), value, count) }
     }
 
+    #[inline]
     fn load_root(&mut self, _cpu: CurrentCpu, root: Frame) {
         // SAFETY: M1: `root` carries the kernel's half.
-        unsafe { processor::write_cr3(root.address().get()) }
+        unsafe { processor::write_cr3(root.number() << PAGE_BITS) }
     }
 
     #[inline]

@@ -101,6 +101,7 @@ pub(crate) unsafe fn write_cr0(value: u64) {
 ///
 /// # Safety
 /// `root` must be the physical address of a root table whose kernel half is the kernel's own.
+#[inline]
 pub(crate) unsafe fn write_cr3(root: u64) {
     // SAFETY: as the caller ensures. Not `nomem`: what user addresses mean changes.
     unsafe { asm!("mov cr3, {}", in(reg) root, options(nostack, preserves_flags)) }
