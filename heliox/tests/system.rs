@@ -8,4 +8,5 @@ mod system {
     mod first_light;
     mod fixtures;
     mod machines;
+    mod monitor;
 }

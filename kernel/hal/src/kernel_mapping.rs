@@ -244,11 +244,16 @@ impl AddKernel {
             // that when the fault enters the kernel.
             state.owe_by_all(cpu.index());
         }
+        let first = self.region.first_frame();
         KernelMapping {
             region: self.region,
             rights: self.rights,
             programs: self.programs,
-            address: machine.window_address(self.region.first_frame()),
+            address: if self.programs {
+                machine.visible_address(first)
+            } else {
+                machine.window_address(first)
+            },
         }
     }
 }
@@ -280,6 +285,9 @@ pub(crate) fn remove<M: Machine, S: Storage>(
         }
         if one_by_one {
             machine.invalidate_page(cpu, machine.window_address(frame));
+            if mapping.programs {
+                machine.invalidate_page(cpu, machine.visible_address(frame));
+            }
         }
     }
     if !one_by_one {

@@ -7,6 +7,7 @@
 //! | from | what |
 //! |---|---|
 //! | [`WINDOW`] | the frame-indexed window: one page for every frame, present only on demand |
+//! | [`VISIBLE`] | the window once more, for programs: only what is open to them |
 //! | [`ENVIRONMENT`] | the environment range |
 //! | [`WINDOW_ENTRIES`] | the window's leaf entries, by frame number |
 //! | [`RECORDS`] | the page records, by frame number |
@@ -40,8 +41,12 @@ use super::slots::Slot;
 
 /// Virtual address of the frame-indexed window: the page of frame `n` appears `n` pages on.
 pub(super) const WINDOW: u64 = 0xffff_8000_0000_0000;
-/// Number of frames that the window has room for: 64 TiB. Frames above are not managed.
-pub(super) const WINDOW_FRAMES: u64 = 1 << 34;
+/// Number of frames that the window has room for: 32 TiB. Frames above are not managed.
+pub(super) const WINDOW_FRAMES: u64 = 1 << 33;
+/// The window once more, for programs: the same tables below other entries of the root. Only here
+/// do all levels allow programs in, so a page that is open to them is a supervisor page in the
+/// window itself, which the kernel may touch with SMAP on.
+pub(super) const VISIBLE: u64 = WINDOW + (WINDOW_FRAMES << 12);
 /// Virtual address of the environment range.
 const ENVIRONMENT: u64 = 0xffff_c000_0000_0000;
 /// Virtual address of the window's leaf entries: 8 bytes for every frame.
@@ -80,6 +85,7 @@ const fn frames(start: u64, end: u64) -> FrameRange {
 
 const PRESENT: u64 = 1;
 const WRITABLE: u64 = 1 << 1;
+const USER: u64 = 1 << 2;
 const LARGE: u64 = 1 << 7;
 const GLOBAL: u64 = 1 << 8;
 
@@ -385,17 +391,22 @@ unsafe fn describe_memory(
         unsafe { ((tables + offset + number * ENTRY_BYTES) as *mut u64).write_volatile(entry) }
     };
     for number in 0..layout.block_tables {
-        write(window3, number, (window2 + number * PAGE_BYTES) | table);
+        write(
+            window3,
+            number,
+            (window2 + number * PAGE_BYTES) | table | USER,
+        );
         write(entries2, number, (entries1 + number * PAGE_BYTES) | table);
         write(records2, number, (records1 + number * PAGE_BYTES) | table);
     }
-    // The window has at most 128 entries in the root. The regions of entries and records, at most
+    // The window has at most 64 entries in the root, and so has its other view. The regions of entries and records, at most
     // 128 GiB each, share one entry in the root and hang from one table of level 3.
     // SAFETY: the boot root is still being built (E2).
     unsafe {
         for number in 0..layout.upper_tables {
-            root_entry(index(WINDOW, 4) + number)
-                .write_volatile((window3 + number * PAGE_BYTES) | table);
+            let entry = (window3 + number * PAGE_BYTES) | table;
+            root_entry(index(WINDOW, 4) + number).write_volatile(entry | no_execute);
+            root_entry(index(VISIBLE, 4) + number).write_volatile(entry | USER);
         }
         root_entry(index(WINDOW_ENTRIES, 4)).write_volatile(level3 | table);
     }
@@ -422,7 +433,7 @@ unsafe fn describe_memory(
         describe_holes(described, blocks.start);
         described = blocks.end;
         for block in blocks {
-            write(window2, block, next_page | table);
+            write(window2, block, next_page | table | USER);
             write(entries1, block, next_page | leaf | WRITABLE);
             write(records1, block, (next_page + PAGE_BYTES) | leaf | WRITABLE);
             next_page += 2 * PAGE_BYTES;

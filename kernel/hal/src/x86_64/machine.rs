@@ -9,7 +9,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use heliox_address::{Frame, PAGE_BITS, PAGE_BYTES, PhysicalAddress, VirtualAddress};
 
-use super::environment::{Environment, WINDOW};
+use super::environment::{Environment, VISIBLE, WINDOW};
 use super::features::Features;
 use super::processor;
 use crate::cpu::CurrentCpu;
@@ -152,6 +152,11 @@ impl Machine for RealMachine {
     fn window_address(&self, frame: Frame) -> VirtualAddress {
         // The window is 2^46 bytes in the upper half: the sum is canonical.
         VirtualAddress::new(WINDOW + (frame.number() << PAGE_BITS)).unwrap_or(VirtualAddress::ZERO)
+    }
+
+    fn visible_address(&self, frame: Frame) -> VirtualAddress {
+        // The other view follows the window, in the upper half as well.
+        VirtualAddress::new(VISIBLE + (frame.number() << PAGE_BITS)).unwrap_or(VirtualAddress::ZERO)
     }
 
     #[inline]

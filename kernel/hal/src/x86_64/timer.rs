@@ -40,6 +40,8 @@ const DIVIDE: u64 = 0x3e0;
 
 /// Bit of a local vector entry that keeps its interrupt away.
 const MASKED: u32 = 1 << 16;
+/// Bits of a local vector entry that pass its input on as a non-maskable interrupt.
+const NON_MASKABLE: u32 = 0b100 << 8;
 /// Divide register: count every bus clock.
 const DIVIDE_BY_1: u32 = 0b1011;
 
@@ -131,11 +133,11 @@ impl Timer {
             LOCAL_TIMER,
             LOCAL_PERFORMANCE,
             LOCAL_INTERRUPT_0,
-            LOCAL_INTERRUPT_1,
             LOCAL_ERROR,
         ] {
             write(entry, MASKED);
         }
+        write(LOCAL_INTERRUPT_1, NON_MASKABLE);
         write(TASK_PRIORITY, 0);
         write(DIVIDE, DIVIDE_BY_1);
 
