@@ -12,17 +12,19 @@ use crate::{Event, Order};
 /// The pages of a block.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Extent {
-    page: u64,
+    page: u32,
     order: Order,
 }
 
 impl Extent {
     pub(crate) const fn new(page: u64, order: Order) -> Self {
+        // Pages are below MAX_PAGES.
+        let page = page as u32;
         Self { page, order }
     }
 
     pub(crate) const fn page(&self) -> u64 {
-        self.page
+        self.page as u64
     }
 
     pub(crate) const fn order(&self) -> Order {
@@ -31,7 +33,7 @@ impl Extent {
 
     /// The frames. Pages of a block are below `MAX_PAGES`, so the range always exists.
     pub(crate) const fn frames(&self) -> FrameRange {
-        match FrameRange::new(self.page, self.page + self.order.pages()) {
+        match FrameRange::new(self.page(), self.page() + self.order.pages()) {
             Some(range) => range,
             None => FrameRange::EMPTY,
         }

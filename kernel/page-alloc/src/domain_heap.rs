@@ -61,7 +61,7 @@ impl<P: Pages> PageAllocator<'_, P> {
         self.check_initialised()?;
         let (start, end) = whole_pages(start, end)?;
         self.check_legal_range(start, end)?;
-        for (zone, start, end) in self.domheap_parts(start, end) {
+        for (zone, start, end) in domheap_parts(self.machine.max_dma_page, start, end) {
             self.check_new(zone, start, end)?;
         }
         let saved = self.heap.save();
@@ -73,18 +73,9 @@ impl<P: Pages> PageAllocator<'_, P> {
         Ok(())
     }
 
-    /// Which of the pages from `start` to `end` are for which zone: at most two parts.
-    fn domheap_parts(&self, start: u64, end: u64) -> impl Iterator<Item = (Zone, u64, u64)> {
-        let behind_dma = self.machine.max_dma_page.saturating_add(1);
-        let border = behind_dma.clamp(start, end);
-        [(Zone::Dma, start, border), (Zone::Dom, border, end)]
-            .into_iter()
-            .filter(|(_, start, end)| start < end)
-    }
-
     /// Find sections in the zones of the domain heap for the pages from `start` to `end`.
     pub(crate) fn place_domheap(&mut self, start: u64, end: u64) -> Result<(), Event> {
-        for (zone, start, end) in self.domheap_parts(start, end) {
+        for (zone, start, end) in domheap_parts(self.machine.max_dma_page, start, end) {
             self.check_neighbours(zone, start, end)?;
             self.place_new(zone, start, end)?;
         }
@@ -603,4 +594,17 @@ fn check_quota<O: Copy>(domain: &Domain<O>, pages: u64) -> Result<(), Event> {
         });
     }
     Ok(())
+}
+
+/// Which of the pages from `start` to `end` are for which zone: at most two parts. Nothing else
+/// knows that split.
+fn domheap_parts(
+    max_dma_page: u64,
+    start: u64,
+    end: u64,
+) -> impl Iterator<Item = (Zone, u64, u64)> {
+    let border = max_dma_page.saturating_add(1).clamp(start, end);
+    [(Zone::Dma, start, border), (Zone::Dom, border, end)]
+        .into_iter()
+        .filter(|(_, start, end)| start < end)
 }

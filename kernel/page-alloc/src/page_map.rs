@@ -5,7 +5,8 @@
 //! blocks around it is, or if a CPU's cache holds it. Next to each word of such a bitmap lies one
 //! with a bit for each *held* block: one that was handed out and belongs to no domain. For order 0
 //! the same 32 bytes also hold, for the same 64 pages, which are in a CPU's cache and which are
-//! known to contain only zeros. All words zero means: every page allocated, nothing known of it;
+//! retired (bad, in a zone, and held by nobody). A plain bitmap tells which pages are known to
+//! contain only zeros. All words zero means: every page allocated, nothing known of it;
 //! so making the map costs nothing per page, and giving it 64 GiB writes about as many words as
 //! there are blocks of 1 GiB.
 //!
@@ -20,16 +21,14 @@ use self::bit_tree::BitTree;
 use crate::environment::ORDERS;
 use crate::{Event, MAX_ORDER, Order, PageAllocator, Pages, Phase};
 
-/// Words for each 64 blocks of order 0: free, held, cached, zeroized.
+/// Words for each 64 blocks of order 0: free, held, cached, retired.
 const PAGE_WORDS: usize = 4;
 /// Words for each 64 blocks of a higher order: free, held.
 const BLOCK_WORDS: usize = 2;
-/// Words for each 64 pages of the set of bad pages: bad, retired.
-const BAD_WORDS: usize = 2;
 /// Places of the words behind the one for "free".
 const HELD: usize = 1;
 const CACHED: usize = 2;
-const ZEROIZED: usize = 3;
+const RETIRED: usize = 3;
 
 /// The map of all pages. Numbers of pages and blocks that are out of range are ignored by writes
 /// and found in no set by reads.
@@ -38,11 +37,21 @@ pub(crate) struct PageMap<'m> {
     free: [BitTree; ORDERS],
     bad: BitTree,
     pending: BitTree,
+    /// Index of the first word of the bitmap of zeroized pages.
+    zeroized: usize,
     max_page: u64,
 }
 
-/// Where the trees lie.
-const fn layout(max_page: u64) -> ([BitTree; ORDERS], BitTree, BitTree, usize) {
+/// Where everything lies, and how many words it takes.
+struct Layout {
+    free: [BitTree; ORDERS],
+    bad: BitTree,
+    pending: BitTree,
+    zeroized: usize,
+    words: usize,
+}
+
+const fn layout(max_page: u64) -> Layout {
     let (first, mut next) = BitTree::place(0, max_page, PAGE_WORDS);
     let mut free = [first; ORDERS];
     let mut order = 1;
@@ -56,25 +65,32 @@ const fn layout(max_page: u64) -> ([BitTree; ORDERS], BitTree, BitTree, usize) {
         next = end;
         order += 1;
     }
-    let (bad, next) = BitTree::place(next, max_page, BAD_WORDS);
-    let (pending, next) = BitTree::place(next, max_page, 1);
-    (free, bad, pending, next)
+    let (bad, next) = BitTree::place(next, max_page, 1);
+    let (pending, zeroized) = BitTree::place(next, max_page, 1);
+    Layout {
+        free,
+        bad,
+        pending,
+        zeroized,
+        words: zeroized + max_page.div_ceil(64) as usize,
+    }
 }
 
 impl<'m> PageMap<'m> {
     /// Words that a map of `max_page` pages needs.
     pub(crate) const fn words(max_page: u64) -> usize {
-        layout(max_page).3
+        layout(max_page).words
     }
 
     /// The map of `max_page` pages in `words`, which are all zero: everything allocated.
     pub(crate) fn new(words: &'m mut [u64], max_page: u64) -> Self {
-        let (free, bad, pending, _) = layout(max_page);
+        let layout = layout(max_page);
         Self {
             words,
-            free,
-            bad,
-            pending,
+            free: layout.free,
+            bad: layout.bad,
+            pending: layout.pending,
+            zeroized: layout.zeroized,
             max_page,
         }
     }
@@ -84,28 +100,23 @@ impl<'m> PageMap<'m> {
         self.max_page
     }
 
-    #[inline]
-    fn tree(&self, order: Order) -> Option<BitTree> {
-        self.free.get(order.index()).copied()
-    }
-
     /// Whether the block that starts at `page` is a free block of exactly this order.
     #[inline]
     pub(crate) fn is_free_block(&self, page: u64, order: Order) -> bool {
-        self.tree(order)
-            .is_some_and(|tree| tree.contains(self.words, page >> order.number()))
+        let tree = self.free.get(order.index());
+        tree.is_some_and(|tree| tree.contains(self.words, page >> order.number()))
     }
 
     #[inline]
     pub(crate) fn insert_free(&mut self, page: u64, order: Order) {
-        if let Some(tree) = self.tree(order) {
+        if let Some(tree) = self.free.get(order.index()) {
             tree.insert(self.words, page >> order.number());
         }
     }
 
     #[inline]
     pub(crate) fn remove_free(&mut self, page: u64, order: Order) {
-        if let Some(tree) = self.tree(order) {
+        if let Some(tree) = self.free.get(order.index()) {
             tree.remove(self.words, page >> order.number());
         }
     }
@@ -113,18 +124,17 @@ impl<'m> PageMap<'m> {
     /// First page of the first free block of exactly this order that starts at or behind `page`.
     #[inline]
     pub(crate) fn first_free_block(&self, page: u64, order: Order) -> Option<u64> {
-        let from = page.div_ceil(order.pages());
-        let block = self.tree(order)?.first_from(self.words, from)?;
+        let from = (page + order.pages() - 1) >> order.number();
+        let block = self.free.get(order.index())?.first_from(self.words, from)?;
         Some(block << order.number())
     }
 
-    /// The word with fact `fact` about the blocks around `page`, and the block's bit in it.
+    /// The word with fact `fact` about the block at `page`, and the block's bit in it.
     #[inline]
     fn fact(&self, page: u64, order: Order, fact: usize) -> (usize, u64) {
         let block = page >> order.number();
-        let leaf = self
-            .tree(order)
-            .map_or(usize::MAX - fact, |tree| tree.leaf_of(block));
+        let tree = self.free.get(order.index());
+        let leaf = tree.map_or(usize::MAX - fact, |tree| tree.leaf_of(block));
         (leaf + fact, 1 << (block & 63))
     }
 
@@ -168,37 +178,51 @@ impl<'m> PageMap<'m> {
         self.assign(page, Order::ZERO, CACHED, cached);
     }
 
+    /// The word of the bitmap of zeroized pages for `page`.
+    #[inline]
+    const fn zeroized_word(&self, page: u64) -> usize {
+        self.zeroized + (page >> 6) as usize
+    }
+
     /// Whether `page` is known to contain only zeros.
     #[inline]
     pub(crate) fn is_zeroized(&self, page: u64) -> bool {
-        self.test(page, Order::ZERO, ZEROIZED)
+        self.zeroized_among_64(page) >> (page & 63) & 1 != 0
+    }
+
+    /// Which of the 64 pages around `page`, from a multiple of 64 on, are known to contain only
+    /// zeros (bit 0 is the first).
+    #[inline]
+    pub(crate) fn zeroized_among_64(&self, page: u64) -> u64 {
+        let word = self.words.get(self.zeroized_word(page));
+        word.copied().unwrap_or(0)
     }
 
     #[inline]
     pub(crate) fn mark_zeroized(&mut self, page: u64) {
-        self.assign(page, Order::ZERO, ZEROIZED, true);
+        let index = self.zeroized_word(page);
+        if let Some(word) = self.words.get_mut(index) {
+            *word |= 1 << (page & 63);
+        }
     }
 
     /// Nothing is known any more of the contents of the block that starts at `page`.
     #[inline]
     pub(crate) fn forget_zeroized(&mut self, page: u64, order: Order) {
-        let (first, bit) = self.fact(page, Order::ZERO, ZEROIZED);
+        let first = self.zeroized_word(page);
         if order.number() < 6 {
             // The block lies within one word.
-            let run = (1 << order.pages()) - 1;
-            if let Some(word) = self.words.get_mut(first) {
-                let known = *word & (run << bit.trailing_zeros());
-                if known != 0 {
-                    *word ^= known;
-                }
+            let pages = ((1 << order.pages()) - 1) << (page & 63);
+            if let Some(word) = self.words.get_mut(first)
+                && *word & pages != 0
+            {
+                *word &= !pages;
             }
             return;
         }
-        let words = self.words.get_mut(first..).unwrap_or_default();
         let count = (order.pages() >> 6) as usize;
-        for word in words.iter_mut().step_by(PAGE_WORDS).take(count) {
-            *word = 0;
-        }
+        let words = self.words.get_mut(first..first + count);
+        words.unwrap_or_default().fill(0);
     }
 
     /// Whether `page` is bad.
@@ -213,16 +237,12 @@ impl<'m> PageMap<'m> {
 
     /// Note that `page`, which is bad, is in a zone but held by nobody.
     pub(crate) fn mark_retired(&mut self, page: u64) {
-        let index = self.bad.leaf_of(page) + 1;
-        if let Some(word) = self.words.get_mut(index) {
-            *word |= 1 << (page & 63);
-        }
+        self.assign(page, Order::ZERO, RETIRED, true);
     }
 
     /// Whether `page` is bad, in a zone, and held by nobody.
     pub(crate) fn is_retired(&self, page: u64) -> bool {
-        let word = self.words.get(self.bad.leaf_of(page) + 1);
-        word.is_some_and(|word| word >> (page & 63) & 1 != 0)
+        self.test(page, Order::ZERO, RETIRED)
     }
 
     /// The first bad page at or behind `page`.
@@ -288,12 +308,6 @@ impl<'m> PageMap<'m> {
             }
         }
         free
-    }
-
-    /// Which of the 64 pages from `page` on, a multiple of 64, are known to contain only zeros.
-    pub(crate) fn zeroized_among_64(&self, page: u64) -> u64 {
-        let (index, _) = self.fact(page, Order::ZERO, ZEROIZED);
-        self.words.get(index).copied().unwrap_or(0)
     }
 
     /// The first free block that has a page at or behind `page`.

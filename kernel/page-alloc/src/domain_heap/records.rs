@@ -107,8 +107,7 @@ pub(crate) struct Records<'m> {
 impl<'m> Records<'m> {
     /// Words for the records of `max_page` pages.
     pub(crate) const fn words(max_page: u64) -> usize {
-        let words = max_page.div_ceil(2) as usize;
-        words
+        max_page.div_ceil(2) as usize
     }
 
     /// The records in `words`, all zero: no domain has a page.
