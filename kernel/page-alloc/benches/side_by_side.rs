@@ -16,7 +16,7 @@
 //!
 //! "Half full" is after a random fill: all blocks taken, a random half of them given back.
 
-use std::collections::VecDeque;
+use std::hint::black_box;
 use std::time::Instant;
 
 use buddy_system_allocator::FrameAllocator;
@@ -28,6 +28,8 @@ use heliox_page_alloc::{
 
 const RUNS: usize = 5;
 const REPEATS: usize = 1_000_000;
+/// How many rounds ahead the measuring loop of "repeat" touches its own list of blocks.
+const AHEAD: usize = 16;
 
 /// Xorshift64*: cheap, and the same for all.
 #[derive(Clone)]
@@ -271,7 +273,8 @@ impl Test for Speed {
 
     fn run<A: Allocator>(&self, mut allocator: A) -> [f64; 4] {
         let order = self.order;
-        let (held, random_put) = fill_half(&mut allocator, order, &mut Random(self.seed));
+        let mut random = Random(self.seed);
+        let (held, random_put) = fill_half(&mut allocator, order, &mut random);
         let mut taken = Vec::with_capacity(held.len() + 1);
         let bulk_get = time(held.len(), || {
             while let Some(block) = allocator.get(order) {
@@ -284,13 +287,17 @@ impl Test for Speed {
                 allocator.put(block, order);
             }
         });
-        // The blocks held are in random order; a ring of them is given back and taken again.
-        let mut ring: VecDeque<A::Block> = held.into();
+        let places: Vec<u32> = (0..REPEATS + AHEAD)
+            .map(|_| random.below(held.len()) as u32)
+            .collect();
+        let mut held: Vec<Option<A::Block>> = held.into_iter().map(Some).collect();
         let repeat = time(REPEATS, || {
-            for _ in 0..REPEATS {
-                let block = ring.pop_front().unwrap();
-                allocator.put(block, order);
-                ring.push_back(allocator.get(order).unwrap());
+            for (place, later) in places.iter().zip(&places[AHEAD..]) {
+                // So that the cache miss on the list of blocks is not what is measured.
+                black_box(held[*later as usize].is_some());
+                let slot = &mut held[*place as usize];
+                allocator.put(slot.take().unwrap(), order);
+                *slot = allocator.get(order);
             }
         });
         [bulk_get, bulk_put, random_put, repeat]
@@ -384,6 +391,15 @@ fn medians(kinds: &[usize], pages: u64, order: u32) -> Vec<[f64; 4]> {
 fn main() {
     const GIB: u64 = 1 << 18;
     let only = std::env::args().nth(1).unwrap_or_default();
+    if let Ok(kind) = std::env::var("KIND") {
+        for seed in 1..8 {
+            println!(
+                "{:?}",
+                Speed { order: 0, seed }.run_on(kind.parse().unwrap(), 4 * GIB)
+            );
+        }
+        return;
+    }
     if only != "sizes" {
         println!("nanoseconds per operation, median of {RUNS} runs; 4 GiB of frames");
         println!(

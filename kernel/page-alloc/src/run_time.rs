@@ -453,13 +453,9 @@ impl<P: Pages> PageAllocator<'_, P> {
         let in_heap = self.is_in_heap(page);
         let section = self.heap.section_of(page);
         self.bad_pages += 1;
-        if self.map.is_cached(page)
-            && let Some(index) = section
-            && self.caches.iter_mut().any(|cache| cache.remove(page))
-        {
+        if self.map.is_cached(page) && self.caches.iter_mut().any(|cache| cache.remove(page)) {
             // Into the free blocks, to be taken out like any other.
-            self.heap.remove_cached(&mut self.map, index, page);
-            self.heap.give(&mut self.map, index, page, Order::ZERO);
+            self.heap.uncache(&mut self.map, page);
         }
         let free = self.map.is_free(page);
         self.map.mark_bad(page);
@@ -578,30 +574,36 @@ impl<P: Pages> PageAllocator<'_, P> {
         if cache.node() != node {
             return None;
         }
-        let page = match cache.shelf(zone)?.ready.pop() {
+        let page = match cache.shelf(zone)?.hand_out() {
             Some(page) => page,
-            None => self.refill(cpu, zone, node)?,
+            None => self.exchange(cpu, zone, node)?,
         };
         let index = self.heap.section_of(page)?;
         self.heap.remove_cached(&mut self.map, index, page);
         Some(page)
     }
 
-    /// Fill the cache of `cpu` with the lowest pages; one of them, still counted as cached.
-    fn refill(&mut self, cpu: Cpu, zone: Zone, node: Node) -> Option<u64> {
-        let cache = self.caches.get_mut(cpu.0)?;
-        let shelf = cache.shelf(zone)?;
-        for _ in 0..BATCH {
-            let Some(page) = self.heap.take(&mut self.map, zone, node, Order::ZERO) else {
+    /// Fill the cache of `cpu` anew, with the lowest pages; one of them, still counted as cached.
+    fn exchange(&mut self, cpu: Cpu, zone: Zone, node: Node) -> Option<u64> {
+        let shelf = self.caches.get_mut(cpu.0)?.shelf(zone)?;
+        while let Some(page) = shelf.pop() {
+            self.heap.uncache(&mut self.map, page);
+        }
+        let mut room = BATCH;
+        while room > 0 {
+            // Whole blocks, to save splitting them page by page.
+            let Some((first, order)) = self.heap.take_up_to(&mut self.map, zone, node, room) else {
                 break;
             };
-            if let Some(index) = self.heap.section_of(page) {
+            let index = self.heap.section_of(first)?;
+            for page in first..first + order.pages() {
                 self.heap.add_cached(&mut self.map, index, page);
+                shelf.push(page);
             }
-            shelf.ready.push(page);
+            room -= order.pages();
         }
-        shelf.ready.reverse();
-        shelf.ready.pop().or_else(|| shelf.returned.pop())
+        shelf.renew();
+        shelf.hand_out()
     }
 
     /// Put a block back that was taken.
@@ -638,15 +640,15 @@ impl<P: Pages> PageAllocator<'_, P> {
         let Some(shelf) = cache.shelf(zone) else {
             return false;
         };
-        if shelf.returned.is_full() {
-            while let Some(page) = shelf.returned.pop() {
-                if let Some(index) = self.heap.section_of(page) {
-                    self.heap.remove_cached(&mut self.map, index, page);
-                    self.heap.give(&mut self.map, index, page, Order::ZERO);
+        if shelf.is_full() {
+            shelf.bring_up_oldest();
+            for _ in 0..BATCH {
+                if let Some(page) = shelf.pop() {
+                    self.heap.uncache(&mut self.map, page);
                 }
             }
         }
-        shelf.returned.push(page);
+        shelf.push(page);
         self.heap.add_cached(&mut self.map, index, page);
         true
     }
@@ -658,10 +660,7 @@ impl<P: Pages> PageAllocator<'_, P> {
                 continue;
             };
             while let Some(page) = shelf.pop() {
-                if let Some(index) = self.heap.section_of(page) {
-                    self.heap.remove_cached(&mut self.map, index, page);
-                    self.heap.give(&mut self.map, index, page, Order::ZERO);
-                }
+                self.heap.uncache(&mut self.map, page);
             }
         }
     }

@@ -97,10 +97,15 @@ impl FreeBlocks {
         }
     }
 
-    /// Take a block of order `order` out; its first page, or `None` if there is none.
+    /// Take a block of order `order` out of the lowest block of order `found`, at least `order`;
+    /// its first page, or `None` if there is no such block.
     #[inline]
-    pub(crate) fn take(&mut self, map: &mut PageMap<'_>, order: Order) -> Option<u64> {
-        let found = self.smallest(order)?;
+    pub(crate) fn take(
+        &mut self,
+        map: &mut PageMap<'_>,
+        found: Order,
+        order: Order,
+    ) -> Option<u64> {
         let hint = self.hints.get_mut(found.index())?;
         let page = map.first_free_block(u64::from(*hint) << found.number(), found)?;
         *hint = (page >> found.number()) as u32;

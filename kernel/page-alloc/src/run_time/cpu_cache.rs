@@ -1,11 +1,11 @@
 //! Caches of single pages, one for each CPU.
 //!
-//! The secret: pages do not go round within a cache. Pages to hand out are taken from the free
-//! blocks in batches, lowest address first; pages that come back are collected and go back in
-//! batches, to merge. So a cache makes single pages cheap (and, once CPUs allocate in parallel,
-//! lets most requests do without the lock) but does not undo the order of addresses that keeps
-//! large blocks whole: handing the last freed page out again, wherever it lies, would keep a
-//! fragmented heap fragmented for ever.
+//! The secret: which of its pages a cache hands out, and when it goes back to the free blocks. It
+//! hands out the page that came last, which is cheap, and still warm. But pages that only went
+//! round in a cache, wherever they lie, would keep a fragmented heap fragmented for ever. So a
+//! cache is exchanged regularly: after [`LIFETIME`] pages were handed out, or when it is empty,
+//! all it holds goes back to merge, and the lowest free pages take its place. What overflows goes
+//! back at once, longest held first.
 //!
 //! A cache holds pages of its CPU's node only. What it holds counts as free and is not merged
 //! until it is drained, which also happens whenever a request would otherwise fail.
@@ -13,24 +13,43 @@
 use crate::environment::ZONES;
 use crate::{Node, Zone};
 
-/// Pages that one batch moves.
-pub(crate) const BATCH: usize = 32;
+/// Pages that are taken from the free blocks, or overflow to them, at a time.
+pub(crate) const BATCH: u64 = 32;
+/// Most pages of one zone in one cache.
+const CAPACITY: usize = 2 * BATCH as usize;
+/// Pages handed out before the cache is exchanged.
+const LIFETIME: u32 = 128;
 
-/// A stack of pages.
-#[derive(Clone, Debug)]
-pub(crate) struct Stack {
-    pages: [u32; BATCH],
+/// What a CPU holds of one zone: a stack of pages.
+#[derive(Debug)]
+pub(crate) struct Shelf {
+    pages: [u32; CAPACITY],
     len: usize,
+    /// Pages handed out since the last exchange.
+    age: u32,
 }
 
-impl Stack {
+impl Shelf {
     const EMPTY: Self = Self {
-        pages: [0; BATCH],
+        pages: [0; CAPACITY],
         len: 0,
+        age: 0,
     };
 
+    /// The page that came last, unless it is time to exchange the cache.
+    #[inline]
+    pub(crate) fn hand_out(&mut self) -> Option<u64> {
+        if self.age >= LIFETIME {
+            return None;
+        }
+        self.age += 1;
+        self.pop()
+    }
+
+    /// Whether there is no room for a page.
+    #[inline]
     pub(crate) const fn is_full(&self) -> bool {
-        self.len >= BATCH
+        self.len >= CAPACITY
     }
 
     /// Put `page` on top; ignored when full.
@@ -42,6 +61,7 @@ impl Stack {
         }
     }
 
+    /// The page that came last.
     #[inline]
     pub(crate) fn pop(&mut self) -> Option<u64> {
         let top = self.len.checked_sub(1)?;
@@ -49,10 +69,18 @@ impl Stack {
         self.pages.get(top).copied().map(u64::from)
     }
 
-    /// Turn the stack over: what was pushed first is popped first.
-    pub(crate) fn reverse(&mut self) {
+    /// Begin anew with the pages pushed since the cache was empty; those pushed first come first.
+    pub(crate) fn renew(&mut self) {
+        self.age = 0;
         if let Some(pages) = self.pages.get_mut(..self.len) {
             pages.reverse();
+        }
+    }
+
+    /// Move the longest held pages to the top, for [`BATCH`] of them to be taken off.
+    pub(crate) fn bring_up_oldest(&mut self) {
+        if let Some(pages) = self.pages.get_mut(..self.len) {
+            pages.rotate_left(pages.len().min(BATCH as usize));
         }
     }
 
@@ -70,22 +98,6 @@ impl Stack {
     }
 }
 
-/// What a CPU holds of one zone.
-#[derive(Clone, Debug)]
-pub(crate) struct Shelf {
-    /// Pages to hand out, lowest address on top.
-    pub(crate) ready: Stack,
-    /// Pages that came back.
-    pub(crate) returned: Stack,
-}
-
-impl Shelf {
-    /// Any page of the shelf.
-    pub(crate) fn pop(&mut self) -> Option<u64> {
-        self.returned.pop().or_else(|| self.ready.pop())
-    }
-}
-
 /// The cache of one CPU.
 #[derive(Debug)]
 pub struct CpuCache {
@@ -95,19 +107,14 @@ pub struct CpuCache {
 
 impl CpuCache {
     /// Most pages of one zone that one CPU holds.
-    pub const CAPACITY: usize = 2 * BATCH;
+    pub const CAPACITY: usize = CAPACITY;
 
     /// An empty cache for a CPU of node `node`.
     #[must_use]
     pub const fn new(node: Node) -> Self {
         Self {
             node,
-            shelves: [const {
-                Shelf {
-                    ready: Stack::EMPTY,
-                    returned: Stack::EMPTY,
-                }
-            }; ZONES],
+            shelves: [const { Shelf::EMPTY }; ZONES],
         }
     }
 
@@ -124,8 +131,6 @@ impl CpuCache {
 
     /// Take `page` out; whether it was there.
     pub(crate) fn remove(&mut self, page: u64) -> bool {
-        self.shelves
-            .iter_mut()
-            .any(|shelf| shelf.ready.remove(page) || shelf.returned.remove(page))
+        self.shelves.iter_mut().any(|shelf| shelf.remove(page))
     }
 }

@@ -254,16 +254,10 @@ impl Heap {
             .unwrap_or(0)
     }
 
-    /// Take a block out of `zone` and `node`; its section is no longer its holder, but nothing
-    /// else is noted.
+    /// The section of `zone` and `node` with the smallest free block of at least `order`, and that
+    /// block's order.
     #[inline]
-    pub(crate) fn take(
-        &mut self,
-        map: &mut PageMap<'_>,
-        zone: Zone,
-        node: Node,
-        order: Order,
-    ) -> Option<u64> {
+    fn best(&self, zone: Zone, node: Node, order: Order) -> Option<(Order, usize)> {
         let mut best = None;
         for index in Members(self.set(zone, node)) {
             if let Some(found) = self.sections.get(index)?.blocks.smallest(order)
@@ -272,9 +266,49 @@ impl Heap {
                 best = Some((found, index));
             }
         }
-        let (_, index) = best?;
-        let page = self.sections.get_mut(index)?.blocks.take(map, order)?;
-        *self.free.get_mut(zone.index())? -= order.pages();
+        best
+    }
+
+    /// Take a block out of `zone` and `node`. Nothing else is noted of it.
+    #[inline]
+    pub(crate) fn take(
+        &mut self,
+        map: &mut PageMap<'_>,
+        zone: Zone,
+        node: Node,
+        order: Order,
+    ) -> Option<u64> {
+        let (found, index) = self.best(zone, node, order)?;
+        self.take_from(map, index, found, order)
+    }
+
+    /// Take the smallest block out of `zone` and `node`, or a part of it of at most `most` pages;
+    /// its first page and order.
+    pub(crate) fn take_up_to(
+        &mut self,
+        map: &mut PageMap<'_>,
+        zone: Zone,
+        node: Node,
+        most: u64,
+    ) -> Option<(u64, Order)> {
+        let (found, index) = self.best(zone, node, Order::ZERO)?;
+        let order = found.min(Order::largest(0, most));
+        let page = self.take_from(map, index, found, order)?;
+        Some((page, order))
+    }
+
+    /// Take a block of `order` out of a block of order `found` of section `index`.
+    #[inline]
+    fn take_from(
+        &mut self,
+        map: &mut PageMap<'_>,
+        index: usize,
+        found: Order,
+        order: Order,
+    ) -> Option<u64> {
+        let section = self.sections.get_mut(index)?;
+        let page = section.blocks.take(map, found, order)?;
+        *self.free.get_mut(section.zone.index())? -= order.pages();
         Some(page)
     }
 
@@ -338,6 +372,14 @@ impl Heap {
                 *free -= 1;
                 *cached -= 1;
             }
+        }
+    }
+
+    /// Put `page`, which just left a CPU's cache, back.
+    pub(crate) fn uncache(&mut self, map: &mut PageMap<'_>, page: u64) {
+        if let Some(index) = self.section_of(page) {
+            self.remove_cached(map, index, page);
+            self.give(map, index, page, Order::ZERO);
         }
     }
 
