@@ -28,8 +28,6 @@ use heliox_page_alloc::{
 
 const RUNS: usize = 5;
 const REPEATS: usize = 1_000_000;
-/// How many rounds ahead the measuring loop of "repeat" touches its own list of blocks.
-const AHEAD: usize = 16;
 
 /// Xorshift64*: cheap, and the same for all.
 #[derive(Clone)]
@@ -287,19 +285,15 @@ impl Test for Speed {
                 allocator.put(block, order);
             }
         });
-        let places: Vec<u32> = (0..REPEATS + AHEAD)
-            .map(|_| random.below(held.len()) as u32)
-            .collect();
-        let mut held: Vec<Option<A::Block>> = held.into_iter().map(Some).collect();
-        let repeat = time(REPEATS, || {
-            for (place, later) in places.iter().zip(&places[AHEAD..]) {
-                // So that the cache miss on the list of blocks is not what is measured.
-                black_box(held[*later as usize].is_some());
-                let slot = &mut held[*place as usize];
-                allocator.put(slot.take().unwrap(), order);
-                *slot = allocator.get(order);
+        // Once through the blocks, which are in random order.
+        let mut kept = Vec::with_capacity(held.len());
+        let repeat = time(held.len(), || {
+            for block in held {
+                allocator.put(block, order);
+                kept.extend(allocator.get(order));
             }
         });
+        black_box(kept.len());
         [bulk_get, bulk_put, random_put, repeat]
     }
 }
@@ -395,7 +389,10 @@ fn main() {
         for seed in 1..8 {
             println!(
                 "{:?}",
-                Speed { order: 0, seed }.run_on(kind.parse().unwrap(), 4 * GIB)
+                Speed { order: 0, seed }.run_on(
+                    kind.parse().unwrap(),
+                    std::env::var("G").map_or(4, |g| g.parse::<u64>().unwrap()) * GIB
+                )
             );
         }
         return;

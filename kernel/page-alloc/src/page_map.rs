@@ -1,14 +1,15 @@
 //! Page map: how allocated and free pages are told apart.
 //!
 //! The secret: free memory is known as blocks, not as pages. For each order there is a bitmap with
-//! summaries (`bit_tree`) in which a bit is a free block; a page is free if one of the 19
-//! blocks around it is, or if a CPU's cache holds it. Next to each word of such a bitmap lies one
-//! with a bit for each *held* block: one that was handed out and belongs to no domain. For order 0
-//! the same 32 bytes also hold, for the same 64 pages, which are in a CPU's cache and which are
-//! retired (bad, in a zone, and held by nobody). A plain bitmap tells which pages are known to
-//! contain only zeros. All words zero means: every page allocated, nothing known of it;
-//! so making the map costs nothing per page, and giving it 64 GiB writes about as many words as
-//! there are blocks of 1 GiB.
+//! summaries (`bit_tree`) in which a bit is a free block; a page is free if one of the 19 blocks
+//! around it is, or if a CPU's cache holds it. Next to each word of such a bitmap lies one with a
+//! bit for each *held* block: one that was handed out and belongs to no domain. For order 0 both
+//! bits together mean that a CPU's cache holds the page, and the same 32 bytes also tell which of
+//! the same 64 pages are known to contain only zeros and which are *retired*: bad, in a zone, and
+//! held by nobody. So what an operation on one page reads and writes is one cache line.
+//!
+//! All words zero means: every page allocated, nothing known of it. So making the map costs
+//! nothing per page, and giving it 64 GiB writes about as many words as there are blocks of 1 GiB.
 //!
 //! Invariants: free blocks, held blocks and cached pages are disjoint. Outside the heaps, free
 //! blocks are those of the boot-time allocator, merged as far as possible.
@@ -21,13 +22,14 @@ use self::bit_tree::BitTree;
 use crate::environment::ORDERS;
 use crate::{Event, MAX_ORDER, Order, PageAllocator, Pages, Phase};
 
-/// Words for each 64 blocks of order 0: free, held, cached, retired.
+/// Words for each 64 blocks of order 0: free, held, zeroized, retired.
 const PAGE_WORDS: usize = 4;
 /// Words for each 64 blocks of a higher order: free, held.
 const BLOCK_WORDS: usize = 2;
-/// Places of the words behind the one for "free".
+/// Places of those words.
+const FREE: usize = 0;
 const HELD: usize = 1;
-const CACHED: usize = 2;
+const ZEROIZED: usize = 2;
 const RETIRED: usize = 3;
 
 /// The map of all pages. Numbers of pages and blocks that are out of range are ignored by writes
@@ -37,8 +39,6 @@ pub(crate) struct PageMap<'m> {
     free: [BitTree; ORDERS],
     bad: BitTree,
     pending: BitTree,
-    /// Index of the first word of the bitmap of zeroized pages.
-    zeroized: usize,
     max_page: u64,
 }
 
@@ -47,7 +47,6 @@ struct Layout {
     free: [BitTree; ORDERS],
     bad: BitTree,
     pending: BitTree,
-    zeroized: usize,
     words: usize,
 }
 
@@ -66,13 +65,12 @@ const fn layout(max_page: u64) -> Layout {
         order += 1;
     }
     let (bad, next) = BitTree::place(next, max_page, 1);
-    let (pending, zeroized) = BitTree::place(next, max_page, 1);
+    let (pending, words) = BitTree::place(next, max_page, 1);
     Layout {
         free,
         bad,
         pending,
-        zeroized,
-        words: zeroized + max_page.div_ceil(64) as usize,
+        words,
     }
 }
 
@@ -90,7 +88,6 @@ impl<'m> PageMap<'m> {
             free: layout.free,
             bad: layout.bad,
             pending: layout.pending,
-            zeroized: layout.zeroized,
             max_page,
         }
     }
@@ -159,7 +156,9 @@ impl<'m> PageMap<'m> {
     /// Whether the block of this order that starts at `page` is held.
     #[inline]
     pub(crate) fn is_held(&self, page: u64, order: Order) -> bool {
-        page & (order.pages() - 1) == 0 && self.test(page, order, HELD)
+        page & (order.pages() - 1) == 0
+            && self.test(page, order, HELD)
+            && !self.test(page, order, FREE)
     }
 
     #[inline]
@@ -170,46 +169,38 @@ impl<'m> PageMap<'m> {
     /// Whether `page` is in a CPU's cache.
     #[inline]
     pub(crate) fn is_cached(&self, page: u64) -> bool {
-        self.test(page, Order::ZERO, CACHED)
+        self.test(page, Order::ZERO, FREE) && self.test(page, Order::ZERO, HELD)
     }
 
+    /// Note that `page`, neither free nor held, is in a CPU's cache, or is not any more.
     #[inline]
     pub(crate) fn set_cached(&mut self, page: u64, cached: bool) {
-        self.assign(page, Order::ZERO, CACHED, cached);
-    }
-
-    /// The word of the bitmap of zeroized pages for `page`.
-    #[inline]
-    const fn zeroized_word(&self, page: u64) -> usize {
-        self.zeroized + (page >> 6) as usize
+        self.assign(page, Order::ZERO, HELD, cached);
+        self.assign(page, Order::ZERO, FREE, cached);
     }
 
     /// Whether `page` is known to contain only zeros.
     #[inline]
     pub(crate) fn is_zeroized(&self, page: u64) -> bool {
-        self.zeroized_among_64(page) >> (page & 63) & 1 != 0
+        self.test(page, Order::ZERO, ZEROIZED)
     }
 
-    /// Which of the 64 pages around `page`, from a multiple of 64 on, are known to contain only
-    /// zeros (bit 0 is the first).
-    #[inline]
+    /// Which of the 64 pages from `page` on, a multiple of 64, are known to contain only zeros
+    /// (bit 0 is `page`).
     pub(crate) fn zeroized_among_64(&self, page: u64) -> u64 {
-        let word = self.words.get(self.zeroized_word(page));
-        word.copied().unwrap_or(0)
+        let (index, _) = self.fact(page, Order::ZERO, ZEROIZED);
+        self.words.get(index).copied().unwrap_or(0)
     }
 
     #[inline]
     pub(crate) fn mark_zeroized(&mut self, page: u64) {
-        let index = self.zeroized_word(page);
-        if let Some(word) = self.words.get_mut(index) {
-            *word |= 1 << (page & 63);
-        }
+        self.assign(page, Order::ZERO, ZEROIZED, true);
     }
 
     /// Nothing is known any more of the contents of the block that starts at `page`.
     #[inline]
     pub(crate) fn forget_zeroized(&mut self, page: u64, order: Order) {
-        let first = self.zeroized_word(page);
+        let (first, _) = self.fact(page, Order::ZERO, ZEROIZED);
         if order.number() < 6 {
             // The block lies within one word.
             let pages = ((1 << order.pages()) - 1) << (page & 63);
@@ -220,9 +211,11 @@ impl<'m> PageMap<'m> {
             }
             return;
         }
+        let words = self.words.get_mut(first..).unwrap_or_default();
         let count = (order.pages() >> 6) as usize;
-        let words = self.words.get_mut(first..first + count);
-        words.unwrap_or_default().fill(0);
+        for word in words.iter_mut().step_by(PAGE_WORDS).take(count) {
+            *word = 0;
+        }
     }
 
     /// Whether `page` is bad.
@@ -286,10 +279,9 @@ impl<'m> PageMap<'m> {
 
     /// Which of the 64 pages from `page` on, a multiple of 64, are free (bit 0 is `page`).
     pub(crate) fn free_among_64(&self, page: u64) -> u64 {
-        let (leaf, _) = self.fact(page, Order::ZERO, 0);
-        let (cached, _) = self.fact(page, Order::ZERO, CACHED);
         let word = |index: usize| self.words.get(index).copied().unwrap_or(0);
-        let mut free = word(leaf) | word(cached);
+        // Free or cached.
+        let mut free = word(self.fact(page, Order::ZERO, FREE).0);
         for order in Order::all().skip(1) {
             if order.number() >= 6 {
                 if self.is_free_block(page & !(order.pages() - 1), order) {
@@ -298,7 +290,7 @@ impl<'m> PageMap<'m> {
                 continue;
             }
             // 64 >> order blocks of this order; they lie within one word.
-            let (index, bit) = self.fact(page, order, 0);
+            let (index, bit) = self.fact(page, order, FREE);
             let mut blocks =
                 word(index) >> bit.trailing_zeros() & ((1 << (64 >> order.number())) - 1);
             while blocks != 0 {

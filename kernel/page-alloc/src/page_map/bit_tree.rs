@@ -2,9 +2,10 @@
 //! found in as many steps as the tree has levels (at most six), whatever the set looks like.
 //!
 //! Level 0 (the leaves) has one bit for each number; bit `i` of level `l + 1` is set exactly if
-//! word `i` of level `l` is not zero. Leaves may lie `stride` words apart, so that other facts
-//! about the same 64 numbers can share their cache line. The words are passed to each operation,
-//! since several trees share one slice; all words zero is the empty set.
+//! word `i` of level `l` has a member. Leaves may lie `stride` words apart, so that other facts
+//! about the same 64 numbers share their cache line; then a bit set in the word behind a leaf
+//! means that the number is no member whatever the leaf says. The words are passed to each
+//! operation, since several trees share one slice; all words zero is the empty set.
 
 /// Most levels above the leaves: 2^32 numbers need five.
 const LEVELS: usize = 5;
@@ -56,35 +57,46 @@ impl BitTree {
         self.leaves + leaf * self.stride
     }
 
+    /// The members among the numbers of the leaf that lies at `place`.
+    #[inline]
+    fn members(&self, words: &[u64], place: usize) -> u64 {
+        match words.get(place..) {
+            Some([leaf, veto, ..]) if self.stride > 1 => leaf & !veto,
+            Some([leaf, ..]) => *leaf,
+            _ => 0,
+        }
+    }
+
     /// Word `index` of `level`.
     #[inline]
     fn word(&self, words: &[u64], level: usize, index: u64) -> u64 {
         let index = index as usize;
-        let place = match level.checked_sub(1) {
-            None => self.leaves + index * self.stride,
-            Some(level) => self
-                .upper
-                .get(level)
-                .map_or(usize::MAX, |base| base + index),
-        };
-        words.get(place).copied().unwrap_or(0)
+        match level.checked_sub(1) {
+            None => self.members(words, self.leaves + index * self.stride),
+            Some(level) => {
+                let place = self.upper.get(level).map(|base| base + index);
+                place
+                    .and_then(|place| words.get(place))
+                    .copied()
+                    .unwrap_or(0)
+            }
+        }
     }
 
     /// Whether `number` is a member.
     #[inline]
     pub(super) fn contains(&self, words: &[u64], number: u64) -> bool {
-        let word = words.get(self.leaf_of(number)).copied().unwrap_or(0);
-        word & mask(number) != 0
+        self.members(words, self.leaf_of(number)) & mask(number) != 0
     }
 
-    /// Make `number` a member.
+    /// Make `number` a member; it is not vetoed.
     #[inline]
     pub(super) fn insert(&self, words: &mut [u64], number: u64) {
-        let Some(leaf) = words.get_mut(self.leaf_of(number)) else {
-            return;
-        };
-        let was_empty = *leaf == 0;
-        *leaf |= mask(number);
+        let place = self.leaf_of(number);
+        let was_empty = self.members(words, place) == 0;
+        if let Some(leaf) = words.get_mut(place) {
+            *leaf |= mask(number);
+        }
         if was_empty {
             self.insert_above(words, number >> 6);
         }
@@ -105,14 +117,14 @@ impl BitTree {
         }
     }
 
-    /// Make `number` no member.
+    /// Make `number`, a member or at least not vetoed, no member.
     #[inline]
     pub(super) fn remove(&self, words: &mut [u64], number: u64) {
-        let Some(leaf) = words.get_mut(self.leaf_of(number)) else {
-            return;
-        };
-        *leaf &= !mask(number);
-        if *leaf == 0 {
+        let place = self.leaf_of(number);
+        if let Some(leaf) = words.get_mut(place) {
+            *leaf &= !mask(number);
+        }
+        if self.members(words, place) == 0 {
             self.remove_above(words, number >> 6);
         }
     }
@@ -191,7 +203,16 @@ mod tests {
             let mut set = BTreeSet::new();
             for _ in 0..20_000 {
                 let number = random(&mut state) % numbers;
-                if random(&mut state) % 3 == 0 {
+                if stride > 1 && random(&mut state) % 3 == 0 {
+                    // Vetoed, whether its bit is set or not; not a member, before and after.
+                    if !set.contains(&number) {
+                        words[tree.leaf_of(number)] ^= mask(number);
+                        words[tree.leaf_of(number) + 1] |= mask(number);
+                        assert!(!tree.contains(&words, number));
+                        words[tree.leaf_of(number)] &= !mask(number);
+                        words[tree.leaf_of(number) + 1] &= !mask(number);
+                    }
+                } else if random(&mut state) % 3 == 0 {
                     tree.insert(&mut words, number);
                     set.insert(number);
                 } else {
