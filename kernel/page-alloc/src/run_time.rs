@@ -342,12 +342,20 @@ impl<P: Pages> PageAllocator<'_, P> {
     pub fn avail_heap_pages_on(&self, zone: Zone, node: Node) -> Result<u64, Event> {
         self.check_initialised()?;
         self.check_node(node)?;
-        Ok(self
+        let in_blocks: u64 = self
             .heap
             .sections()
             .filter(|section| section.zone == zone && section.node == node)
-            .map(section::Section::free)
-            .sum())
+            .map(|section| section.blocks.pages())
+            .sum();
+        // A cache holds pages of its own node only.
+        let in_caches: usize = self
+            .caches
+            .iter()
+            .filter(|cache| cache.node() == node)
+            .map(|cache| cache.pages(zone).count())
+            .sum();
+        Ok(in_blocks + in_caches as u64)
     }
 
     /// Clear free pages of the heaps, at most `budget` of them, going on where the last call
@@ -416,23 +424,29 @@ impl<P: Pages> PageAllocator<'_, P> {
             ..HeapFigures::default()
         };
         for section in self.heap.sections() {
-            let free = section.free();
+            let free = section.blocks.pages();
             let sum = ZoneFigures {
                 pages: section.pages,
                 free,
-                cached: section.cached,
+                cached: 0,
                 scrub_pending: section.pending,
                 bad: section.bad,
                 allocated: section.pages - free - section.pending - section.bad,
                 failing: section.failing,
                 free_blocks: *section.blocks.counts(),
             };
-            if let Some(entry) = figures
-                .zones
-                .get_mut(section.zone.index())
-                .and_then(|nodes| nodes.get_mut(section.node.number()))
-            {
+            if let Some(entry) = figures.entry(section.zone, section.node) {
                 entry.add(&sum);
+            }
+        }
+        for cache in self.caches.iter() {
+            for zone in Zone::ALL {
+                let cached = cache.pages(zone).count() as u64;
+                if let Some(entry) = figures.entry(zone, cache.node()) {
+                    entry.cached += cached;
+                    entry.free += cached;
+                    entry.allocated -= cached;
+                }
             }
         }
         Ok(figures)
@@ -453,9 +467,12 @@ impl<P: Pages> PageAllocator<'_, P> {
         let in_heap = self.is_in_heap(page);
         let section = self.heap.section_of(page);
         self.bad_pages += 1;
-        if self.map.is_cached(page) && self.caches.iter_mut().any(|cache| cache.remove(page)) {
+        if self.map.is_cached(page)
+            && let Some(zone) = self.zone_of(page)
+            && self.caches.iter_mut().any(|cache| cache.remove(zone, page))
+        {
             // Into the free blocks, to be taken out like any other.
-            self.heap.uncache(&mut self.map, page);
+            self.heap.uncache(&mut self.map, zone, page);
         }
         let free = self.map.is_free(page);
         self.map.mark_bad(page);
@@ -527,8 +544,7 @@ impl<P: Pages> PageAllocator<'_, P> {
         if !exact && let Some(page) = self.take_from_any(zone, near, order) {
             return Ok(page);
         }
-        if self.heap.cached(zone) > 0 {
-            self.drain(zone);
+        if self.drain(zone) {
             if let Some(page) = self.heap.take(&mut self.map, zone, near, order) {
                 return Ok(page);
             }
@@ -578,8 +594,7 @@ impl<P: Pages> PageAllocator<'_, P> {
             Some(page) => page,
             None => self.exchange(cpu, zone, node)?,
         };
-        let index = self.heap.section_of(page)?;
-        self.heap.remove_cached(&mut self.map, index, page);
+        self.heap.remove_cached(&mut self.map, zone, page);
         Some(page)
     }
 
@@ -587,7 +602,7 @@ impl<P: Pages> PageAllocator<'_, P> {
     fn exchange(&mut self, cpu: Cpu, zone: Zone, node: Node) -> Option<u64> {
         let shelf = self.caches.get_mut(cpu.0)?.shelf(zone)?;
         while let Some(page) = shelf.pop() {
-            self.heap.uncache(&mut self.map, page);
+            self.heap.uncache(&mut self.map, zone, page);
         }
         let mut room = BATCH;
         while room > 0 {
@@ -595,9 +610,8 @@ impl<P: Pages> PageAllocator<'_, P> {
             let Some((first, order)) = self.heap.take_up_to(&mut self.map, zone, node, room) else {
                 break;
             };
-            let index = self.heap.section_of(first)?;
             for page in first..first + order.pages() {
-                self.heap.add_cached(&mut self.map, index, page);
+                self.heap.add_cached(&mut self.map, zone, page);
                 shelf.push(page);
             }
             room -= order.pages();
@@ -644,25 +658,28 @@ impl<P: Pages> PageAllocator<'_, P> {
             shelf.bring_up_oldest();
             for _ in 0..BATCH {
                 if let Some(page) = shelf.pop() {
-                    self.heap.uncache(&mut self.map, page);
+                    self.heap.uncache(&mut self.map, zone, page);
                 }
             }
         }
         shelf.push(page);
-        self.heap.add_cached(&mut self.map, index, page);
+        self.heap.add_cached(&mut self.map, zone, page);
         true
     }
 
-    /// Put back what all caches hold of `zone`.
-    fn drain(&mut self, zone: Zone) {
+    /// Put back what all caches hold of `zone`; whether they held anything.
+    fn drain(&mut self, zone: Zone) -> bool {
+        let mut any = false;
         for cache in self.caches.iter_mut() {
             let Some(shelf) = cache.shelf(zone) else {
                 continue;
             };
             while let Some(page) = shelf.pop() {
-                self.heap.uncache(&mut self.map, page);
+                self.heap.uncache(&mut self.map, zone, page);
+                any = true;
             }
         }
+        any
     }
 
     /// Whether `page` is in a zone: free there, held, assigned, waiting to be cleared, or bad.

@@ -18,7 +18,7 @@ pub(crate) const BATCH: u64 = 32;
 /// Most pages of one zone in one cache.
 const CAPACITY: usize = 2 * BATCH as usize;
 /// Pages handed out before the cache is exchanged.
-const LIFETIME: u32 = 128;
+const LIFETIME: u32 = 256;
 
 /// What a CPU holds of one zone: a stack of pages.
 #[derive(Debug)]
@@ -44,6 +44,11 @@ impl Shelf {
         }
         self.age += 1;
         self.pop()
+    }
+
+    /// The pages.
+    fn pages(&self) -> impl Iterator<Item = u64> {
+        self.pages.iter().take(self.len).copied().map(u64::from)
     }
 
     /// Whether there is no room for a page.
@@ -129,8 +134,14 @@ impl CpuCache {
         self.shelves.get_mut(zone.index())
     }
 
-    /// Take `page` out; whether it was there.
-    pub(crate) fn remove(&mut self, page: u64) -> bool {
-        self.shelves.iter_mut().any(|shelf| shelf.remove(page))
+    /// The pages held of `zone`.
+    pub(crate) fn pages(&self, zone: Zone) -> impl Iterator<Item = u64> {
+        let shelf = self.shelves.get(zone.index());
+        shelf.into_iter().flat_map(Shelf::pages)
+    }
+
+    /// Take `page`, of `zone`, out; whether it was there.
+    pub(crate) fn remove(&mut self, zone: Zone, page: u64) -> bool {
+        self.shelf(zone).is_some_and(|shelf| shelf.remove(page))
     }
 }

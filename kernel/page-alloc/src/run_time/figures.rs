@@ -108,6 +108,11 @@ impl fmt::Display for HeapFigures {
 }
 
 impl HeapFigures {
+    /// The figures of `zone` on `node`, to be changed.
+    pub(crate) fn entry(&mut self, zone: Zone, node: Node) -> Option<&mut ZoneFigures> {
+        self.zones.get_mut(zone.index())?.get_mut(node.number())
+    }
+
     /// The zones and nodes that have pages.
     fn rows(&self) -> impl Iterator<Item = (Zone, usize, &ZoneFigures)> {
         Zone::ALL

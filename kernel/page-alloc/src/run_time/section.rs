@@ -24,8 +24,6 @@ pub(crate) struct Section {
     pub(crate) blocks: FreeBlocks,
     /// Pages ever given to the section.
     pub(crate) pages: u64,
-    /// Pages in CPUs' caches.
-    pub(crate) cached: u64,
     /// Pages that wait to be cleared.
     pub(crate) pending: u64,
     /// Bad pages that nobody holds.
@@ -41,16 +39,10 @@ impl Section {
         node: Node::ZERO,
         blocks: FreeBlocks::new(),
         pages: 0,
-        cached: 0,
         pending: 0,
         bad: 0,
         failing: 0,
     };
-
-    /// Free pages, with those in CPUs' caches.
-    pub(crate) const fn free(&self) -> u64 {
-        self.blocks.pages() + self.cached
-    }
 }
 
 /// All sections, and sums over them.
@@ -63,8 +55,6 @@ pub(crate) struct Heap {
     members: [[u32; MAX_NODES]; ZONES],
     /// By zone, free pages, with those in CPUs' caches.
     free: [u64; ZONES],
-    /// By zone, pages in CPUs' caches.
-    cached: [u64; ZONES],
 }
 
 /// The sections as they were before some were placed.
@@ -83,17 +73,16 @@ impl Heap {
             count: 0,
             members: [[0; MAX_NODES]; ZONES],
             free: [0; ZONES],
-            cached: [0; ZONES],
         }
     }
 
     /// The section that `page` lies in.
     #[inline]
     pub(crate) fn section_of(&self, page: u64) -> Option<usize> {
+        // Unused entries are empty.
         self.bounds
             .iter()
-            .take(self.count)
-            .position(|bounds| bounds.start <= page && page < bounds.end)
+            .position(|bounds| page.wrapping_sub(bounds.start) < bounds.end - bounds.start)
     }
 
     pub(crate) fn section(&self, index: usize) -> Option<&Section> {
@@ -120,11 +109,6 @@ impl Heap {
     #[inline]
     pub(crate) fn free(&self, zone: Zone) -> u64 {
         self.free.get(zone.index()).copied().unwrap_or(0)
-    }
-
-    /// Pages of `zone` in CPUs' caches.
-    pub(crate) fn cached(&self, zone: Zone) -> u64 {
-        self.cached.get(zone.index()).copied().unwrap_or(0)
     }
 
     /// The first page from `start` to `end` that lies in a section, and its zone.
@@ -345,40 +329,28 @@ impl Heap {
         }
     }
 
-    /// Note that `page`, of section `index`, moved from the free blocks to a CPU's cache.
+    /// Note that `page`, of `zone`, moved into a CPU's cache, from the free blocks or a holder.
     #[inline]
-    pub(crate) fn add_cached(&mut self, map: &mut PageMap<'_>, index: usize, page: u64) {
+    pub(crate) fn add_cached(&mut self, map: &mut PageMap<'_>, zone: Zone, page: u64) {
         map.set_cached(page, true);
-        if let Some(section) = self.sections.get_mut(index) {
-            section.cached += 1;
-            let zone = section.zone.index();
-            if let (Some(free), Some(cached)) = (self.free.get_mut(zone), self.cached.get_mut(zone))
-            {
-                *free += 1;
-                *cached += 1;
-            }
+        if let Some(free) = self.free.get_mut(zone.index()) {
+            *free += 1;
         }
     }
 
-    /// Note that `page`, of section `index`, left a CPU's cache, for the free blocks or a holder.
+    /// Note that `page`, of `zone`, moved out of a CPU's cache, to the free blocks or a holder.
     #[inline]
-    pub(crate) fn remove_cached(&mut self, map: &mut PageMap<'_>, index: usize, page: u64) {
+    pub(crate) fn remove_cached(&mut self, map: &mut PageMap<'_>, zone: Zone, page: u64) {
         map.set_cached(page, false);
-        if let Some(section) = self.sections.get_mut(index) {
-            section.cached -= 1;
-            let zone = section.zone.index();
-            if let (Some(free), Some(cached)) = (self.free.get_mut(zone), self.cached.get_mut(zone))
-            {
-                *free -= 1;
-                *cached -= 1;
-            }
+        if let Some(free) = self.free.get_mut(zone.index()) {
+            *free -= 1;
         }
     }
 
-    /// Put `page`, which just left a CPU's cache, back.
-    pub(crate) fn uncache(&mut self, map: &mut PageMap<'_>, page: u64) {
+    /// Put `page`, of `zone`, which just left a CPU's cache, back.
+    pub(crate) fn uncache(&mut self, map: &mut PageMap<'_>, zone: Zone, page: u64) {
         if let Some(index) = self.section_of(page) {
-            self.remove_cached(map, index, page);
+            self.remove_cached(map, zone, page);
             self.give(map, index, page, Order::ZERO);
         }
     }
