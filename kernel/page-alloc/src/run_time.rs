@@ -116,10 +116,11 @@ impl<P: Pages> PageAllocator<'_, P> {
     pub(crate) fn give_placed(&mut self, start: u64, end: u64) {
         let mut next = start;
         while next < end {
-            let stop = self.machine.node_of(next).1.min(end);
-            if let Some(index) = self.heap.section_of(next) {
-                self.heap.give_new(&mut self.map, index, next, stop);
-            }
+            let Some((index, section)) = self.heap.section_around(next) else {
+                return;
+            };
+            let stop = section.bounds.end.min(end);
+            self.heap.give_new(&mut self.map, index, next, stop);
             next = stop;
         }
     }
@@ -127,13 +128,16 @@ impl<P: Pages> PageAllocator<'_, P> {
     /// Whether the pages from `start` to `end` can be given to `zone`.
     pub(crate) fn check_new(&self, zone: Zone, start: u64, end: u64) -> Result<(), Event> {
         // Page by page only where there are sections: pages in none are in no zone.
-        for section in self.heap.sections() {
-            let pages = start.max(section.bounds.start)..end.min(section.bounds.end);
-            for page in pages {
-                if self.is_in_heap(page) {
-                    return Err(bad_zone(page, Some(section.zone)));
-                }
-            }
+        let first = self
+            .heap
+            .sections()
+            .filter_map(|section| {
+                let mut pages = start.max(section.bounds.start)..end.min(section.bounds.end);
+                Some((pages.find(|page| self.is_in_heap(*page))?, section.zone))
+            })
+            .min();
+        if let Some((page, actual)) = first {
+            return Err(bad_zone(page, Some(actual)));
         }
         self.check_neighbours(zone, start, end)?;
         if let Some((first, _)) = self.map.first_free_from(start)

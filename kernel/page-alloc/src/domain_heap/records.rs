@@ -18,8 +18,8 @@ const ORDER_SHIFT: u32 = 24;
 const ORDER: u32 = 0x1f << ORDER_SHIFT;
 /// Bit 23: the page does not count towards the domain's quota.
 const UNCOUNTED: u32 = 1 << 23;
-/// Bits 0 to 22: references, with the owner's own.
-const REFERENCES: u32 = UNCOUNTED - 1;
+/// Bits 0 to 15: references, with the owner's own.
+const REFERENCES: u32 = 0xffff;
 
 /// What is recorded of a page.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -90,12 +90,6 @@ impl Record {
         } else {
             Some(Self(self.0 - 1))
         }
-    }
-
-    /// As many references as can be counted.
-    #[cfg(test)]
-    pub(crate) const fn most(self) -> Self {
-        Self(self.0 | REFERENCES)
     }
 }
 

@@ -13,6 +13,8 @@ const LEVELS: usize = 5;
 /// Where a tree lies in its slice of words.
 #[derive(Clone, Copy)]
 pub(super) struct BitTree {
+    /// All numbers are below this.
+    numbers: u64,
     /// Index of leaf 0.
     leaves: usize,
     /// Distance from leaf to leaf.
@@ -29,6 +31,7 @@ impl BitTree {
     pub(super) const fn place(base: usize, numbers: u64, stride: usize) -> (Self, usize) {
         let mut words = numbers.div_ceil(64) as usize;
         let mut tree = Self {
+            numbers,
             leaves: base,
             stride,
             upper: [0; LEVELS],
@@ -146,6 +149,9 @@ impl BitTree {
     /// The smallest member that is at least `from`.
     #[inline]
     pub(super) fn first_from(&self, words: &[u64], from: u64) -> Option<u64> {
+        if from >= self.numbers {
+            return None;
+        }
         let index = from >> 6;
         let word = self.word(words, 0, index) & (u64::MAX << (from & 63));
         if word != 0 {
@@ -156,8 +162,13 @@ impl BitTree {
 
     /// The smallest member behind leaf `index`: climb until a word has a later bit, then descend.
     fn first_behind(&self, words: &[u64], mut index: u64) -> Option<u64> {
+        let mut count = self.numbers;
         for level in 1..=self.levels {
             let position = index + 1;
+            count = count.div_ceil(64);
+            if position >= count {
+                return None;
+            }
             index = position >> 6;
             let word = self.word(words, level, index) & (u64::MAX << (position & 63));
             if word != 0 {
@@ -199,7 +210,9 @@ mod tests {
         let mut state = 1;
         for (numbers, stride) in [(1, 1), (64, 4), (65, 2), (4096, 1), (4097, 4), (300_000, 2)] {
             let (tree, end) = BitTree::place(3, numbers, stride);
+            // Other words behind those of the tree.
             let mut words = vec![0; end];
+            words.resize(end + 8, u64::MAX);
             let mut set = BTreeSet::new();
             for _ in 0..20_000 {
                 let number = random(&mut state) % numbers;
@@ -220,7 +233,7 @@ mod tests {
                     set.remove(&number);
                 }
                 assert_eq!(tree.contains(&words, number), set.contains(&number));
-                let from = random(&mut state) % numbers;
+                let from = random(&mut state) % (numbers + 200);
                 assert_eq!(
                     tree.first_from(&words, from),
                     set.range(from..).next().copied()
@@ -230,7 +243,8 @@ mod tests {
             for number in set {
                 tree.remove(&mut words, number);
             }
-            assert!(words.iter().all(|word| *word == 0));
+            assert!(words[..end].iter().all(|word| *word == 0));
+            assert_eq!(words[end..], [u64::MAX; 8]);
         }
     }
 }
