@@ -186,7 +186,7 @@ fn a_million_random_operations_agree_with_the_model() {
 
 /// A random machine, and random operations on it; how many.
 fn episode(random: &mut Random, counts: &mut Counts) -> u64 {
-    let max_page = 96 + random.below(320);
+    let max_page = 96 + random.below(256);
     let mut nodes = Vec::new();
     let mut start = random.below(40);
     for _ in 0..random.below(4) {
@@ -246,7 +246,7 @@ fn episode(random: &mut Random, counts: &mut Counts) -> u64 {
     for step in 0..boot {
         if step % 8 == 0 {
             run.init_boot_pages(random, counts);
-        } else if step % 8 == 4 {
+        } else if step % 2 == 0 {
             run.boot_operation(random, counts);
         } else {
             run.operation(random, counts);
@@ -379,6 +379,7 @@ impl Run<'_> {
         if random.once_in(8) {
             return Some((self.page(random), self.order(random, counts)?));
         }
+        let wrong = random.once_in(12);
         let blocks: Vec<(u64, Order)> = self
             .model
             .held
@@ -386,7 +387,10 @@ impl Run<'_> {
             .map(|(page, order)| (*page, *order))
             .filter(|(page, _)| !xen || self.model.page(*page).zone == Some(Zone::Xen))
             .collect();
-        random.pick(&blocks)
+        let (page, order) = random.pick(&blocks)?;
+        // Now and then part of a block.
+        let part = order.half().filter(|_| wrong);
+        Some((page, part.unwrap_or(order)))
     }
 
     /// A domain's block and the domain, or anything.
@@ -405,7 +409,8 @@ impl Run<'_> {
         let owner = self.model.page(page).owner;
         let own = (0..DOMAINS).find(|place| Some(self.model.domains[*place].id) == owner);
         let domain = if random.once_in(10) { any } else { own? };
-        Some((page, order, domain))
+        let part = order.half().filter(|_| random.once_in(12));
+        Some((page, part.unwrap_or(order), domain))
     }
 
     fn operation(&mut self, random: &mut Random, counts: &mut Counts) {
@@ -443,13 +448,29 @@ impl Run<'_> {
     // Page map and boot-time allocator.
 
     fn boot_operation(&mut self, random: &mut Random, counts: &mut Counts) {
-        let page = self.page(random);
+        let of_interest: Vec<u64> = (0..self.max_page)
+            .filter(|page| {
+                let record = self.model.page(*page);
+                !record.allocated && record.zone.is_none()
+            })
+            .collect();
+        let page = match random.pick(&of_interest) {
+            Some(page) if random.once_in(2) => page,
+            _ if random.once_in(3) => self
+                .model
+                .pages
+                .iter()
+                .position(|page| page.own)
+                .unwrap_or(0) as u64,
+            _ => self.page(random),
+        };
         let count = match random.below(20) {
             0 => u64::MAX - random.below(10),
             1 => 0,
-            _ => random.below(12),
+            2..6 => random.below(20),
+            _ => 1 + random.below(3),
         };
-        match random.below(8) {
+        match random.below(9) {
             0..2 => {
                 let actual = self.allocator.map_alloc(frame(page), count);
                 assert_eq!(actual, self.model.map_alloc(page, count));
@@ -460,7 +481,7 @@ impl Run<'_> {
                 assert_eq!(actual, self.model.map_free(page, count));
                 counts.note("map_free", &actual);
             }
-            4 => {
+            4..6 => {
                 let actual = self.allocator.alloc_boot_pages_at(count, frame(page));
                 assert_eq!(
                     actual.map(|frame| frame.number()),
@@ -468,7 +489,7 @@ impl Run<'_> {
                 );
                 counts.note("alloc_boot_pages_at", &actual);
             }
-            5..7 => {
+            6..8 => {
                 let align = if random.once_in(8) {
                     3
                 } else {

@@ -89,7 +89,7 @@ impl BitTree {
     /// Whether `number` is a member.
     #[inline]
     pub(super) fn contains(&self, words: &[u64], number: u64) -> bool {
-        self.members(words, self.leaf_of(number)) & mask(number) != 0
+        number < self.numbers && self.members(words, self.leaf_of(number)) & mask(number) != 0
     }
 
     /// Make `number` a member; it is not vetoed.
@@ -233,6 +233,7 @@ mod tests {
                     set.remove(&number);
                 }
                 assert_eq!(tree.contains(&words, number), set.contains(&number));
+                assert!(!tree.contains(&words, numbers + random(&mut state) % 100));
                 let from = random(&mut state) % (numbers + 200);
                 assert_eq!(
                     tree.first_from(&words, from),
