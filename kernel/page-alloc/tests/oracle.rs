@@ -186,7 +186,7 @@ fn a_million_random_operations_agree_with_the_model() {
 
 /// A random machine, and random operations on it; how many.
 fn episode(random: &mut Random, counts: &mut Counts) -> u64 {
-    let max_page = 96 + random.below(256);
+    let max_page = 96 + random.below(192);
     let mut nodes = Vec::new();
     let mut start = random.below(40);
     for _ in 0..random.below(4) {
@@ -242,7 +242,7 @@ fn episode(random: &mut Random, counts: &mut Counts) -> u64 {
         run.compare_all();
     }
     // Most memory becomes free before the heaps exist.
-    let boot = random.below(80);
+    let boot = 20 + random.below(80);
     for step in 0..boot {
         if step % 8 == 0 {
             run.init_boot_pages(random, counts);
