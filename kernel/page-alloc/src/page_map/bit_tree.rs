@@ -216,7 +216,7 @@ mod tests {
             let mut set = BTreeSet::new();
             for _ in 0..20_000 {
                 let number = random(&mut state) % numbers;
-                if stride > 1 && random(&mut state) % 3 == 0 {
+                if stride > 1 && random(&mut state).is_multiple_of(3) {
                     // Vetoed, whether its bit is set or not; not a member, before and after.
                     if !set.contains(&number) {
                         words[tree.leaf_of(number)] ^= mask(number);
@@ -225,7 +225,7 @@ mod tests {
                         words[tree.leaf_of(number)] &= !mask(number);
                         words[tree.leaf_of(number) + 1] &= !mask(number);
                     }
-                } else if random(&mut state) % 3 == 0 {
+                } else if random(&mut state).is_multiple_of(3) {
                     tree.insert(&mut words, number);
                     set.insert(number);
                 } else {

@@ -502,7 +502,7 @@ impl<'m> Model<'m> {
         nodes: impl Fn(Node) -> bool,
     ) -> bool {
         let end = page + order.pages();
-        if page % order.pages() != 0 || end > self.machine.max_page {
+        if !page.is_multiple_of(order.pages()) || end > self.machine.max_page {
             return false;
         }
         let Some(stretch) = self.stretch_of(page) else {
@@ -896,7 +896,10 @@ impl<'m> Model<'m> {
             }
             let mut order = 0;
             let mut end = page + 1;
-            while order < 18 && page % (2 << order) == 0 && page + (2 << order) <= stretch.end {
+            while order < 18
+                && page.is_multiple_of(2 << order)
+                && page + (2 << order) <= stretch.end
+            {
                 let double = page + (2 << order);
                 if !(end..double).all(free) {
                     break;
