@@ -439,6 +439,7 @@ impl Run<'_> {
             55 => self.offline_page(random, counts),
             56 => self.drain_caches(random, counts),
             57..59 => self.hardware(random),
+            59 if random.once_in(4) => self.flood(random, counts),
             59 => self.change_quota(random),
             60 => self.exhaust_references(random, counts),
             _ => self.questions(random, counts),
@@ -627,7 +628,7 @@ impl Run<'_> {
         actual: Result<HeapBlock, Event>,
         zone: Zone,
         order: Order,
-    ) -> Result<(), Event> {
+    ) -> Result<u64, Event> {
         let any = |_| true;
         let expected = expected.and_then(|_| {
             if self.model.suitable(zone, order, any) {
@@ -647,10 +648,7 @@ impl Run<'_> {
                 self.check_refusal(event, zone, order);
                 Err(event)
             }
-            (Ok(()), Ok(block)) => {
-                self.take_held(block, zone, order, any);
-                Ok(())
-            }
+            (Ok(()), Ok(block)) => Ok(self.take_held(block, zone, order, any)),
         }
     }
 
@@ -661,18 +659,54 @@ impl Run<'_> {
         zone: Zone,
         order: Order,
         nodes: impl Fn(Node) -> bool,
-    ) {
+    ) -> u64 {
         let (first, given) = block.into_frame();
-        let page = first.number();
+        let start = first.number();
         assert_eq!(given, order);
-        assert!(self.model.is_suitable(zone, page, order, nodes), "{page}");
-        self.model.hold(page, order);
-        for page in page..page + order.pages() {
+        assert!(self.model.is_suitable(zone, start, order, nodes), "{start}");
+        self.model.hold(start, order);
+        for page in start..start + order.pages() {
             let page = &mut self.allocator.pages_mut().pages[page as usize];
             if zone != Zone::Xen {
                 assert_eq!(page.owner, HYPERVISOR);
             }
             page.content = HYPERVISOR;
+        }
+        start
+    }
+
+    /// Take many single pages and free them on one CPU, so that its cache overflows.
+    fn flood(&mut self, random: &mut Random, counts: &mut Counts) {
+        let (zone, cpu) = (random.pick(&Zone::ALL).unwrap(), self.cpu(random));
+        let mut pages = Vec::new();
+        for _ in 0..CpuCache::CAPACITY + 40 {
+            let actual = self.allocator.alloc_heap_pages(zone, Order::ZERO);
+            let expected = self.model.ready().map(|()| Node::ZERO);
+            let result = self.held_block(expected, actual, zone, Order::ZERO);
+            counts.note("alloc_heap_pages", &result);
+            let Ok(page) = result else {
+                break;
+            };
+            pages.push(page);
+        }
+        while !pages.is_empty() {
+            let page = pages.swap_remove(random.below(pages.len() as u64) as usize);
+            let block = self
+                .allocator
+                .heap_block_at(zone, frame(page), Order::ZERO)
+                .unwrap();
+            let actual = self
+                .allocator
+                .free_heap_pages_on(Cpu(cpu), zone, block)
+                .map_err(|refused| refused.event);
+            assert_eq!(actual, self.model.cpu(cpu).map(|_| ()));
+            counts.note("free_heap_pages_on", &actual);
+            if actual.is_ok() {
+                self.model.release(page, Order::ZERO);
+            }
+            if pages.len().is_multiple_of(16) {
+                self.compare_all();
+            }
         }
     }
 
@@ -987,7 +1021,7 @@ impl Run<'_> {
             (Err(expected), actual) => assert_eq!(actual.err(), Some(expected)),
             (Ok((zone, ..)), Err(event)) => self.check_refusal(event, zone, order),
             (Ok((zone, node, exact)), Ok(block)) => {
-                self.take_held(block, zone, order, |other| !exact || other == node);
+                let _ = self.take_held(block, zone, order, |other| !exact || other == node);
             }
         }
     }
