@@ -1,0 +1,422 @@
+//! Page map: how allocated and free pages are told apart.
+//!
+//! The secret: free memory is known as blocks, not as pages. For each order there is a bitmap with
+//! summaries (`bit_tree`) in which a bit is a free block; a page is free if one of the 19 blocks
+//! around it is, or if a CPU's cache holds it. Next to each word of such a bitmap lies one with a
+//! bit for each *held* block: one that was handed out and belongs to no domain. For order 0 both
+//! bits together mean that a CPU's cache holds the page, and the same 32 bytes also tell which of
+//! the same 64 pages are known to contain only zeros and which are *retired*: bad, in a zone, and
+//! held by nobody. So what an operation on one page reads and writes is one cache line.
+//!
+//! All words zero means: every page allocated, nothing known of it. So making the map costs
+//! nothing per page, and giving it 64 GiB writes about as many words as there are blocks of 1 GiB.
+//!
+//! Invariants: free blocks, held blocks and cached pages are disjoint. Outside the heaps, free
+//! blocks are those of the boot-time allocator, merged as far as possible.
+
+mod bit_tree;
+
+use heliox_address::{Frame, PAGE_BYTES};
+
+use self::bit_tree::BitTree;
+use crate::environment::ORDERS;
+use crate::{Event, MAX_ORDER, Order, PageAllocator, Pages, Phase};
+
+/// Words for each 64 blocks of order 0: free, held, zeroized, retired.
+const PAGE_WORDS: usize = 4;
+/// Words for each 64 blocks of a higher order: free, held.
+const BLOCK_WORDS: usize = 2;
+/// Places of those words.
+const FREE: usize = 0;
+const HELD: usize = 1;
+const ZEROIZED: usize = 2;
+const RETIRED: usize = 3;
+
+/// The map of all pages. Numbers of pages and blocks that are out of range are ignored by writes
+/// and found in no set by reads.
+pub(crate) struct PageMap<'m> {
+    words: &'m mut [u64],
+    free: [BitTree; ORDERS],
+    bad: BitTree,
+    pending: BitTree,
+    max_page: u64,
+}
+
+/// Where everything lies, and how many words it takes.
+struct Layout {
+    free: [BitTree; ORDERS],
+    bad: BitTree,
+    pending: BitTree,
+    words: usize,
+}
+
+const fn layout(max_page: u64) -> Layout {
+    let (first, mut next) = BitTree::place(0, max_page, PAGE_WORDS);
+    let mut free = [first; ORDERS];
+    let mut order = 1;
+    while order <= MAX_ORDER {
+        let blocks = max_page.div_ceil(1 << order);
+        let (tree, end) = BitTree::place(next, blocks, BLOCK_WORDS);
+        #[expect(clippy::indexing_slicing, reason = "order is at most MAX_ORDER")]
+        {
+            free[order as usize] = tree;
+        }
+        next = end;
+        order += 1;
+    }
+    let (bad, next) = BitTree::place(next, max_page, 1);
+    let (pending, words) = BitTree::place(next, max_page, 1);
+    Layout {
+        free,
+        bad,
+        pending,
+        words,
+    }
+}
+
+impl<'m> PageMap<'m> {
+    /// Words that a map of `max_page` pages needs.
+    pub(crate) const fn words(max_page: u64) -> usize {
+        layout(max_page).words
+    }
+
+    /// The map of `max_page` pages in `words`, which are all zero: everything allocated.
+    pub(crate) fn new(words: &'m mut [u64], max_page: u64) -> Self {
+        let layout = layout(max_page);
+        Self {
+            words,
+            free: layout.free,
+            bad: layout.bad,
+            pending: layout.pending,
+            max_page,
+        }
+    }
+
+    /// Number of pages.
+    pub(crate) const fn max_page(&self) -> u64 {
+        self.max_page
+    }
+
+    /// Whether the block that starts at `page` is a free block of exactly this order.
+    #[inline]
+    pub(crate) fn is_free_block(&self, page: u64, order: Order) -> bool {
+        let tree = self.free.get(order.index());
+        tree.is_some_and(|tree| tree.contains(self.words, page >> order.number()))
+    }
+
+    #[inline]
+    pub(crate) fn insert_free(&mut self, page: u64, order: Order) {
+        if let Some(tree) = self.free.get(order.index()) {
+            tree.insert(self.words, page >> order.number());
+        }
+    }
+
+    #[inline]
+    pub(crate) fn remove_free(&mut self, page: u64, order: Order) {
+        if let Some(tree) = self.free.get(order.index()) {
+            tree.remove(self.words, page >> order.number());
+        }
+    }
+
+    /// First page of the first free block of exactly this order that starts at or behind `page`.
+    #[inline]
+    pub(crate) fn first_free_block(&self, page: u64, order: Order) -> Option<u64> {
+        let from = (page + order.pages() - 1) >> order.number();
+        let block = self.free.get(order.index())?.first_from(self.words, from)?;
+        Some(block << order.number())
+    }
+
+    /// The word with fact `fact` about the block at `page`, and the block's bit in it.
+    #[inline]
+    fn fact(&self, page: u64, order: Order, fact: usize) -> (usize, u64) {
+        let block = page >> order.number();
+        let tree = self.free.get(order.index());
+        let leaf = tree.map_or(usize::MAX - fact, |tree| tree.leaf_of(block));
+        (leaf + fact, 1 << (block & 63))
+    }
+
+    #[inline]
+    fn test(&self, page: u64, order: Order, fact: usize) -> bool {
+        let (index, bit) = self.fact(page, order, fact);
+        self.words.get(index).is_some_and(|word| word & bit != 0)
+    }
+
+    #[inline]
+    fn assign(&mut self, page: u64, order: Order, fact: usize, value: bool) {
+        let (index, bit) = self.fact(page, order, fact);
+        if let Some(word) = self.words.get_mut(index) {
+            if value {
+                *word |= bit;
+            } else {
+                *word &= !bit;
+            }
+        }
+    }
+
+    /// Whether the block of this order that starts at `page` is held.
+    #[inline]
+    pub(crate) fn is_held(&self, page: u64, order: Order) -> bool {
+        page & (order.pages() - 1) == 0
+            && self.test(page, order, HELD)
+            && !self.test(page, order, FREE)
+    }
+
+    #[inline]
+    pub(crate) fn set_held(&mut self, page: u64, order: Order, held: bool) {
+        self.assign(page, order, HELD, held);
+    }
+
+    /// Whether `page` is in a CPU's cache.
+    #[inline]
+    pub(crate) fn is_cached(&self, page: u64) -> bool {
+        self.test(page, Order::ZERO, FREE) && self.test(page, Order::ZERO, HELD)
+    }
+
+    /// Note that `page`, neither free nor held, is in a CPU's cache, or is not any more.
+    #[inline]
+    pub(crate) fn set_cached(&mut self, page: u64, cached: bool) {
+        self.assign(page, Order::ZERO, HELD, cached);
+        self.assign(page, Order::ZERO, FREE, cached);
+    }
+
+    /// Whether `page` is known to contain only zeros.
+    #[inline]
+    pub(crate) fn is_zeroized(&self, page: u64) -> bool {
+        self.test(page, Order::ZERO, ZEROIZED)
+    }
+
+    /// Which of the 64 pages from `page` on, a multiple of 64, are known to contain only zeros
+    /// (bit 0 is `page`).
+    pub(crate) fn zeroized_among_64(&self, page: u64) -> u64 {
+        let (index, _) = self.fact(page, Order::ZERO, ZEROIZED);
+        self.words.get(index).copied().unwrap_or(0)
+    }
+
+    #[inline]
+    pub(crate) fn mark_zeroized(&mut self, page: u64) {
+        self.assign(page, Order::ZERO, ZEROIZED, true);
+    }
+
+    /// Nothing is known any more of the contents of the block that starts at `page`.
+    #[inline]
+    pub(crate) fn forget_zeroized(&mut self, page: u64, order: Order) {
+        let (first, _) = self.fact(page, Order::ZERO, ZEROIZED);
+        if order.number() < 6 {
+            // The block lies within one word.
+            let pages = ((1 << order.pages()) - 1) << (page & 63);
+            if let Some(word) = self.words.get_mut(first)
+                && *word & pages != 0
+            {
+                *word &= !pages;
+            }
+            return;
+        }
+        let words = self.words.get_mut(first..).unwrap_or_default();
+        let count = (order.pages() >> 6) as usize;
+        for word in words.iter_mut().step_by(PAGE_WORDS).take(count) {
+            *word = 0;
+        }
+    }
+
+    /// Whether `page` is bad.
+    #[inline]
+    pub(crate) fn is_bad(&self, page: u64) -> bool {
+        self.bad.contains(self.words, page)
+    }
+
+    pub(crate) fn mark_bad(&mut self, page: u64) {
+        self.bad.insert(self.words, page);
+    }
+
+    /// Note that `page`, which is bad, is in a zone but held by nobody.
+    pub(crate) fn mark_retired(&mut self, page: u64) {
+        self.assign(page, Order::ZERO, RETIRED, true);
+    }
+
+    /// Whether `page` is bad, in a zone, and held by nobody.
+    pub(crate) fn is_retired(&self, page: u64) -> bool {
+        self.test(page, Order::ZERO, RETIRED)
+    }
+
+    /// The first bad page at or behind `page`.
+    pub(crate) fn first_bad(&self, page: u64) -> Option<u64> {
+        self.bad.first_from(self.words, page)
+    }
+
+    /// The first page at or behind `page` at which a block begins that waits to be cleared.
+    pub(crate) fn first_pending(&self, page: u64) -> Option<u64> {
+        self.pending.first_from(self.words, page)
+    }
+
+    pub(crate) fn insert_pending(&mut self, page: u64) {
+        self.pending.insert(self.words, page);
+    }
+
+    pub(crate) fn remove_pending(&mut self, page: u64) {
+        self.pending.remove(self.words, page);
+    }
+
+    /// The free block around `page`: its first page and order.
+    pub(crate) fn free_block_around(&self, page: u64) -> Option<(u64, Order)> {
+        Order::all().find_map(|order| {
+            let start = page & !(order.pages() - 1);
+            self.is_free_block(start, order).then_some((start, order))
+        })
+    }
+
+    /// The held block around `page`: its first page and order.
+    pub(crate) fn held_block_around(&self, page: u64) -> Option<(u64, Order)> {
+        Order::all().find_map(|order| {
+            let start = page & !(order.pages() - 1);
+            self.is_held(start, order).then_some((start, order))
+        })
+    }
+
+    /// Whether `page` is free: in a free block or a CPU's cache.
+    pub(crate) fn is_free(&self, page: u64) -> bool {
+        self.is_cached(page) || self.free_block_around(page).is_some()
+    }
+
+    /// Which of the 64 pages from `page` on, a multiple of 64, are free (bit 0 is `page`).
+    pub(crate) fn free_among_64(&self, page: u64) -> u64 {
+        let word = |index: usize| self.words.get(index).copied().unwrap_or(0);
+        // Free or cached.
+        let mut free = word(self.fact(page, Order::ZERO, FREE).0);
+        for order in Order::all().skip(1) {
+            if order.number() >= 6 {
+                if self.is_free_block(page & !(order.pages() - 1), order) {
+                    return u64::MAX;
+                }
+                continue;
+            }
+            // 64 >> order blocks of this order; they lie within one word.
+            let (index, bit) = self.fact(page, order, FREE);
+            let mut blocks =
+                word(index) >> bit.trailing_zeros() & ((1 << (64 >> order.number())) - 1);
+            while blocks != 0 {
+                let first = blocks.trailing_zeros() << order.number();
+                free |= ((1 << order.pages()) - 1) << first;
+                blocks &= blocks - 1;
+            }
+        }
+        free
+    }
+
+    /// The first free block that has a page at or behind `page`.
+    pub(crate) fn first_free_from(&self, page: u64) -> Option<(u64, Order)> {
+        self.free_block_around(page).or_else(|| {
+            Order::all()
+                .filter_map(|order| Some((self.first_free_block(page, order)?, order)))
+                .min()
+        })
+    }
+}
+
+/// The page map's own interface: for memory outside the heaps, until the boot-time allocator ends.
+impl<P: Pages> PageAllocator<'_, P> {
+    /// Begin to manage memory: every page is allocated from now on, also those that hold the
+    /// allocator's records, which lie from `first` on and are never given out.
+    ///
+    /// Returns the first page behind the records: the first usable one.
+    ///
+    /// # Errors
+    /// [`Event::AlreadyInitialised`]; [`Event::NotLegalAddress`] if the records would run past
+    /// `max_page`.
+    pub fn init_boot_allocator(&mut self, first: Frame) -> Result<Frame, Event> {
+        if self.phase != Phase::Uninitialised {
+            return Err(Event::AlreadyInitialised);
+        }
+        let records = (self.metadata_words as u64 * 8).div_ceil(PAGE_BYTES);
+        let end = first.number().saturating_add(records);
+        let usable = Frame::new(end).filter(|_| end < self.map.max_page());
+        let Some(usable) = usable else {
+            return Err(Event::NotLegalAddress {
+                frame: end.max(self.map.max_page()),
+            });
+        };
+        self.own_pages = first.number()..end;
+        self.phase = Phase::Boot;
+        Ok(usable)
+    }
+
+    /// Whether `page` is allocated. Pages that were never given to anything count as allocated,
+    /// pages in CPUs' caches do not.
+    ///
+    /// # Errors
+    /// [`Event::NotInitialised`], [`Event::NotLegalAddress`].
+    pub fn allocated_in_map(&self, page: Frame) -> Result<bool, Event> {
+        self.check_initialised()?;
+        self.check_legal(page.number())?;
+        Ok(!self.map.is_free(page.number()))
+    }
+
+    /// Allocate the `count` pages from `page` on, of memory that is in no zone.
+    ///
+    /// # Errors
+    /// [`Event::NotInitialised`], [`Event::BootEnded`], [`Event::RequestTooLarge`] if the range
+    /// overflows, [`Event::EmptyRange`], [`Event::NotLegalAddress`], [`Event::BadZone`] for the
+    /// first page that is in a zone, [`Event::PagesAlreadyAllocated`] for the first that is
+    /// allocated.
+    pub fn map_alloc(&mut self, page: Frame, count: u64) -> Result<(), Event> {
+        let (start, end) = self.boot_range(page, count)?;
+        let mut next = start;
+        while next < end {
+            match self.map.free_block_around(next) {
+                Some((first, order)) => next = first + order.pages(),
+                None => return Err(Event::PagesAlreadyAllocated { frame: next }),
+            }
+        }
+        self.boot_blocks.take_range(&mut self.map, start, end);
+        Ok(())
+    }
+
+    /// Free the `count` pages from `page` on, of memory that is in no zone.
+    ///
+    /// # Errors
+    /// As [`Self::map_alloc`], but [`Event::PagesNotAllocated`] for the first page that is free;
+    /// and [`Event::HoldsMap`] and [`Event::BadPage`] for the first page that must not be freed.
+    pub fn map_free(&mut self, page: Frame, count: u64) -> Result<(), Event> {
+        let (start, end) = self.boot_range(page, count)?;
+        if let Some((first, _)) = self.map.first_free_from(start)
+            && first < end
+        {
+            return Err(Event::PagesNotAllocated {
+                frame: first.max(start),
+            });
+        }
+        let own = start.max(self.own_pages.start);
+        if own < end.min(self.own_pages.end) {
+            return Err(Event::HoldsMap { frame: own });
+        }
+        if let Some(frame) = self.map.first_bad(start).filter(|bad| *bad < end) {
+            return Err(Event::BadPage { frame });
+        }
+        self.free_boot_range(start, end);
+        Ok(())
+    }
+
+    /// Make the pages from `start` to `end`, allocated and in no zone, free.
+    pub(crate) fn free_boot_range(&mut self, start: u64, end: u64) {
+        // Free blocks of the boot-time allocator must not merge with those of a heap.
+        let bounds = self.heap.gap_around(start, self.map.max_page());
+        self.boot_blocks
+            .give_range(&mut self.map, bounds, start, end);
+    }
+
+    /// The range of a request to the page map, checked up to its zone.
+    fn boot_range(&self, page: Frame, count: u64) -> Result<(u64, u64), Event> {
+        self.check_boot()?;
+        let start = page.number();
+        let Some(end) = start.checked_add(count) else {
+            return Err(Event::RequestTooLarge { request: count });
+        };
+        if count == 0 {
+            return Err(Event::EmptyRange { start, end });
+        }
+        self.check_legal_range(start, end)?;
+        if let Some((frame, zone)) = self.heap.first_zone_in(start, end) {
+            return Err(crate::event::bad_zone(frame, Some(zone)));
+        }
+        Ok((start, end))
+    }
+}
