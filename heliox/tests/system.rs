@@ -8,5 +8,6 @@ mod system {
     mod first_light;
     mod fixtures;
     mod machines;
+    mod memory;
     mod monitor;
 }

@@ -4,6 +4,8 @@ use heliox_address::PAGE_BYTES;
 use heliox_boot::information::BootProtocol;
 use heliox_hal::{Hal, debug, info, warn};
 
+use crate::system::System;
+
 /// Prints what was found at boot.
 pub(crate) fn machine(hal: &mut Hal) {
     let information = hal.information();
@@ -59,6 +61,13 @@ pub(crate) fn machine(hal: &mut Hal) {
             module.name(),
             module.range.start()
         );
+    }
+}
+
+/// Prints how memory is used, as a table.
+pub(crate) fn memory(system: &System<'_>) {
+    if let Ok(figures) = system.figures() {
+        debug!("pages of the page allocator:\n{figures}");
     }
 }
 

@@ -32,6 +32,12 @@ pub struct BootReport {
 }
 
 impl BootReport {
+    /// Number one past the last frame that the kernel manages.
+    #[must_use]
+    pub fn managed_frames(&self) -> u64 {
+        self.layout.managed_frames
+    }
+
     /// Where the kernel keeps its own memory.
     #[must_use]
     pub fn environment(&self) -> FrameRange {
@@ -104,6 +110,12 @@ impl Hal {
     /// All memory: regions, address spaces, mappings.
     pub fn memory(&mut self) -> &mut RealMemory {
         &mut self.memory
+    }
+
+    /// All memory, to look at.
+    #[must_use]
+    pub fn memory_view(&self) -> &RealMemory {
+        &self.memory
     }
 
     /// The processor that this runs on.
