@@ -5,16 +5,13 @@
 //! allocator are measured: `heap` (the run-time allocator, which is what the crate compares to),
 //! `cache` (the same through a CPU's cache) and `domain` (allocation for a domain with quota,
 //! owner and references recorded, through the cache; pages return to their last owner, so nothing
-//! is cleared).
+//! is cleared; the layer below is a `Vec` of owners).
 //!
-//! - bulk get: take every free block of a half-full heap; bulk put: give them back in the order
-//!   they came;
-//! - random put: give back blocks of a full heap in random order, down to half full;
-//! - repeat: on a half-full heap, give a random block back and take one;
-//! - fragmentation: on a half-full heap, one million times give a random page back and take one;
-//!   then count free 2 MiB blocks.
-//!
-//! "Half full" is after a random fill: all blocks taken, a random half of them given back.
+//! - random put: of a full heap, a random half is given back in random order; what is left is
+//!   the half-full heap that the rest begins with;
+//! - bulk get: all free blocks are taken; bulk put: they are given back as they came;
+//! - repeat: once through the blocks held, in random order, each is given back and one is taken;
+//! - fragmentation: random pages are given back and pages taken, then free 2 MiB blocks counted.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -27,6 +24,7 @@ use heliox_page_alloc::{
 };
 
 const RUNS: usize = 5;
+/// Operations of which the slowest is looked for.
 const REPEATS: usize = 1_000_000;
 
 /// Xorshift64*: cheap, and the same for all.
@@ -368,13 +366,13 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// Medians of the tests for each allocator of `kinds`, whose runs take turns.
-fn medians(kinds: &[usize], pages: u64, order: u32) -> Vec<[f64; 4]> {
-    let mut runs = vec![Vec::new(); kinds.len()];
+/// Medians of the tests for each of `setups`, a kind and a number of pages, whose runs take turns.
+fn medians(setups: &[(usize, u64)], order: u32) -> Vec<[f64; 4]> {
+    let mut runs = vec![Vec::new(); setups.len()];
     for run in 0..RUNS {
-        for (place, kind) in kinds.iter().enumerate() {
+        for (place, (kind, pages)) in setups.iter().enumerate() {
             let seed = run as u64 + 1;
-            runs[place].push(Speed { order, seed }.run_on(*kind, pages));
+            runs[place].push(Speed { order, seed }.run_on(*kind, *pages));
         }
     }
     runs.iter()
@@ -384,56 +382,34 @@ fn medians(kinds: &[usize], pages: u64, order: u32) -> Vec<[f64; 4]> {
 
 fn main() {
     const GIB: u64 = 1 << 18;
-    let only = std::env::args().nth(1).unwrap_or_default();
-    if let Ok(kind) = std::env::var("KIND") {
-        for seed in 1..8 {
+    println!("nanoseconds per operation, median of {RUNS} runs; 4 GiB of frames");
+    println!(
+        "order  test          crate     heap    cache   domain   crate/heap crate/cache crate/domain"
+    );
+    for order in [0, 9] {
+        let results = medians(&[0, 1, 2, 3].map(|kind| (kind, 4 * GIB)), order);
+        for (test, name) in TESTS.iter().enumerate() {
+            let ns: Vec<f64> = results.iter().map(|result| result[test]).collect();
             println!(
-                "{:?}",
-                Speed { order: 0, seed }.run_on(
-                    kind.parse().unwrap(),
-                    std::env::var("G").map_or(4, |g| g.parse::<u64>().unwrap()) * GIB
-                )
+                "{order:>5}  {name:<10} {:8.1} {:8.1} {:8.1} {:8.1}   {:>9.1}x {:>10.1}x {:>11.1}x",
+                ns[0],
+                ns[1],
+                ns[2],
+                ns[3],
+                ns[0] / ns[1],
+                ns[0] / ns[2],
+                ns[0] / ns[3],
             );
         }
-        return;
-    }
-    if only != "sizes" {
-        println!("nanoseconds per operation, median of {RUNS} runs; 4 GiB of frames");
-        println!(
-            "order  test          crate     heap    cache   domain   crate/heap crate/cache crate/domain"
-        );
-        for order in [0, 9] {
-            let results = medians(&[0, 1, 2, 3], 4 * GIB, order);
-            for (test, name) in TESTS.iter().enumerate() {
-                let ns: Vec<f64> = results.iter().map(|result| result[test]).collect();
-                println!(
-                    "{order:>5}  {name:<10} {:8.1} {:8.1} {:8.1} {:8.1}   {:>9.1}x {:>10.1}x {:>11.1}x",
-                    ns[0],
-                    ns[1],
-                    ns[2],
-                    ns[3],
-                    ns[0] / ns[1],
-                    ns[0] / ns[2],
-                    ns[0] / ns[3],
-                );
-            }
-        }
-    }
-    if only == "speed" {
-        return;
     }
 
     println!("\nthe same from 1 GiB to 64 GiB of frames, order 0");
     println!("kind    test          1 GiB    4 GiB   16 GiB   64 GiB   64 GiB/1 GiB");
-    for kind in [1, 2, 3] {
-        let sizes: Vec<[f64; 4]> = [1, 4, 16, 64]
-            .iter()
-            .map(|gib| medians(&[kind], gib * GIB, 0)[0])
-            .collect();
+    for (kind, kind_name) in KINDS.iter().enumerate() {
+        let sizes = medians(&[1, 4, 16, 64].map(|gib| (kind, gib * GIB)), 0);
         for (test, name) in TESTS.iter().enumerate() {
             println!(
-                "{:<7} {name:<10} {:8.1} {:8.1} {:8.1} {:8.1}   {:>8.2}x",
-                KINDS[kind],
+                "{kind_name:<7} {name:<10} {:8.1} {:8.1} {:8.1} {:8.1}   {:>8.2}x",
                 sizes[0][test],
                 sizes[1][test],
                 sizes[2][test],

@@ -4,9 +4,12 @@
 //! summaries (`bit_tree`) in which a bit is a free block; a page is free if one of the 19 blocks
 //! around it is, or if a CPU's cache holds it. Next to each word of such a bitmap lies one with a
 //! bit for each *held* block: one that was handed out and belongs to no domain. For order 0 both
-//! bits together mean that a CPU's cache holds the page, and the same 32 bytes also tell which of
-//! the same 64 pages are known to contain only zeros and which are *retired*: bad, in a zone, and
-//! held by nobody. So what an operation on one page reads and writes is one cache line.
+//! bits together mean that a CPU's cache holds the page. So what an operation on one page reads
+//! and writes is one cache line, of a map so dense (16 bytes for 64 pages) that it stays in the
+//! processor's caches. Sets of pages of which few operations need to know are bitmaps of their
+//! own: bad ones, *retired* ones (bad, in a zone, and held by nobody), blocks that wait to be
+//! cleared, and pages known to contain only zeros; the summary of the last is all that is read
+//! where there are none.
 //!
 //! All words zero means: every page allocated, nothing known of it. So making the map costs
 //! nothing per page, and giving it 64 GiB writes about as many words as there are blocks of 1 GiB.
@@ -22,23 +25,17 @@ use self::bit_tree::BitTree;
 use crate::environment::ORDERS;
 use crate::{Event, MAX_ORDER, Order, PageAllocator, Pages, Phase};
 
-/// Words for each 64 blocks of order 0: free, held, zeroized, retired.
-const PAGE_WORDS: usize = 4;
-/// Words for each 64 blocks of a higher order: free, held.
+/// Words for each 64 blocks of an order: free, held.
 const BLOCK_WORDS: usize = 2;
 /// Places of those words.
 const FREE: usize = 0;
 const HELD: usize = 1;
-const ZEROIZED: usize = 2;
-const RETIRED: usize = 3;
 
 /// The map of all pages. Numbers of pages and blocks that are out of range are ignored by writes
 /// and found in no set by reads.
 pub(crate) struct PageMap<'m> {
     words: &'m mut [u64],
-    free: [BitTree; ORDERS],
-    bad: BitTree,
-    pending: BitTree,
+    layout: Layout,
     max_page: u64,
 }
 
@@ -46,12 +43,14 @@ pub(crate) struct PageMap<'m> {
 struct Layout {
     free: [BitTree; ORDERS],
     bad: BitTree,
+    retired: BitTree,
     pending: BitTree,
+    zeroized: BitTree,
     words: usize,
 }
 
 const fn layout(max_page: u64) -> Layout {
-    let (first, mut next) = BitTree::place(0, max_page, PAGE_WORDS);
+    let (first, mut next) = BitTree::place(0, max_page, BLOCK_WORDS);
     let mut free = [first; ORDERS];
     let mut order = 1;
     while order <= MAX_ORDER {
@@ -65,11 +64,15 @@ const fn layout(max_page: u64) -> Layout {
         order += 1;
     }
     let (bad, next) = BitTree::place(next, max_page, 1);
-    let (pending, words) = BitTree::place(next, max_page, 1);
+    let (retired, next) = BitTree::place(next, max_page, 1);
+    let (pending, next) = BitTree::place(next, max_page, 1);
+    let (zeroized, words) = BitTree::place(next, max_page, 1);
     Layout {
         free,
         bad,
+        retired,
         pending,
+        zeroized,
         words,
     }
 }
@@ -82,12 +85,9 @@ impl<'m> PageMap<'m> {
 
     /// The map of `max_page` pages in `words`, which are all zero: everything allocated.
     pub(crate) fn new(words: &'m mut [u64], max_page: u64) -> Self {
-        let layout = layout(max_page);
         Self {
             words,
-            free: layout.free,
-            bad: layout.bad,
-            pending: layout.pending,
+            layout: layout(max_page),
             max_page,
         }
     }
@@ -100,20 +100,20 @@ impl<'m> PageMap<'m> {
     /// Whether the block that starts at `page` is a free block of exactly this order.
     #[inline]
     pub(crate) fn is_free_block(&self, page: u64, order: Order) -> bool {
-        let tree = self.free.get(order.index());
+        let tree = self.layout.free.get(order.index());
         tree.is_some_and(|tree| tree.contains(self.words, page >> order.number()))
     }
 
     #[inline]
     pub(crate) fn insert_free(&mut self, page: u64, order: Order) {
-        if let Some(tree) = self.free.get(order.index()) {
+        if let Some(tree) = self.layout.free.get(order.index()) {
             tree.insert(self.words, page >> order.number());
         }
     }
 
     #[inline]
     pub(crate) fn remove_free(&mut self, page: u64, order: Order) {
-        if let Some(tree) = self.free.get(order.index()) {
+        if let Some(tree) = self.layout.free.get(order.index()) {
             tree.remove(self.words, page >> order.number());
         }
     }
@@ -122,7 +122,11 @@ impl<'m> PageMap<'m> {
     #[inline]
     pub(crate) fn first_free_block(&self, page: u64, order: Order) -> Option<u64> {
         let from = (page + order.pages() - 1) >> order.number();
-        let block = self.free.get(order.index())?.first_from(self.words, from)?;
+        let block = self
+            .layout
+            .free
+            .get(order.index())?
+            .first_from(self.words, from)?;
         Some(block << order.number())
     }
 
@@ -130,7 +134,7 @@ impl<'m> PageMap<'m> {
     #[inline]
     fn fact(&self, page: u64, order: Order, fact: usize) -> (usize, u64) {
         let block = page >> order.number();
-        let tree = self.free.get(order.index());
+        let tree = self.layout.free.get(order.index());
         let leaf = tree.map_or(usize::MAX - fact, |tree| tree.leaf_of(block));
         (leaf + fact, 1 << (block & 63))
     }
@@ -182,78 +186,62 @@ impl<'m> PageMap<'m> {
     /// Whether `page` is known to contain only zeros.
     #[inline]
     pub(crate) fn is_zeroized(&self, page: u64) -> bool {
-        self.test(page, Order::ZERO, ZEROIZED)
+        self.layout.zeroized.contains(self.words, page)
     }
 
     /// Which of the 64 pages from `page` on, a multiple of 64, are known to contain only zeros
     /// (bit 0 is `page`).
     pub(crate) fn zeroized_among_64(&self, page: u64) -> u64 {
-        let (index, _) = self.fact(page, Order::ZERO, ZEROIZED);
-        self.words.get(index).copied().unwrap_or(0)
+        self.layout.zeroized.among_64(self.words, page)
     }
 
-    #[inline]
     pub(crate) fn mark_zeroized(&mut self, page: u64) {
-        self.assign(page, Order::ZERO, ZEROIZED, true);
+        self.layout.zeroized.insert(self.words, page);
     }
 
     /// Nothing is known any more of the contents of the block that starts at `page`.
     #[inline]
     pub(crate) fn forget_zeroized(&mut self, page: u64, order: Order) {
-        let (first, _) = self.fact(page, Order::ZERO, ZEROIZED);
-        if order.number() < 6 {
-            // The block lies within one word.
-            let pages = ((1 << order.pages()) - 1) << (page & 63);
-            if let Some(word) = self.words.get_mut(first)
-                && *word & pages != 0
-            {
-                *word &= !pages;
-            }
-            return;
-        }
-        let words = self.words.get_mut(first..).unwrap_or_default();
-        let count = (order.pages() >> 6) as usize;
-        for word in words.iter_mut().step_by(PAGE_WORDS).take(count) {
-            *word = 0;
-        }
+        let end = page + order.pages();
+        self.layout.zeroized.remove_range(self.words, page, end);
     }
 
     /// Whether `page` is bad.
     #[inline]
     pub(crate) fn is_bad(&self, page: u64) -> bool {
-        self.bad.contains(self.words, page)
+        self.layout.bad.contains(self.words, page)
     }
 
     pub(crate) fn mark_bad(&mut self, page: u64) {
-        self.bad.insert(self.words, page);
+        self.layout.bad.insert(self.words, page);
     }
 
     /// Note that `page`, which is bad, is in a zone but held by nobody.
     pub(crate) fn mark_retired(&mut self, page: u64) {
-        self.assign(page, Order::ZERO, RETIRED, true);
+        self.layout.retired.insert(self.words, page);
     }
 
     /// Whether `page` is bad, in a zone, and held by nobody.
     pub(crate) fn is_retired(&self, page: u64) -> bool {
-        self.test(page, Order::ZERO, RETIRED)
+        self.layout.retired.contains(self.words, page)
     }
 
     /// The first bad page at or behind `page`.
     pub(crate) fn first_bad(&self, page: u64) -> Option<u64> {
-        self.bad.first_from(self.words, page)
+        self.layout.bad.first_from(self.words, page)
     }
 
     /// The first page at or behind `page` at which a block begins that waits to be cleared.
     pub(crate) fn first_pending(&self, page: u64) -> Option<u64> {
-        self.pending.first_from(self.words, page)
+        self.layout.pending.first_from(self.words, page)
     }
 
     pub(crate) fn insert_pending(&mut self, page: u64) {
-        self.pending.insert(self.words, page);
+        self.layout.pending.insert(self.words, page);
     }
 
     pub(crate) fn remove_pending(&mut self, page: u64) {
-        self.pending.remove(self.words, page);
+        self.layout.pending.remove(self.words, page);
     }
 
     /// The free block around `page`: its first page and order.

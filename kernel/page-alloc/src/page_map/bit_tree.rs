@@ -60,6 +60,13 @@ impl BitTree {
         self.leaves + leaf * self.stride
     }
 
+    /// The members among the 64 numbers around `number`, from a multiple of 64 on (bit 0 is the
+    /// first).
+    #[inline]
+    pub(super) fn among_64(&self, words: &[u64], number: u64) -> u64 {
+        self.members(words, self.leaf_of(number))
+    }
+
     /// The members among the numbers of the leaf that lies at `place`.
     #[inline]
     fn members(&self, words: &[u64], place: usize) -> u64 {
@@ -129,6 +136,30 @@ impl BitTree {
         }
         if self.members(words, place) == 0 {
             self.remove_above(words, number >> 6);
+        }
+    }
+
+    /// Make the numbers from `start` to `end`, which are at most 64 of one leaf or whole leaves, no
+    /// members. Costs little if none is, since only the summaries are looked at then.
+    #[inline]
+    pub(super) fn remove_range(&self, words: &mut [u64], start: u64, end: u64) {
+        let mut index = start >> 6;
+        while index << 6 < end {
+            if self.levels > 0 && self.word(words, 1, index >> 6) >> (index & 63) & 1 == 0 {
+                index += 1;
+                continue;
+            }
+            let first = start.max(index << 6);
+            let run = u64::MAX >> (64 - (end - first).min(64)) << (first & 63);
+            if let Some(leaf) = words.get_mut(self.leaf_of(first))
+                && *leaf & run != 0
+            {
+                *leaf &= !run;
+                if *leaf == 0 {
+                    self.remove_above(words, index);
+                }
+            }
+            index += 1;
         }
     }
 
@@ -210,6 +241,7 @@ mod tests {
         let mut state = 1;
         for (numbers, stride) in [(1, 1), (64, 4), (65, 2), (4096, 1), (4097, 4), (300_000, 2)] {
             let (tree, end) = BitTree::place(3, numbers, stride);
+            let whole = numbers & !63;
             // Other words behind those of the tree.
             let mut words = vec![0; end];
             words.resize(end + 8, u64::MAX);
@@ -231,6 +263,17 @@ mod tests {
                 } else {
                     tree.remove(&mut words, number);
                     set.remove(&number);
+                }
+                if random(&mut state).is_multiple_of(50) {
+                    // Part of a leaf, or a few leaves.
+                    let last = number | 63;
+                    let (start, end) = if random(&mut state).is_multiple_of(2) {
+                        (number, (last + 1).min(numbers))
+                    } else {
+                        (number & !63, (last + 129).min(whole).max(number & !63))
+                    };
+                    tree.remove_range(&mut words, start, end);
+                    set.retain(|member| !(start..end).contains(member));
                 }
                 assert_eq!(tree.contains(&words, number), set.contains(&number));
                 assert!(!tree.contains(&words, numbers + random(&mut state) % 100));
