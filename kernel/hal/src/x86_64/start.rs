@@ -234,7 +234,7 @@ unsafe fn records(environment: &Environment, layout: &Layout) -> (Slices<'static
     let frames = layout.managed_frames as usize;
     let blocks = state::block_records::<FourLevel>(frames);
     let block_bytes = (blocks * size_of::<BlockRecord>()).next_multiple_of(64);
-    // SAFETY: E3: there is a zeroed record for every managed frame, which is a valid one, and
+    // SAFETY: E3: there is a record for every managed frame, and any word is a valid one;
     // nobody else uses them. `Layout::plan` made the heap large enough for the rest, which is
     // written before a reference to it is made; the heap begins on a page boundary.
     unsafe {
