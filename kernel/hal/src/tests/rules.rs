@@ -794,6 +794,7 @@ fn a_large_page_is_split_when_only_part_of_it_changes() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "takes long for a large machine")]
 fn a_gigabyte_costs_what_a_page_costs() {
     let mut client = Client::with(3 << 18, 3);
     let mut map = client.map();
