@@ -37,6 +37,14 @@ use crate::translation::DrainingPage;
 /// The memory of a simulated machine.
 pub type SimulatedMemory<'layout, G> = Memory<'layout, Simulated<G>, Vectors>;
 
+/// Copying handles that clients can only move, for a model checker, whose states are copies of a
+/// simulated machine with all the handles to it.
+pub trait Duplicate {
+    /// A handle for a copy of the memory that this one is for.
+    #[must_use]
+    fn duplicate(&self) -> Self;
+}
+
 /// All handles that exist.
 #[derive(Debug, Default)]
 pub struct Handles<'handles> {

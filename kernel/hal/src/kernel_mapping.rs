@@ -159,6 +159,18 @@ impl KernelMapping {
     }
 }
 
+#[cfg(any(test, feature = "simulated"))]
+impl crate::audit::Duplicate for KernelMapping {
+    fn duplicate(&self) -> Self {
+        Self {
+            region: self.region,
+            rights: self.rights,
+            programs: self.programs,
+            address: self.address,
+        }
+    }
+}
+
 /// A word of a kernel mapping, which cannot outlive the mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KernelWord<'mapping> {
@@ -416,6 +428,13 @@ impl MachinePage {
     #[must_use]
     pub const fn frame(&self) -> Frame {
         self.frame
+    }
+}
+
+#[cfg(any(test, feature = "simulated"))]
+impl crate::audit::Duplicate for MachinePage {
+    fn duplicate(&self) -> Self {
+        Self { frame: self.frame }
     }
 }
 

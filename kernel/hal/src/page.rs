@@ -463,11 +463,6 @@ impl<G: Geometry, S: Storage> State<G, S> {
         } else if let Some(block) = self.block_mut(level, frame) {
             block.stamp = stamp.low32();
         }
-        for above in Self::levels_above(level) {
-            if let Some(block) = self.block_mut(above, frame) {
-                block.stamp = stamp.low32();
-            }
-        }
     }
 
     /// Whether no processor can hold a translation to the page other than what the tables say
@@ -478,7 +473,7 @@ impl<G: Geometry, S: Storage> State<G, S> {
             return true;
         }
         let page = self.page(frame).unwrap_or(PageRecord::NOT_INSTALLED);
-        // A block's stamp is also that of its parts: at worst a page waits for a neighbour.
+        // A block's stamp is from a mapping of the whole block.
         self.translations.is_past(page.stamp().into(), Stamp::BITS)
             && Self::levels_above(Level::FIRST).all(|above| {
                 self.block(above, frame)

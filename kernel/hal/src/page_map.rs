@@ -43,6 +43,13 @@ impl PageMapPage {
     }
 }
 
+#[cfg(any(test, feature = "simulated"))]
+impl crate::audit::Duplicate for PageMapPage {
+    fn duplicate(&self) -> Self {
+        Self { frame: self.frame }
+    }
+}
+
 /// Number of pages that a [`TableSupply`] holds: a mapping needs at most one table of each
 /// level below the root.
 pub const SUPPLY_LIMIT: usize = MAX_LEVELS - 1;
@@ -183,6 +190,19 @@ impl<K> PageMap<K> {
     }
 }
 
+#[cfg(any(test, feature = "simulated"))]
+impl<K> crate::audit::Duplicate for PageMap<K> {
+    fn duplicate(&self) -> Self {
+        Self {
+            root: self.root,
+            owner: self.owner,
+            // What is remembered changes no result, only the way to it.
+            recent: Recent::NONE,
+            kind: PhantomData,
+        }
+    }
+}
+
 /// A context's use of a page map. The page map cannot be freed as long as it exists.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "the page map can never be freed unless the use is ended"]
@@ -197,6 +217,16 @@ impl<K> PageMapUse<K> {
     #[inline]
     pub const fn root(&self) -> Frame {
         self.root
+    }
+}
+
+#[cfg(any(test, feature = "simulated"))]
+impl<K> crate::audit::Duplicate for PageMapUse<K> {
+    fn duplicate(&self) -> Self {
+        Self {
+            root: self.root,
+            kind: PhantomData,
+        }
     }
 }
 
@@ -215,6 +245,17 @@ impl<K> DyingPageMap<K> {
     #[must_use]
     pub const fn root(&self) -> Frame {
         self.root
+    }
+}
+
+#[cfg(any(test, feature = "simulated"))]
+impl<K> crate::audit::Duplicate for DyingPageMap<K> {
+    fn duplicate(&self) -> Self {
+        Self {
+            root: self.root,
+            next: self.next,
+            kind: PhantomData,
+        }
     }
 }
 

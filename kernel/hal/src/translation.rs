@@ -328,3 +328,13 @@ impl DrainingPage {
         self.since
     }
 }
+
+#[cfg(any(test, feature = "simulated"))]
+impl crate::audit::Duplicate for DrainingPage {
+    fn duplicate(&self) -> Self {
+        Self {
+            frame: self.frame,
+            since: self.since,
+        }
+    }
+}

@@ -1321,7 +1321,7 @@ fn random_runs_keep_all_invariants() {
     let steps: u64 = std::env::var("HELIOX_RANDOM_STEPS")
         .ok()
         .and_then(|steps| steps.parse().ok())
-        .unwrap_or(2_000_000);
+        .unwrap_or(if cfg!(miri) { 320 } else { 2_000_000 });
     let mut table = Table::default();
     for seed in 1..=4 {
         run::<FourByFour>(&mut table, 112, 3, 3, steps / 16, seed);
@@ -1337,7 +1337,11 @@ fn random_runs_keep_all_invariants() {
         out += &format!("{count:>9}  refused: {name}\n");
     }
     println!("{out}");
+    // Short runs cannot tell.
     let least = steps / 2000;
+    if least < 100 {
+        return;
+    }
     for name in REASONS {
         let count = table.refusals.get(name).copied().unwrap_or(0);
         assert!(count >= least, "refused as {name} only {count} times");
