@@ -79,7 +79,7 @@ const NO_VECTOR: u32 = u32::MAX;
 #[repr(transparent)]
 pub(super) struct CpuOwned<T>(UnsafeCell<T>);
 
-// SAFETY: the boot CPU is the only one that runs; the others are parked (invariant C1).
+// SAFETY: the boot CPU is the only one that runs; the others are parked (invariant U1).
 unsafe impl<T> Sync for CpuOwned<T> {}
 
 impl<T> CpuOwned<T> {
@@ -175,7 +175,7 @@ impl Cpu {
     pub(super) unsafe fn start_boot_cpu() -> Self {
         let area = BOOT_CPU.get();
         let table = INTERRUPT_TABLE.get();
-        // SAFETY: C1: this is the only CPU and nothing else has a reference to the two statics;
+        // SAFETY: U1: this is the only CPU and nothing else has a reference to the two statics;
         // the stubs are 256 pieces of 16 bytes (entry.s).
         unsafe {
             let stubs = &raw const interrupt_stubs as u64;

@@ -6,7 +6,7 @@
 // `Frame` (context.rs), and `enter_user` looks to its Rust caller like a function that returns
 // when the program stops.
 //
-// Rules kept here (docs/soundness.md, "Entry and exit"):
+// Rules kept here (docs/soundness.md, hazards 1 to 5):
 // - In the kernel, GS is the CPU's area, except between an entry from ring 3 and its SWAPGS, and
 //   between the SWAPGS and the IRETQ or SYSRETQ of an exit. Whether to SWAPGS is decided by the
 //   privilege in the saved CS, never by the GS base (a program can choose that freely).

@@ -59,14 +59,14 @@ impl Registers {
     /// Whether this state is in the CPU.
     #[inline]
     pub(super) fn is_resident(&self) -> bool {
-        // SAFETY: C1; reads the pointer only.
+        // SAFETY: U1; reads the pointer only.
         unsafe { ptr::eq(*RESIDENT.get(), self) }
     }
 
     /// Forgets that this state is in the CPU, if it is.
     pub(super) fn forget(&self) {
         if self.is_resident() {
-            // SAFETY: C1.
+            // SAFETY: U1.
             unsafe { *RESIDENT.get() = ptr::null_mut() }
         }
     }
@@ -103,7 +103,7 @@ impl ExtendedStateMethod {
 
     /// Takes the state in the CPU back to the context that it belongs to, if there is one.
     pub(super) fn evict(self) {
-        // SAFETY: C1; X1: the pointer is null or that of a state that exists, which nobody
+        // SAFETY: U1; X1: the pointer is null or that of a state that exists, which nobody
         // borrows: contexts are not borrowed here but through this function's callers, who
         // have finished with theirs.
         unsafe {
@@ -119,7 +119,7 @@ impl ExtendedStateMethod {
     pub(super) fn load(self, state: &mut Registers) {
         self.evict();
         self.restore(state);
-        // SAFETY: C1. X1 holds since a context forgets its state when it is dropped, and does
+        // SAFETY: U1. X1 holds since a context forgets its state when it is dropped, and does
         // not move it.
         unsafe { *RESIDENT.get() = state }
     }

@@ -15,7 +15,7 @@ const BUS_MASTER: u32 = 1 << 2;
 /// Reads a word of the configuration space of function `function` (bus, device and function as
 /// one 16-bit number).
 fn read(function: u32, offset: u32) -> u32 {
-    // SAFETY: P1: configuration reads change nothing in memory.
+    // SAFETY: D1: configuration reads change nothing in memory.
     unsafe {
         out32(CONFIG_ADDRESS, 1 << 31 | function << 8 | offset);
         in32(CONFIG_DATA)
@@ -43,7 +43,7 @@ pub(super) fn disable_bus_masters() -> (u32, u32) {
         let command = read(function, COMMAND);
         if command & BUS_MASTER != 0 {
             disabled += 1;
-            // SAFETY: P1: clearing the bus-master bit takes power from a device, and gives none;
+            // SAFETY: D1: clearing the bus-master bit takes power from a device, and gives none;
             // the upper half is a status register in which zeros change nothing.
             unsafe {
                 out32(CONFIG_ADDRESS, 1 << 31 | function << 8 | COMMAND);

@@ -49,7 +49,7 @@ pub(super) extern "C" fn start(loader: u32, address: u32) -> ! {
     // SAFETY: written once by the boot assembly.
     let begin = unsafe { boot_time };
     log::initialize();
-    // SAFETY: C1: the boot CPU, at its start; no program and no interrupt has run. The image's
+    // SAFETY: U1: the boot CPU, at its start; no program and no interrupt has run. The image's
     // low view was for the boot assembly alone.
     let (cpu, features) = unsafe {
         let cpu = Cpu::start_boot_cpu();
@@ -63,7 +63,7 @@ pub(super) extern "C" fn start(loader: u32, address: u32) -> ! {
         _ => refuse(&"the boot loader speaks neither PVH nor Multiboot2"),
     };
     let mut memory = BootMemory::new(features.physical_bits, features.no_execute);
-    // SAFETY: the only use of the static, by the only CPU (C1); the reference is handed on.
+    // SAFETY: the only use of the static, by the only CPU (U1); the reference is handed on.
     let information = unsafe { &mut *BOOT_INFORMATION.get() };
     let limits = Limits::new(features.physical_bits, environment::WINDOW_FRAMES);
     let kernel = environment::image_frames();
@@ -109,7 +109,7 @@ pub(super) extern "C" fn start(loader: u32, address: u32) -> ! {
         Ok(timer) => timer,
         Err(error) => refuse(&error),
     };
-    // SAFETY: the only use of the static, by the only CPU (C1).
+    // SAFETY: the only use of the static, by the only CPU (U1).
     let ranges = unsafe { &mut *RANGES.get() };
     ranges.fill(information, range);
     // SAFETY: E3: window and records are as they were built, and this is the only use of them.

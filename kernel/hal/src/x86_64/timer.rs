@@ -88,7 +88,7 @@ impl core::fmt::Display for TimerError {
 impl core::error::Error for TimerError {}
 
 fn read(register: u64) -> u32 {
-    // SAFETY: S2: the slot shows the APIC's page since `Timer::start`, and no `Timer` exists
+    // SAFETY: V2: the slot shows the APIC's page since `Timer::start`, and no `Timer` exists
     // before; the registers reach no memory.
     unsafe { ((Slot::LocalApic.address() + register) as *const u32).read_volatile() }
 }
@@ -212,7 +212,7 @@ pub(super) fn end_of_interrupt(vector: u8) {
 
 /// Moves the 8259s' vectors away from the exceptions and masks every line.
 fn mask_legacy_controllers() {
-    // SAFETY: P1: the ports of the interrupt controllers reach no memory.
+    // SAFETY: D1: the ports of the interrupt controllers reach no memory.
     unsafe {
         for (command, data, first, wiring) in [
             (0x20, 0x21, LEGACY_VECTORS, 4),
@@ -230,7 +230,7 @@ fn mask_legacy_controllers() {
 /// Rates of the time-stamp counter and the APIC's timer in hertz, measured against channel 2 of
 /// the 8254; `None` if there is no such device.
 fn measure_rates() -> Option<(u64, u64)> {
-    // SAFETY: P1: channel 2 and its gate drive nothing but the speaker, which stays off.
+    // SAFETY: D1: channel 2 and its gate drive nothing but the speaker, which stays off.
     unsafe {
         let gate = in8(0x61) & !0b11;
         out8(0x61, gate);
