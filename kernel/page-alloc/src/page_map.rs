@@ -27,10 +27,6 @@ use crate::{Event, MAX_ORDER, Order, PageAllocator, Pages, Phase};
 
 /// Words for each 64 blocks of an order: free, held.
 const BLOCK_WORDS: usize = 2;
-/// Places of those words.
-const FREE: usize = 0;
-const HELD: usize = 1;
-
 /// The map of all pages. Numbers of pages and blocks that are out of range are ignored by writes
 /// and found in no set by reads.
 pub(crate) struct PageMap<'m> {
@@ -130,57 +126,59 @@ impl<'m> PageMap<'m> {
         Some(block << order.number())
     }
 
-    /// The word with fact `fact` about the block at `page`, and the block's bit in it.
+    /// Where the words for the block at `page` lie, and the block's bit in them.
     #[inline]
-    fn fact(&self, page: u64, order: Order, fact: usize) -> (usize, u64) {
+    fn place(&self, page: u64, order: Order) -> (usize, u64) {
         let block = page >> order.number();
         let tree = self.layout.free.get(order.index());
-        let leaf = tree.map_or(usize::MAX - fact, |tree| tree.leaf_of(block));
-        (leaf + fact, 1 << (block & 63))
+        let leaf = tree.map_or(usize::MAX, |tree| tree.leaf_of(block));
+        (leaf, 1 << (block & 63))
     }
 
+    /// Whether the block at `page` is free or cached, and whether it is held or cached.
     #[inline]
-    fn test(&self, page: u64, order: Order, fact: usize) -> bool {
-        let (index, bit) = self.fact(page, order, fact);
-        self.words.get(index).is_some_and(|word| word & bit != 0)
-    }
-
-    #[inline]
-    fn assign(&mut self, page: u64, order: Order, fact: usize, value: bool) {
-        let (index, bit) = self.fact(page, order, fact);
-        if let Some(word) = self.words.get_mut(index) {
-            if value {
-                *word |= bit;
-            } else {
-                *word &= !bit;
-            }
+    fn bits(&self, page: u64, order: Order) -> (bool, bool) {
+        let (leaf, bit) = self.place(page, order);
+        match self.words.get(leaf..) {
+            Some([free, held, ..]) => (free & bit != 0, held & bit != 0),
+            _ => (false, false),
         }
+    }
+
+    /// The words for the block at `page`, and the block's bit in them.
+    #[inline]
+    fn words_mut(&mut self, page: u64, order: Order) -> Option<(&mut [u64; BLOCK_WORDS], u64)> {
+        let (leaf, bit) = self.place(page, order);
+        Some((self.words.get_mut(leaf..)?.first_chunk_mut()?, bit))
     }
 
     /// Whether the block of this order that starts at `page` is held.
     #[inline]
     pub(crate) fn is_held(&self, page: u64, order: Order) -> bool {
-        page & (order.pages() - 1) == 0
-            && self.test(page, order, HELD)
-            && !self.test(page, order, FREE)
+        page & (order.pages() - 1) == 0 && self.bits(page, order) == (false, true)
     }
 
     #[inline]
     pub(crate) fn set_held(&mut self, page: u64, order: Order, held: bool) {
-        self.assign(page, order, HELD, held);
+        if let Some(([_, word], bit)) = self.words_mut(page, order) {
+            *word = if held { *word | bit } else { *word & !bit };
+        }
     }
 
     /// Whether `page` is in a CPU's cache.
     #[inline]
     pub(crate) fn is_cached(&self, page: u64) -> bool {
-        self.test(page, Order::ZERO, FREE) && self.test(page, Order::ZERO, HELD)
+        self.bits(page, Order::ZERO) == (true, true)
     }
 
     /// Note that `page`, neither free nor held, is in a CPU's cache, or is not any more.
     #[inline]
     pub(crate) fn set_cached(&mut self, page: u64, cached: bool) {
-        self.assign(page, Order::ZERO, HELD, cached);
-        self.assign(page, Order::ZERO, FREE, cached);
+        if let Some((words, bit)) = self.words_mut(page, Order::ZERO) {
+            for word in words {
+                *word = if cached { *word | bit } else { *word & !bit };
+            }
+        }
     }
 
     /// Whether `page` is known to contain only zeros.
@@ -269,7 +267,7 @@ impl<'m> PageMap<'m> {
     pub(crate) fn free_among_64(&self, page: u64) -> u64 {
         let word = |index: usize| self.words.get(index).copied().unwrap_or(0);
         // Free or cached.
-        let mut free = word(self.fact(page, Order::ZERO, FREE).0);
+        let mut free = word(self.place(page, Order::ZERO).0);
         for order in Order::all().skip(1) {
             if order.number() >= 6 {
                 if self.is_free_block(page & !(order.pages() - 1), order) {
@@ -278,7 +276,7 @@ impl<'m> PageMap<'m> {
                 continue;
             }
             // 64 >> order blocks of this order; they lie within one word.
-            let (index, bit) = self.fact(page, order, FREE);
+            let (index, bit) = self.place(page, order);
             let mut blocks =
                 word(index) >> bit.trailing_zeros() & ((1 << (64 >> order.number())) - 1);
             while blocks != 0 {

@@ -143,23 +143,21 @@ impl BitTree {
     /// members. Costs little if none is, since only the summaries are looked at then.
     #[inline]
     pub(super) fn remove_range(&self, words: &mut [u64], start: u64, end: u64) {
-        let mut index = start >> 6;
-        while index << 6 < end {
-            if self.levels > 0 && self.word(words, 1, index >> 6) >> (index & 63) & 1 == 0 {
-                index += 1;
+        for index in start >> 6..end.div_ceil(64) {
+            if self.levels > 0 && self.word(words, 1, index >> 6) & mask(index) == 0 {
                 continue;
             }
             let first = start.max(index << 6);
             let run = u64::MAX >> (64 - (end - first).min(64)) << (first & 63);
-            if let Some(leaf) = words.get_mut(self.leaf_of(first))
-                && *leaf & run != 0
-            {
+            let Some(leaf) = words.get_mut(self.leaf_of(first)) else {
+                return;
+            };
+            if *leaf & run != 0 {
                 *leaf &= !run;
                 if *leaf == 0 {
                     self.remove_above(words, index);
                 }
             }
-            index += 1;
         }
     }
 
