@@ -714,7 +714,8 @@ impl Split {
                 first: K::leaf_frame(leaf.entry, leaf.level),
                 count: M::Geometry::ENTRIES as u64,
             };
-            state.check_room(units)?;
+            let mut parts = units.frames::<M::Geometry>();
+            parts.try_for_each(|part| state.check_room(below, part))?;
         }
         Ok(Self {
             table: leaf.table,

@@ -1,5 +1,8 @@
 //! Each rule by itself, on a machine with the page tables of x86-64.
 
+use std::any::Any;
+use std::boxed::Box;
+use std::sync::Mutex;
 use std::vec::Vec;
 
 use heliox_address::{Frame, FrameRange, PhysicalAddress, USER_END, VirtualAddress};
@@ -35,8 +38,12 @@ struct Client {
     next: u64,
 }
 
-fn leak<T>(values: Vec<T>) -> &'static [T] {
-    values.leak()
+/// Values that live as long as the test program, and can be found until then.
+fn leak<T: Send + Sync + 'static>(values: Vec<T>) -> &'static [T] {
+    static KEPT: Mutex<Vec<Box<dyn Any + Send>>> = Mutex::new(Vec::new());
+    let values: &'static [T] = values.leak();
+    KEPT.lock().unwrap().push(Box::new(values));
+    values
 }
 
 fn cpu(number: usize) -> CurrentCpu {
