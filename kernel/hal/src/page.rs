@@ -402,8 +402,10 @@ impl<G: Geometry, S: Storage> State<G, S> {
     /// [`State::check_reference`] for every unit.
     #[inline(always)]
     pub(crate) fn check_references(&self, units: Units, owner: OwnerCode) -> Result<(), Error> {
-        let mut frames = units.frames::<G>();
-        frames.try_for_each(|frame| self.check_reference(units.level, frame, owner))
+        for frame in units.frames::<G>() {
+            self.check_reference(units.level, frame, owner)?;
+        }
+        Ok(())
     }
 
     /// Whether the page is normal memory that its own record says is `owner`'s, a domain, and its
