@@ -1333,7 +1333,6 @@ const OPERATIONS: [&str; 44] = [
 ];
 
 #[test]
-#[cfg_attr(miri, ignore = "takes hours there, and is safe code")]
 fn random_runs_keep_all_invariants() {
     let steps: u64 = std::env::var("HELIOX_RANDOM_STEPS")
         .ok()
