@@ -22,11 +22,11 @@ use crate::cpu::CpuIndex;
 use crate::domain::{Owner, OwnerCode};
 use crate::entry::{Entry, Host, RootKind};
 use crate::geometry::{Geometry, Level};
-use crate::kernel_mapping::{KernelMapping, MachinePage};
+use crate::kernel_mapping::KernelMapping;
 use crate::machine::Machine;
 use crate::memory::Memory;
 use crate::page::Status;
-use crate::page_map::{DyingPageMap, PageMap, PageMapPage, PageMapUse};
+use crate::page_map::{DyingPageMap, MachinePage, PageMap, PageMapPage, PageMapUse};
 use crate::region::{PhysicalRegion, RegionKind};
 use crate::rights::MemoryType;
 use crate::share::Share;
@@ -429,7 +429,6 @@ fn check_blocks<G: Geometry>(
     for number in 2..=G::LEAF_LEVELS {
         let level = Level::at(number);
         let frames = level.frames::<G>();
-        let part_frames = Level::at(number - 1).frames::<G>();
         for first in (0..pages).step_by(usize::try_from(frames).unwrap_or(usize::MAX)) {
             let Some(frame) = Frame::new(first) else {
                 break;
@@ -474,22 +473,6 @@ fn check_blocks<G: Geometry>(
                 "block {frame} of level {number}: {} owners, {block:?}",
                 owners.len()
             );
-            if block.owner == OwnerCode::MIXED {
-                let parts: Vec<OwnerCode> = (first..end)
-                    .step_by(usize::try_from(part_frames).unwrap_or(usize::MAX))
-                    .filter_map(Frame::new)
-                    .map(|part| state.own_code(Level::at(number - 1), part))
-                    .collect();
-                let boundaries = parts
-                    .windows(2)
-                    .filter(|pair| pair[0].differs(pair[1]))
-                    .count();
-                check!(
-                    "P4",
-                    usize::from(block.boundaries) == boundaries,
-                    "block {frame} of level {number}: {boundaries} boundaries, {block:?}"
-                );
-            }
         }
     }
     Ok(())

@@ -81,11 +81,6 @@ impl OwnerCode {
             },
         }
     }
-
-    /// Whether two neighbours with these codes belong to different owners.
-    pub(crate) const fn differs(self, other: Self) -> bool {
-        self.0 != other.0 || self.0 == Self::MIXED.0
-    }
 }
 
 #[cfg(test)]
@@ -104,7 +99,5 @@ mod tests {
         }
         assert_eq!(OwnerCode::MIXED.owner(), None);
         assert_eq!(DomainId::new(DomainId::LIMIT), None);
-        assert!(OwnerCode::MIXED.differs(OwnerCode::MIXED));
-        assert!(!OwnerCode::NOBODY.differs(OwnerCode::NOBODY));
     }
 }

@@ -105,6 +105,12 @@ impl Level {
         }
     }
 
+    /// The level below this one, which is not the first.
+    #[inline]
+    pub(crate) const fn lower(self) -> Self {
+        Self::at(self.0 - 1)
+    }
+
     /// The level above, or `None` of the root's.
     #[must_use]
     #[inline]

@@ -12,18 +12,19 @@
 
 use core::marker::PhantomData;
 
-use heliox_address::{Frame, PAGE_BITS, PAGE_BYTES, PhysicalAddress, VirtualAddress};
+use heliox_address::{PAGE_BITS, PAGE_BYTES, PhysicalAddress, VirtualAddress};
 
 use crate::cpu::CurrentCpu;
 use crate::domain::{DomainId, Owner, OwnerCode};
 use crate::error::Error;
 use crate::geometry::{Geometry, Level};
 use crate::machine::{Machine, WindowEntry};
+use crate::memory::Memory;
 use crate::page::Units;
 use crate::region::{PhysicalRegion, RegionKind};
 use crate::rights::Rights;
 use crate::share::Share;
-use crate::state::{State, Storage};
+use crate::state::Storage;
 use crate::translation::Invalidation;
 
 /// Number of 8-byte words in a page.
@@ -34,6 +35,117 @@ const WORD_BYTES: usize = 8;
 
 /// With more pages than this to invalidate, everything is flushed instead.
 const INVALIDATE_LIMIT: u64 = 16;
+
+/// Memory that the kernel reads and writes (thesis section 4.4.3).
+pub trait KernelMemory {
+    /// Maps `region` for the kernel in every address space, and for programs too if
+    /// `user_visible`. At most as many pages as a table has entries.
+    ///
+    /// Memory that is not domain 0's takes a `share` with the hypervisor.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TooLong`], [`Error::NoWindow`], [`Error::WrongStatus`], [`Error::NotOwner`],
+    /// [`Error::TooManyReferences`], [`Error::Draining`], [`Error::WindowTaken`],
+    /// [`Error::OutsideShare`], [`Error::NotGrantee`], [`Error::BeyondShare`].
+    fn add_kernel_mapping(
+        &mut self,
+        cpu: CurrentCpu,
+        region: PhysicalRegion,
+        rights: Rights,
+        user_visible: bool,
+        share: Option<&Share>,
+    ) -> Result<KernelMapping, Error>;
+
+    /// Removes a kernel mapping and returns the memory that it mapped.
+    fn remove_kernel_mapping(
+        &mut self,
+        cpu: CurrentCpu,
+        mapping: KernelMapping,
+    ) -> (PhysicalRegion, Invalidation);
+
+    /// Reads a word of a mapping's first page.
+    fn read_word_at(&self, mapping: &KernelMapping, offset: Offset) -> u64;
+
+    /// Writes a word of a mapping's first page.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ReadOnly`].
+    fn write_word_at(
+        &mut self,
+        mapping: &KernelMapping,
+        offset: Offset,
+        value: u64,
+    ) -> Result<(), Error>;
+
+    /// Reads a word.
+    fn read_word(&self, word: KernelWord<'_>) -> u64;
+
+    /// Writes a word.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ReadOnly`].
+    fn write_word(&mut self, word: KernelWord<'_>, value: u64) -> Result<(), Error>;
+
+    /// Reads bytes from `offset` on.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OutOfBounds`].
+    fn read_bytes(
+        &self,
+        mapping: &KernelMapping,
+        offset: usize,
+        bytes: &mut [u8],
+    ) -> Result<(), Error>;
+
+    /// Writes bytes from `offset` on.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OutOfBounds`], [`Error::ReadOnly`].
+    fn write_bytes(
+        &mut self,
+        mapping: &KernelMapping,
+        offset: usize,
+        bytes: &[u8],
+    ) -> Result<(), Error>;
+
+    /// Copies `count` bytes from one place to another, each a mapping and an offset in bytes.
+    /// Where they overlap, what arrives is unspecified.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OutOfBounds`], [`Error::ReadOnly`].
+    fn copy(
+        &mut self,
+        from: (&KernelMapping, usize),
+        to: (&KernelMapping, usize),
+        count: usize,
+    ) -> Result<(), Error>;
+
+    /// Writes `count` times the byte `value` from `offset` on.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OutOfBounds`], [`Error::ReadOnly`].
+    fn fill(
+        &mut self,
+        mapping: &KernelMapping,
+        offset: usize,
+        count: usize,
+        value: u8,
+    ) -> Result<(), Error>;
+
+    /// Writes zero to all of a mapping.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ReadOnly`].
+    fn clear(&mut self, mapping: &KernelMapping) -> Result<(), Error>;
+}
 
 /// The number of a word in a page: below [`PAGE_WORDS`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -179,262 +291,223 @@ pub struct KernelWord<'mapping> {
     mapping: PhantomData<&'mapping KernelMapping>,
 }
 
-/// Adds a kernel mapping.
+/// A plan: a kernel mapping is added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct AddKernel {
+struct AddKernel {
     region: PhysicalRegion,
     rights: Rights,
     programs: bool,
-    units: Units,
 }
 
-impl AddKernel {
-    pub(crate) fn decide<M: Machine, S: Storage>(
-        state: &State<M::Geometry, S>,
-        machine: &M,
+/// The pages of a kernel mapping.
+const fn pages(region: PhysicalRegion) -> Units {
+    Units {
+        level: Level::FIRST,
+        first: region.first_frame(),
+        count: region.pages(),
+    }
+}
+
+impl<M: Machine, S: Storage> Memory<'_, M, S> {
+    fn decide_kernel_mapping(
+        &self,
         region: PhysicalRegion,
         rights: Rights,
         programs: bool,
         share: Option<&Share>,
-    ) -> Result<Self, Error> {
-        let pages = region.pages();
+    ) -> Result<AddKernel, Error> {
         let limit = M::Geometry::ENTRIES as u64;
-        if pages > limit {
+        if region.pages() > limit {
+            let pages = region.pages();
             return Err(Error::TooLong { pages, limit });
         }
         let owner = match share {
             None => OwnerCode::new(Owner::Domain(DomainId::ZERO)),
             Some(share) => share.allows(region, OwnerCode::HYPERVISOR, rights)?,
         };
-        let units = Units {
-            level: Level::FIRST,
-            first: region.first_frame(),
-            count: pages,
-        };
-        for frame in units.frames::<M::Geometry>() {
-            if !machine.has_window(frame) {
+        for frame in pages(region).frames::<M::Geometry>() {
+            if !self.machine.has_window(frame) {
                 return Err(Error::NoWindow { frame });
             }
             if region.kind() == RegionKind::Ram {
-                state.check_reference(Level::FIRST, frame, owner)?;
+                self.state.check_reference(Level::FIRST, frame, owner)?;
                 // An earlier mapping that programs could use may still be cached.
-                if !state.is_settled(frame) {
+                if !self.state.is_settled(frame) {
                     return Err(Error::Draining { frame });
                 }
             }
-            if machine.is_open(frame) {
+            if self.machine.is_open(frame) {
                 return Err(Error::WindowTaken { frame });
             }
         }
-        Ok(Self {
+        Ok(AddKernel {
             region,
             rights,
             programs,
-            units,
         })
     }
+}
 
-    pub(crate) fn apply<M: Machine, S: Storage>(
-        self,
-        state: &mut State<M::Geometry, S>,
-        machine: &mut M,
+impl<M: Machine, S: Storage> KernelMemory for Memory<'_, M, S> {
+    fn add_kernel_mapping(
+        &mut self,
         cpu: CurrentCpu,
-    ) -> KernelMapping {
+        region: PhysicalRegion,
+        rights: Rights,
+        user_visible: bool,
+        share: Option<&Share>,
+    ) -> Result<KernelMapping, Error> {
+        let plan = self.decide_kernel_mapping(region, rights, user_visible, share)?;
         let entry = WindowEntry {
-            memory_type: self.region.kind().memory_type(),
-            programs: self.programs.then_some(self.rights),
+            memory_type: plan.region.kind().memory_type(),
+            programs: plan.programs.then_some(plan.rights),
         };
-        for frame in self.units.frames::<M::Geometry>() {
-            machine.open_window(frame, entry);
-            if self.region.kind() == RegionKind::Ram {
-                state.add_reference(Level::FIRST, frame);
+        for frame in pages(plan.region).frames::<M::Geometry>() {
+            self.machine.open_window(frame, entry);
+            if plan.region.kind() == RegionKind::Ram {
+                self.state.add_reference(Level::FIRST, frame);
             }
         }
-        if self.programs {
+        if plan.programs {
             // Another processor may have cached that programs cannot use these addresses, from a
             // time when the kernel had them open for itself: it would fault once, and forget
             // that when the fault enters the kernel.
-            state.owe_by_all(cpu.index());
+            self.state.owe_by_all(cpu.index());
         }
-        let first = self.region.first_frame();
-        KernelMapping {
-            region: self.region,
-            rights: self.rights,
-            programs: self.programs,
-            address: if self.programs {
-                machine.visible_address(first)
+        let first = plan.region.first_frame();
+        Ok(KernelMapping {
+            region: plan.region,
+            rights: plan.rights,
+            programs: plan.programs,
+            address: if plan.programs {
+                self.machine.visible_address(first)
             } else {
-                machine.window_address(first)
+                self.machine.window_address(first)
             },
-        }
+        })
     }
-}
 
-/// Removes a kernel mapping.
-pub(crate) fn remove<M: Machine, S: Storage>(
-    state: &mut State<M::Geometry, S>,
-    machine: &mut M,
-    cpu: CurrentCpu,
-    mapping: KernelMapping,
-) -> (PhysicalRegion, Invalidation) {
-    let units = Units {
-        level: Level::FIRST,
-        first: mapping.region.first_frame(),
-        count: mapping.region.pages(),
-    };
-    // W2: what only the kernel could use leads to the same frame however stale it is, and the
-    // kernel does not use it; what programs could use must go everywhere.
-    let stamp = if mapping.programs {
-        state.owe_by_all(cpu.index())
-    } else {
-        None
-    };
-    let one_by_one = units.count <= INVALIDATE_LIMIT;
-    for frame in units.frames::<M::Geometry>() {
-        machine.close_window(frame);
-        if mapping.region.kind() == RegionKind::Ram {
-            state.drop_reference(Level::FIRST, frame, stamp);
-        }
-        if one_by_one {
-            machine.invalidate_page(cpu, machine.window_address(frame));
-            if mapping.programs {
-                machine.invalidate_page(cpu, machine.visible_address(frame));
+    fn remove_kernel_mapping(
+        &mut self,
+        cpu: CurrentCpu,
+        mapping: KernelMapping,
+    ) -> (PhysicalRegion, Invalidation) {
+        let units = pages(mapping.region);
+        // W2: what only the kernel could use leads to the same frame however stale it is, and the
+        // kernel does not use it; what programs could use must go everywhere.
+        let stamp = if mapping.programs {
+            self.state.owe_by_all(cpu.index())
+        } else {
+            None
+        };
+        let one_by_one = units.count <= INVALIDATE_LIMIT;
+        for frame in units.frames::<M::Geometry>() {
+            self.machine.close_window(frame);
+            if mapping.region.kind() == RegionKind::Ram {
+                self.state.drop_reference(Level::FIRST, frame, stamp);
+            }
+            if one_by_one {
+                let address = self.machine.window_address(frame);
+                self.machine.invalidate_page(cpu, address);
+                if mapping.programs {
+                    let address = self.machine.visible_address(frame);
+                    self.machine.invalidate_page(cpu, address);
+                }
             }
         }
+        if !one_by_one {
+            self.machine.flush_all(cpu);
+            self.state.note_flush(cpu.index(), true);
+        }
+        (mapping.region, Invalidation::since(stamp))
     }
-    if !one_by_one {
-        machine.flush_all(cpu);
-        state.note_flush(cpu.index(), true);
+
+    #[inline]
+    fn read_word_at(&self, mapping: &KernelMapping, offset: Offset) -> u64 {
+        self.machine.read_word(mapping.word_at(offset))
     }
-    (mapping.region, Invalidation::since(stamp))
-}
 
-// --- Access ---
-
-#[inline]
-pub(crate) fn read_word_at<M: Machine>(
-    machine: &M,
-    mapping: &KernelMapping,
-    offset: Offset,
-) -> u64 {
-    machine.read_word(mapping.word_at(offset))
-}
-
-#[inline]
-pub(crate) fn write_word_at<M: Machine>(
-    machine: &mut M,
-    mapping: &KernelMapping,
-    offset: Offset,
-    value: u64,
-) -> Result<(), Error> {
-    mapping.writable()?;
-    machine.write_word(mapping.word_at(offset), value);
-    Ok(())
-}
-
-#[inline]
-pub(crate) fn read_word<M: Machine>(machine: &M, word: KernelWord<'_>) -> u64 {
-    machine.read_word(word.at)
-}
-
-#[inline]
-pub(crate) fn write_word<M: Machine>(
-    machine: &mut M,
-    word: KernelWord<'_>,
-    value: u64,
-) -> Result<(), Error> {
-    if word.writable {
-        machine.write_word(word.at, value);
+    #[inline]
+    fn write_word_at(
+        &mut self,
+        mapping: &KernelMapping,
+        offset: Offset,
+        value: u64,
+    ) -> Result<(), Error> {
+        mapping.writable()?;
+        self.machine.write_word(mapping.word_at(offset), value);
         Ok(())
-    } else {
-        Err(Error::ReadOnly)
-    }
-}
-
-pub(crate) fn read_bytes<M: Machine>(
-    machine: &M,
-    mapping: &KernelMapping,
-    offset: usize,
-    bytes: &mut [u8],
-) -> Result<(), Error> {
-    let at = mapping.bytes(offset, bytes.len())?;
-    machine.read_bytes(at, bytes);
-    Ok(())
-}
-
-pub(crate) fn write_bytes<M: Machine>(
-    machine: &mut M,
-    mapping: &KernelMapping,
-    offset: usize,
-    bytes: &[u8],
-) -> Result<(), Error> {
-    mapping.writable()?;
-    let at = mapping.bytes(offset, bytes.len())?;
-    machine.write_bytes(at, bytes);
-    Ok(())
-}
-
-pub(crate) fn copy<M: Machine>(
-    machine: &mut M,
-    from: (&KernelMapping, usize),
-    to: (&KernelMapping, usize),
-    count: usize,
-) -> Result<(), Error> {
-    to.0.writable()?;
-    let source = from.0.bytes(from.1, count)?;
-    let target = to.0.bytes(to.1, count)?;
-    machine.copy_bytes(source, target, count);
-    Ok(())
-}
-
-pub(crate) fn fill<M: Machine>(
-    machine: &mut M,
-    mapping: &KernelMapping,
-    offset: usize,
-    count: usize,
-    value: u8,
-) -> Result<(), Error> {
-    mapping.writable()?;
-    let at = mapping.bytes(offset, count)?;
-    machine.fill_bytes(at, count, value);
-    Ok(())
-}
-
-pub(crate) fn clear<M: Machine>(machine: &mut M, mapping: &KernelMapping) -> Result<(), Error> {
-    mapping.writable()?;
-    let first = mapping.region.first_frame();
-    for page in 0..mapping.region.pages() {
-        // Within the region.
-        machine.clear_frame(first.checked_add(page).unwrap_or(first));
-    }
-    Ok(())
-}
-
-/// The frame and its private page of this layer: an I/O permission map, a save area, a control
-/// block of a virtual processor.
-#[derive(Debug, PartialEq, Eq)]
-#[must_use = "the page is lost unless it is released"]
-pub struct MachinePage {
-    frame: Frame,
-}
-
-impl MachinePage {
-    /// The caller has made the page clear, open, and of status `Machine`.
-    pub(crate) const fn new(frame: Frame) -> Self {
-        Self { frame }
     }
 
-    /// Which page it is.
-    #[must_use]
-    pub const fn frame(&self) -> Frame {
-        self.frame
+    #[inline]
+    fn read_word(&self, word: KernelWord<'_>) -> u64 {
+        self.machine.read_word(word.at)
     }
-}
 
-#[cfg(any(test, feature = "simulated"))]
-impl crate::audit::Duplicate for MachinePage {
-    fn duplicate(&self) -> Self {
-        Self { frame: self.frame }
+    #[inline]
+    fn write_word(&mut self, word: KernelWord<'_>, value: u64) -> Result<(), Error> {
+        if !word.writable {
+            return Err(Error::ReadOnly);
+        }
+        self.machine.write_word(word.at, value);
+        Ok(())
+    }
+
+    fn read_bytes(
+        &self,
+        mapping: &KernelMapping,
+        offset: usize,
+        bytes: &mut [u8],
+    ) -> Result<(), Error> {
+        let at = mapping.bytes(offset, bytes.len())?;
+        self.machine.read_bytes(at, bytes);
+        Ok(())
+    }
+
+    fn write_bytes(
+        &mut self,
+        mapping: &KernelMapping,
+        offset: usize,
+        bytes: &[u8],
+    ) -> Result<(), Error> {
+        mapping.writable()?;
+        let at = mapping.bytes(offset, bytes.len())?;
+        self.machine.write_bytes(at, bytes);
+        Ok(())
+    }
+
+    fn copy(
+        &mut self,
+        from: (&KernelMapping, usize),
+        to: (&KernelMapping, usize),
+        count: usize,
+    ) -> Result<(), Error> {
+        to.0.writable()?;
+        let source = from.0.bytes(from.1, count)?;
+        let target = to.0.bytes(to.1, count)?;
+        self.machine.copy_bytes(source, target, count);
+        Ok(())
+    }
+
+    fn fill(
+        &mut self,
+        mapping: &KernelMapping,
+        offset: usize,
+        count: usize,
+        value: u8,
+    ) -> Result<(), Error> {
+        mapping.writable()?;
+        let at = mapping.bytes(offset, count)?;
+        self.machine.fill_bytes(at, count, value);
+        Ok(())
+    }
+
+    fn clear(&mut self, mapping: &KernelMapping) -> Result<(), Error> {
+        mapping.writable()?;
+        for frame in pages(mapping.region).frames::<M::Geometry>() {
+            self.machine.clear_frame(frame);
+        }
+        Ok(())
     }
 }
 

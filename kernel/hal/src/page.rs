@@ -11,8 +11,7 @@
 //! - `special`: number of pages in a block whose status is not normal;
 //! - `owner`: of all pages in the block, or *mixed*. The owner of a page is what the highest
 //!   block above it says that is not mixed, or else its own record; so an owner is set once for a
-//!   whole block. In a mixed block `boundaries` counts the neighbouring parts that differ, so
-//!   that it is known at once when the last difference goes.
+//!   whole block. A block is mixed exactly if its parts have different owners.
 //!
 //! Invariants: P1 (references are counted exactly), P4 (summaries agree with what they sum up),
 //! P5 (a page's own record never names a domain that does not own it, so that a record that names
@@ -187,7 +186,6 @@ pub struct BlockRecord {
     pub(crate) references: u32,
     pub(crate) special: u32,
     stamp: u32,
-    pub(crate) boundaries: u16,
     pub(crate) owner: OwnerCode,
 }
 
@@ -199,7 +197,6 @@ impl BlockRecord {
         references: 0,
         special: 0,
         stamp: 0,
-        boundaries: 0,
         owner: OwnerCode::HYPERVISOR,
     };
 }
@@ -288,7 +285,7 @@ impl<G: Geometry, S: Storage> State<G, S> {
     /// The levels of blocks above `level`, lowest first.
     #[inline]
     fn levels_above(level: Level) -> impl DoubleEndedIterator<Item = Level> + Clone {
-        (level.number() + 1..=G::LEAF_LEVELS).filter_map(Level::new::<G>)
+        (level.number() + 1..=G::LEAF_LEVELS).map(Level::at)
     }
 
     /// What the page `frame` is.
@@ -335,7 +332,9 @@ impl<G: Geometry, S: Storage> State<G, S> {
 
     fn set_own_code(&mut self, level: Level, frame: Frame, owner: OwnerCode) {
         if level == Level::FIRST {
-            self.set_own_code_of_page(frame, owner);
+            if let Some(page) = self.page_mut(frame) {
+                page.set_owner(owner);
+            }
         } else if let Some(block) = self.block_mut(level, frame) {
             block.owner = owner;
         }
@@ -351,31 +350,38 @@ impl<G: Geometry, S: Storage> State<G, S> {
         owner: OwnerCode,
     ) -> Result<(), Error> {
         if level == Level::FIRST {
-            let record = self.page(frame).unwrap_or(PageRecord::NOT_INSTALLED);
-            if !record.is_normal() {
-                let status = record.status();
+            let status = self.status(frame);
+            if status != Status::Normal {
                 return Err(Error::WrongStatus { frame, status });
             }
-            if record.is_full() {
-                return Err(Error::TooManyReferences { frame });
-            }
         } else {
-            let block = self.block(level, frame).copied();
-            let block = block.unwrap_or(BlockRecord::NOT_INSTALLED);
             // Past the end of memory the next level's records follow.
-            if block.special > 0 || self.unit_index(level, frame) >= self.whole_units(level) {
+            let whole_units = self.storage.pages().len() >> level.frame_bits::<G>();
+            let special = self
+                .block(level, frame)
+                .is_none_or(|block| block.special > 0);
+            if special || self.unit_index(level, frame) >= whole_units {
                 return Err(Error::NotAllNormal { frame });
             }
-            if block.references == u32::MAX {
-                return Err(Error::TooManyReferences { frame });
-            }
         }
+        self.check_room(level, frame)?;
         self.check_owner(level, frame, owner)
     }
 
-    /// Number of units of `level` that are wholly within memory.
-    fn whole_units(&self, level: Level) -> usize {
-        self.storage.pages().len() >> level.frame_bits::<G>()
+    /// Whether the unit's count has room for one more reference (P1).
+    #[inline(always)]
+    pub(crate) fn check_room(&self, level: Level, frame: Frame) -> Result<(), Error> {
+        let is_full = if level == Level::FIRST {
+            self.page(frame).is_none_or(PageRecord::is_full)
+        } else {
+            let block = self.block(level, frame);
+            block.is_none_or(|block| block.references == u32::MAX)
+        };
+        if is_full {
+            Err(Error::TooManyReferences { frame })
+        } else {
+            Ok(())
+        }
     }
 
     /// Whether the unit of `level` at `frame` is all owned by `owner`.
@@ -388,11 +394,10 @@ impl<G: Geometry, S: Storage> State<G, S> {
     ) -> Result<(), Error> {
         let found = self.owner_code(level, frame);
         if found == owner && found != OwnerCode::MIXED {
-            Ok(())
-        } else {
-            let owner = found.owner();
-            Err(Error::NotOwner { frame, owner })
+            return Ok(());
         }
+        let owner = found.owner();
+        Err(Error::NotOwner { frame, owner })
     }
 
     /// [`State::check_reference`] for every unit.
@@ -400,22 +405,6 @@ impl<G: Geometry, S: Storage> State<G, S> {
     pub(crate) fn check_references(&self, units: Units, owner: OwnerCode) -> Result<(), Error> {
         for frame in units.frames::<G>() {
             self.check_reference(units.level, frame, owner)?;
-        }
-        Ok(())
-    }
-
-    /// Whether the count of every unit has room for one more reference (P1).
-    pub(crate) fn check_room(&self, units: Units) -> Result<(), Error> {
-        for frame in units.frames::<G>() {
-            let full = if units.level == Level::FIRST {
-                self.page(frame).is_none_or(PageRecord::is_full)
-            } else {
-                self.block(units.level, frame)
-                    .is_none_or(|block| block.references == u32::MAX)
-            };
-            if full {
-                return Err(Error::TooManyReferences { frame });
-            }
         }
         Ok(())
     }
@@ -554,13 +543,7 @@ impl<G: Geometry, S: Storage> State<G, S> {
     /// Makes a page's own record say that it is nobody's, before the unit that it is part of
     /// becomes so (P5).
     pub(crate) fn forget_owner(&mut self, frame: Frame) {
-        self.set_own_code_of_page(frame, OwnerCode::NOBODY);
-    }
-
-    fn set_own_code_of_page(&mut self, frame: Frame, owner: OwnerCode) {
-        if let Some(page) = self.page_mut(frame) {
-            page.set_owner(owner);
-        }
+        self.set_own_code(Level::FIRST, frame, OwnerCode::NOBODY);
     }
 
     /// Gives the unit of `level` at `frame` to `owner`, in a bounded number of steps whatever
@@ -568,98 +551,38 @@ impl<G: Geometry, S: Storage> State<G, S> {
     /// itself that it is a domain's (P5).
     pub(crate) fn set_owner(&mut self, level: Level, frame: Frame, owner: OwnerCode) {
         // Downwards: a block with one owner that gets a part with another becomes mixed, and its
-        // parts say for themselves what it said. `before` is what the parts said until now.
-        let mut before = [OwnerCode::MIXED; crate::geometry::MAX_LEVELS + 1];
-        let mut part = level;
+        // parts say for themselves what it said.
         for above in Self::levels_above(level).rev() {
             let whole = self.own_code(above, frame);
             if whole == owner {
                 return;
             }
             if whole != OwnerCode::MIXED {
-                self.split_owner(above, frame, whole);
-            }
-            let Some(below) = above.below() else { return };
-            part = below;
-            if let Some(slot) = before.get_mut(below.number() as usize) {
-                *slot = self.own_code(below, frame);
+                for part in self.parts(above, frame) {
+                    self.set_own_code(above.lower(), part, whole);
+                }
+                self.set_own_code(above, frame, OwnerCode::MIXED);
             }
         }
-        debug_assert!(part == level);
         self.set_own_code(level, frame, owner);
-        if level > Level::FIRST
-            && let Some(block) = self.block_mut(level, frame)
-        {
-            block.boundaries = 0;
-        }
-        // Upwards: where a part's owner changed, so did its boundaries with its neighbours.
+        // Upwards: a block whose parts have all the same owner has it too.
         for above in Self::levels_above(level) {
-            let Some(below) = above.below() else { return };
-            let old = before.get(below.number() as usize).copied();
-            let old = old.unwrap_or(OwnerCode::MIXED);
-            let new = self.own_code(below, frame);
-            let (previous, next) = self.neighbours(above, below, frame);
-            let count = |code: OwnerCode| {
-                u16::from(previous.is_some_and(|other| other.differs(code)))
-                    + u16::from(next.is_some_and(|other| other.differs(code)))
-            };
-            let Some(block) = self.block_mut(above, frame) else {
+            let mut parts = self.parts(above, frame);
+            if !parts.all(|part| self.own_code(above.lower(), part) == owner) {
                 return;
-            };
-            block.boundaries = block.boundaries - count(old) + count(new);
-            // A block with a single part within memory is mixed as that part is.
-            if block.boundaries == 0 {
-                block.owner = new;
             }
+            self.set_own_code(above, frame, owner);
         }
     }
 
-    /// Makes a block with one owner a mixed one, whose parts all have that owner.
-    fn split_owner(&mut self, level: Level, frame: Frame, owner: OwnerCode) {
-        let Some(below) = level.below() else { return };
-        let first = frame.number() >> level.frame_bits::<G>() << level.frame_bits::<G>();
-        for part in 0..G::ENTRIES as u64 {
-            let Some(part) = Frame::new(first + (part << below.frame_bits::<G>())) else {
-                break;
-            };
-            // Past the end of memory the next level's records follow.
-            if self.unit_index(below, part) >= self.unit_count(below) {
-                break;
-            }
-            self.set_own_code(below, part, owner);
-            if below > Level::FIRST
-                && let Some(block) = self.block_mut(below, part)
-            {
-                block.boundaries = 0;
-            }
-        }
-        if let Some(block) = self.block_mut(level, frame) {
-            block.owner = OwnerCode::MIXED;
-            block.boundaries = 0;
-        }
-    }
-
-    /// The owners of the parts before and behind the part of level `below` that `frame` lies
-    /// in, as far as they are in the same block of level `above` and within memory.
-    fn neighbours(
-        &self,
-        above: Level,
-        below: Level,
-        frame: Frame,
-    ) -> (Option<OwnerCode>, Option<OwnerCode>) {
-        let bits = below.frame_bits::<G>();
-        let code = |number: u64| {
-            let neighbour = Frame::new(number << bits)?;
-            let same_block = neighbour.number() >> above.frame_bits::<G>()
-                == frame.number() >> above.frame_bits::<G>();
-            let exists = self.unit_index(below, neighbour) < self.unit_count(below);
-            (same_block && exists).then(|| self.own_code(below, neighbour))
-        };
-        let number = frame.number() >> bits;
-        (
-            number.checked_sub(1).and_then(code),
-            number.checked_add(1).and_then(code),
-        )
+    /// The first frames of the parts of the block of `level` that `frame` lies in, as far as they
+    /// are within memory.
+    fn parts(&self, level: Level, frame: Frame) -> impl Iterator<Item = Frame> + use<G, S> {
+        let first = frame.number() & !(level.frames::<G>() - 1);
+        let end = (first + level.frames::<G>()).min(self.storage.pages().len() as u64);
+        let bits = level.lower().frame_bits::<G>();
+        let parts = (end - first.min(end)).div_ceil(1 << bits);
+        (0..parts).filter_map(move |part| Frame::new(first + (part << bits)))
     }
 
     /// Sets the records of the pages of `range`, which do not exist yet as far as the records
@@ -726,21 +649,6 @@ impl<G: Geometry, S: Storage> State<G, S> {
         }
     }
 
-    /// Makes a test's page, root or block look as if it were referenced as often as can be
-    /// counted, or as it was before. Returns the count before.
-    #[cfg(test)]
-    pub(crate) fn pretend_count(&mut self, level: Level, frame: Frame, count: u32) -> u32 {
-        if level == Level::FIRST {
-            let page = self.page_mut(frame).unwrap();
-            let before = page.count();
-            page.0 = (page.0 & !PageRecord::COUNT) | (u64::from(count) << PageRecord::COUNT_SHIFT);
-            before
-        } else {
-            let block = self.block_mut(level, frame).unwrap();
-            std::mem::replace(&mut block.references, count)
-        }
-    }
-
     /// The summary of a block whose `count` pages are all alike.
     fn set_block(
         &mut self,
@@ -763,37 +671,36 @@ impl<G: Geometry, S: Storage> State<G, S> {
 
     /// The summary of a block, from its parts.
     fn sum_up_block(&mut self, level: Level, index: u64) {
-        let (Some(below), Some(first)) =
-            (level.below(), Frame::new(index << level.frame_bits::<G>()))
-        else {
+        let Some(frame) = Frame::new(index << level.frame_bits::<G>()) else {
             return;
         };
-        let mut sum = BlockRecord::NOT_INSTALLED;
-        let mut previous = None;
-        for part in 0..G::ENTRIES as u64 {
-            let Some(part) = Frame::new(first.number() + (part << below.frame_bits::<G>())) else {
-                break;
-            };
-            if self.unit_index(below, part) >= self.unit_count(below) {
-                break;
-            }
-            sum.special += if below == Level::FIRST {
-                u32::from(self.status(part) != Status::Normal)
-            } else {
-                self.block(below, part).map_or(0, |block| block.special)
-            };
-            let code = self.own_code(below, part);
-            match previous {
-                Some(previous) => sum.boundaries += u16::from(code.differs(previous)),
-                None => sum.owner = code,
-            }
-            previous = Some(code);
+        let below = level.lower();
+        let special = |part| match self.block(below, part) {
+            Some(block) if below > Level::FIRST => block.special,
+            _ => u32::from(self.status(part) != Status::Normal),
+        };
+        let special = self.parts(level, frame).map(special).sum();
+        let owner = self.own_code(below, frame);
+        let mut parts = self.parts(level, frame);
+        let uniform = parts.all(|part| self.own_code(below, part) == owner);
+        if let Some(block) = self.block_mut(level, frame) {
+            block.special = special;
+            block.owner = if uniform { owner } else { OwnerCode::MIXED };
         }
-        if sum.boundaries > 0 {
-            sum.owner = OwnerCode::MIXED;
-        }
-        if let Some(block) = self.block_mut(level, first) {
-            *block = sum;
+    }
+
+    /// Makes a test's page, root or block look as if it were referenced as often as can be
+    /// counted, or as it was before. Returns the count before.
+    #[cfg(test)]
+    pub(crate) fn pretend_count(&mut self, level: Level, frame: Frame, count: u32) -> u32 {
+        if level == Level::FIRST {
+            let page = self.page_mut(frame).unwrap();
+            let before = page.count();
+            page.0 = (page.0 & !PageRecord::COUNT) | (u64::from(count) << PageRecord::COUNT_SHIFT);
+            before
+        } else {
+            let block = self.block_mut(level, frame).unwrap();
+            std::mem::replace(&mut block.references, count)
         }
     }
 }

@@ -12,16 +12,90 @@ use core::marker::PhantomData;
 
 use heliox_address::Frame;
 
-use crate::cpu::CurrentCpu;
+use crate::cpu::{CpuIndex, CurrentCpu};
 use crate::domain::{Owner, OwnerCode};
 use crate::entry::{Entry, Host, RootKind};
-use crate::error::Error;
+use crate::error::{Error, Refused};
 use crate::geometry::{Geometry, Level, MAX_LEVELS};
 use crate::machine::{Machine, WindowEntry};
-use crate::mapping;
+use crate::mapping::{self, Plan};
+use crate::memory::Memory;
 use crate::page::{PageRecord, Status};
 use crate::region::PhysicalRegion;
-use crate::state::{State, Storage};
+use crate::state::Storage;
+use crate::translation::{DrainingPage, Invalidation};
+
+/// Address spaces (thesis section 4.4.1).
+pub trait Paging {
+    /// Turns a free page into one that page maps can be made of, and clears it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotRam`], [`Error::NotOnePage`], [`Error::WrongStatus`], [`Error::InUse`],
+    /// [`Error::Draining`].
+    fn create_page_map_page(&mut self, region: PhysicalRegion) -> Result<PageMapPage, Error>;
+
+    /// Turns a page-map page that is in no page map into a free page, which is clear.
+    fn release_page_map_page(&mut self, cpu: CurrentCpu, page: PageMapPage) -> PhysicalRegion;
+
+    /// Makes an empty page map, which belongs to the owner of the page.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotOwner`] if the page is nobody's.
+    fn allocate_page_map<K: RootKind>(
+        &mut self,
+        page: PageMapPage,
+    ) -> Result<PageMap<K>, Refused<PageMapPage>>;
+
+    /// Takes a page map out of use, so that it can be freed by [`Paging::free_step`]. If this
+    /// processor translates with it, it goes over to the reference root.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::PageMapUsed`], [`Error::PageMapLoaded`].
+    fn free_page_map<K: RootKind>(
+        &mut self,
+        cpu: CurrentCpu,
+        map: PageMap<K>,
+    ) -> Result<DyingPageMap<K>, Refused<PageMap<K>>>;
+
+    /// Frees one table's worth of a page map.
+    fn free_step<K: RootKind>(&mut self, dying: DyingPageMap<K>) -> FreeStep<K>;
+
+    /// Makes a context use a page map.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TooManyUses`].
+    fn attach<K: RootKind>(&mut self, map: &PageMap<K>) -> Result<PageMapUse<K>, Error>;
+
+    /// Ends a context's use.
+    fn detach<K: RootKind>(&mut self, held: PageMapUse<K>);
+
+    /// Makes this processor translate with the page map of a context.
+    fn load(&mut self, cpu: CurrentCpu, map: &PageMapUse<Host>);
+
+    /// Makes this processor translate with the reference root, which maps nothing of programs'.
+    fn load_reference(&mut self, cpu: CurrentCpu);
+
+    /// Drops what this processor must no longer have cached. To be called at each entry into
+    /// the kernel.
+    fn enter(&mut self, cpu: CurrentCpu);
+
+    /// Whether every processor has dropped what was removed.
+    fn is_complete(&self, invalidation: Invalidation) -> bool;
+
+    /// The processors that must enter the kernel before all invalidations are complete.
+    fn owing_cpus(&self) -> impl Iterator<Item = CpuIndex>;
+
+    /// Gives a freed table back as a page-map page.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Draining`] as long as a processor may still walk through it.
+    fn reclaim(&mut self, page: DrainingPage) -> Result<PageMapPage, Refused<DrainingPage>>;
+}
 
 /// A page that was supplied for page maps: clear, and not usable for anything else.
 #[derive(Debug, PartialEq, Eq)]
@@ -31,11 +105,6 @@ pub struct PageMapPage {
 }
 
 impl PageMapPage {
-    /// T3: the caller has made the page clear, open, and of status `PageMapPage`.
-    pub(crate) const fn new(frame: Frame) -> Self {
-        Self { frame }
-    }
-
     /// Which page it is.
     #[must_use]
     pub const fn frame(&self) -> Frame {
@@ -273,201 +342,238 @@ pub enum FreeStep<K = Host> {
     Done(PageMapPage),
 }
 
-// --- Page-map pages ---
-
-/// Turns a free page into a page-map page.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct CreatePage {
+/// The frame and its private page of this layer: an I/O permission map, a save area, a control
+/// block of a virtual processor.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use = "the page is lost unless it is released"]
+pub struct MachinePage {
     frame: Frame,
-    status: Status,
 }
 
-impl CreatePage {
-    pub(crate) fn decide<G: Geometry, S: Storage>(
-        state: &State<G, S>,
-        region: PhysicalRegion,
-        status: Status,
-    ) -> Result<Self, Error> {
+impl MachinePage {
+    /// Which page it is.
+    #[must_use]
+    pub const fn frame(&self) -> Frame {
+        self.frame
+    }
+}
+
+#[cfg(any(test, feature = "simulated"))]
+impl crate::audit::Duplicate for MachinePage {
+    fn duplicate(&self) -> Self {
+        Self { frame: self.frame }
+    }
+}
+
+impl<M: Machine, S: Storage> Memory<'_, M, S> {
+    /// Takes a free page for a private structure of this layer, clear and open.
+    ///
+    /// # Errors
+    ///
+    /// As [`Paging::create_page_map_page`].
+    pub fn create_machine_page(&mut self, region: PhysicalRegion) -> Result<MachinePage, Error> {
+        let frame = self.decide_create(region)?;
+        self.apply_create(frame, Status::Machine);
+        Ok(MachinePage { frame })
+    }
+
+    /// Clears a private page of this layer and gives it back. The processor does not use it any
+    /// more, or the handle would be part of what it uses.
+    pub fn release_machine_page(&mut self, cpu: CurrentCpu, page: MachinePage) -> PhysicalRegion {
+        self.machine.clear_frame(page.frame);
+        self.release_page(cpu, page.frame)
+    }
+
+    /// Whether the page of `region` can become private to this layer; which it is.
+    fn decide_create(&self, region: PhysicalRegion) -> Result<Frame, Error> {
         let region = region.ram()?;
         if region.pages() != 1 {
             let bits = region.bits();
             return Err(Error::NotOnePage { bits });
         }
-        let frame = region.first_frame();
-        state.check_free(frame)?;
-        Ok(Self { frame, status })
+        self.state.check_free(region.first_frame())?;
+        Ok(region.first_frame())
     }
 
-    pub(crate) fn apply<M: Machine, S: Storage>(
-        self,
-        state: &mut State<M::Geometry, S>,
-        machine: &mut M,
-    ) -> Frame {
+    fn apply_create(&mut self, frame: Frame, status: Status) {
         // W1: a page that is free is not open.
-        machine.open_window(self.frame, WindowEntry::PRIVATE);
-        machine.clear_frame(self.frame);
-        state.set_status(self.frame, self.status);
-        self.frame
-    }
-}
-
-/// Gives a page back that is private to this layer and clear. W1, P3: only this layer's own
-/// translations of it exist, in the window, which always lead to the same frame.
-pub(crate) fn release_page<M: Machine, S: Storage>(
-    state: &mut State<M::Geometry, S>,
-    machine: &mut M,
-    cpu: CurrentCpu,
-    frame: Frame,
-) -> PhysicalRegion {
-    machine.close_window(frame);
-    machine.invalidate_page(cpu, machine.window_address(frame));
-    state.set_status(frame, Status::Normal);
-    PhysicalRegion::page(frame)
-}
-
-// --- Page maps ---
-
-/// Makes a page-map page the root of an empty page map.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Allocate {
-    root: Frame,
-    owner: OwnerCode,
-}
-
-impl Allocate {
-    pub(crate) fn decide<G: Geometry, S: Storage>(
-        state: &State<G, S>,
-        page: &PageMapPage,
-    ) -> Result<Self, Error> {
-        let root = page.frame;
-        let owner = state.owner(root);
-        match owner {
-            Owner::Domain(_) => Ok(Self {
-                root,
-                owner: OwnerCode::new(owner),
-            }),
-            Owner::Hypervisor | Owner::Nobody => Err(Error::NotOwner {
-                frame: root,
-                owner: Some(owner),
-            }),
-        }
+        self.machine.open_window(frame, WindowEntry::PRIVATE);
+        self.machine.clear_frame(frame);
+        self.state.set_status(frame, status);
     }
 
-    pub(crate) fn apply<K: RootKind, M: Machine, S: Storage>(
-        self,
-        state: &mut State<M::Geometry, S>,
-        machine: &mut M,
-    ) -> PageMap<K> {
-        state.set_status(self.root, Status::PageMapRoot);
-        if K::HAS_KERNEL_HALF {
-            // T2: the reference root's entries never change, so that a copy stays right.
-            let reference = machine.reference_root();
-            for index in M::Geometry::USER_ENTRIES..M::Geometry::ENTRIES {
-                let entry = machine.read_entry(reference, index);
-                machine.write_entry(self.root, index, entry);
-            }
-        }
-        PageMap {
-            root: self.root,
-            owner: self.owner,
-            recent: Recent::NONE,
-            kind: PhantomData,
-        }
+    /// Gives a page back that is private to this layer and clear. W1, P3: only this layer's own
+    /// translations of it exist, in the window, which always lead to the same frame.
+    fn release_page(&mut self, cpu: CurrentCpu, frame: Frame) -> PhysicalRegion {
+        self.machine.close_window(frame);
+        let address = self.machine.window_address(frame);
+        self.machine.invalidate_page(cpu, address);
+        self.state.set_status(frame, Status::Normal);
+        PhysicalRegion::page(frame)
     }
-}
 
-/// Adds a use.
-pub(crate) fn attach<K, G: Geometry, S: Storage>(
-    state: &mut State<G, S>,
-    map: &PageMap<K>,
-) -> Result<PageMapUse<K>, Error> {
-    if uses(state, map.root) == PageRecord::COUNT_LIMIT {
-        return Err(Error::TooManyUses);
-    }
-    state.add_count(map.root, 1);
-    Ok(PageMapUse {
-        root: map.root,
-        kind: PhantomData,
-    })
-}
-
-/// Ends a use.
-pub(crate) fn detach<K, G: Geometry, S: Storage>(state: &mut State<G, S>, held: PageMapUse<K>) {
-    state.take_count(held.root, 1);
-}
-
-fn uses<G: Geometry, S: Storage>(state: &State<G, S>, root: Frame) -> u32 {
-    state.page(root).map_or(0, PageRecord::count)
-}
-
-/// Takes a page map out of use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Free {
-    root: Frame,
-}
-
-impl Free {
-    pub(crate) fn decide<K, G: Geometry, S: Storage>(
-        state: &State<G, S>,
-        cpu: CurrentCpu,
-        map: &PageMap<K>,
-    ) -> Result<Self, Error> {
-        let uses = uses(state, map.root);
+    /// Whether a page map can go out of use.
+    fn decide_free<K>(&self, cpu: CurrentCpu, map: &PageMap<K>) -> Result<(), Error> {
+        let uses = self.state.count(map.root);
         if uses > 0 {
             return Err(Error::PageMapUsed { uses });
         }
-        if let Some(cpu) = state.loaded_elsewhere(cpu.index(), map.root) {
-            return Err(Error::PageMapLoaded { cpu });
+        match self.state.loaded_elsewhere(cpu.index(), map.root) {
+            Some(cpu) => Err(Error::PageMapLoaded { cpu }),
+            None => Ok(()),
         }
-        Ok(Self { root: map.root })
+    }
+}
+
+impl<M: Machine, S: Storage> Paging for Memory<'_, M, S> {
+    fn create_page_map_page(&mut self, region: PhysicalRegion) -> Result<PageMapPage, Error> {
+        let frame = self.decide_create(region)?;
+        self.apply_create(frame, Status::PageMapPage);
+        Ok(PageMapPage { frame })
     }
 
-    pub(crate) fn apply<K, M: Machine, S: Storage>(
-        self,
-        state: &mut State<M::Geometry, S>,
-        machine: &mut M,
+    fn release_page_map_page(&mut self, cpu: CurrentCpu, page: PageMapPage) -> PhysicalRegion {
+        self.release_page(cpu, page.frame)
+    }
+
+    fn allocate_page_map<K: RootKind>(
+        &mut self,
+        page: PageMapPage,
+    ) -> Result<PageMap<K>, Refused<PageMapPage>> {
+        let root = page.frame;
+        let owner = self.state.owner(root);
+        if !matches!(owner, Owner::Domain(_)) {
+            return Err(Refused {
+                handle: page,
+                error: Error::NotOwner {
+                    frame: root,
+                    owner: Some(owner),
+                },
+            });
+        }
+        self.state.set_status(root, Status::PageMapRoot);
+        if K::HAS_KERNEL_HALF {
+            // T2: the reference root's entries never change, so that a copy stays right.
+            let reference = self.machine.reference_root();
+            for index in M::Geometry::USER_ENTRIES..M::Geometry::ENTRIES {
+                let entry = self.machine.read_entry(reference, index);
+                self.machine.write_entry(root, index, entry);
+            }
+        }
+        Ok(PageMap {
+            root,
+            owner: OwnerCode::new(owner),
+            recent: Recent::NONE,
+            kind: PhantomData,
+        })
+    }
+
+    fn free_page_map<K: RootKind>(
+        &mut self,
         cpu: CurrentCpu,
-    ) -> DyingPageMap<K> {
-        if state.is_loaded_on(cpu.index(), self.root) {
-            let reference = machine.reference_root();
-            state.load(machine, cpu, reference);
+        map: PageMap<K>,
+    ) -> Result<DyingPageMap<K>, Refused<PageMap<K>>> {
+        if let Err(error) = self.decide_free(cpu, &map) {
+            return Err(Refused { handle: map, error });
+        }
+        if self.state.is_loaded_on(cpu.index(), map.root) {
+            self.load_reference(cpu);
         }
         // L1: no processor translates with the root any more, and each that did has dropped what
         // it had cached when it loaded another.
-        DyingPageMap {
-            root: self.root,
+        Ok(DyingPageMap {
+            root: map.root,
             next: 0,
             kind: PhantomData,
-        }
+        })
     }
-}
 
-/// Frees what hangs from one table, or finally the root.
-pub(crate) fn free_step<K: RootKind, M: Machine, S: Storage>(
-    state: &mut State<M::Geometry, S>,
-    machine: &mut M,
-    dying: DyingPageMap<K>,
-) -> FreeStep<K> {
-    let end = mapping::limit::<K, M::Geometry>();
-    let mut tables = TableSupply::EMPTY;
-    if dying.next < end {
-        let next = mapping::Clear::decide::<K, M>(machine, dying.root, dying.next, end)
-            .apply::<K, M, S>(state, machine, dying.root, &mut tables);
-        return FreeStep::More {
-            tables,
-            rest: DyingPageMap { next, ..dying },
-        };
-    }
-    if K::HAS_KERNEL_HALF {
-        for index in M::Geometry::USER_ENTRIES..M::Geometry::ENTRIES {
-            machine.exchange_entry(dying.root, index, Entry::ABSENT);
+    fn free_step<K: RootKind>(&mut self, dying: DyingPageMap<K>) -> FreeStep<K> {
+        let end = mapping::limit::<K, M::Geometry>();
+        let root = dying.root;
+        if dying.next < end {
+            let mut tables = TableSupply::EMPTY;
+            let bounds = (dying.next, end);
+            // All of the programs' part is in the range, so that nothing must be split.
+            let next = match self.decide_remove::<K>(root, bounds, &tables) {
+                Ok(Plan::Nothing(next)) => next,
+                Ok(Plan::Entries(run)) => {
+                    self.clear_run::<K>(
+                        root,
+                        run,
+                        None,
+                        |_, _| {},
+                        |memory, table| {
+                            // T3: its last entry is gone, and it was open all the time.
+                            memory.state.set_status(table, Status::PageMapPage);
+                            // There is room: at most one table of each level becomes empty.
+                            let _ = tables.add(PageMapPage { frame: table });
+                        },
+                    );
+                    run.end::<M::Geometry>()
+                }
+                Ok(Plan::Split(_)) | Err(_) => end,
+            };
+            let rest = DyingPageMap { next, ..dying };
+            return FreeStep::More { tables, rest };
         }
+        if K::HAS_KERNEL_HALF {
+            for index in M::Geometry::USER_ENTRIES..M::Geometry::ENTRIES {
+                self.machine.exchange_entry(root, index, Entry::ABSENT);
+            }
+        }
+        self.state.set_status(root, Status::PageMapPage);
+        FreeStep::Done(PageMapPage { frame: root })
     }
-    state.set_status(dying.root, Status::PageMapPage);
-    FreeStep::Done(PageMapPage::new(dying.root))
-}
 
-/// The level of root tables.
-pub(crate) const fn root_level<G: Geometry>() -> Level {
-    Level::root::<G>()
+    fn attach<K: RootKind>(&mut self, map: &PageMap<K>) -> Result<PageMapUse<K>, Error> {
+        if self.state.count(map.root) == PageRecord::COUNT_LIMIT {
+            return Err(Error::TooManyUses);
+        }
+        self.state.add_count(map.root, 1);
+        Ok(PageMapUse {
+            root: map.root,
+            kind: PhantomData,
+        })
+    }
+
+    fn detach<K: RootKind>(&mut self, held: PageMapUse<K>) {
+        self.state.take_count(held.root, 1);
+    }
+
+    #[inline]
+    fn load(&mut self, cpu: CurrentCpu, map: &PageMapUse<Host>) {
+        self.state.load(&mut self.machine, cpu, map.root);
+    }
+
+    fn load_reference(&mut self, cpu: CurrentCpu) {
+        let root = self.machine.reference_root();
+        self.state.load(&mut self.machine, cpu, root);
+    }
+
+    #[inline]
+    fn enter(&mut self, cpu: CurrentCpu) {
+        self.state.settle(&mut self.machine, cpu);
+    }
+
+    fn is_complete(&self, invalidation: Invalidation) -> bool {
+        self.state.is_complete(invalidation)
+    }
+
+    fn owing_cpus(&self) -> impl Iterator<Item = CpuIndex> {
+        self.state.owing_cpus()
+    }
+
+    fn reclaim(&mut self, page: DrainingPage) -> Result<PageMapPage, Refused<DrainingPage>> {
+        let frame = page.frame();
+        if !self.state.is_complete(page.invalidation()) {
+            return Err(Refused {
+                handle: page,
+                error: Error::Draining { frame },
+            });
+        }
+        // T3: it is clear since its last entry went.
+        self.state.set_status(frame, Status::PageMapPage);
+        Ok(PageMapPage { frame })
+    }
 }

@@ -137,15 +137,6 @@ impl Invalidation {
     }
 }
 
-/// Which processors may have cached what changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Holders {
-    /// Those that translate with this root.
-    Root(Frame),
-    /// All: it was in the kernel's half.
-    All,
-}
-
 impl<G: Geometry, S: Storage> State<G, S> {
     /// Whether an invalidation has reached every processor.
     #[must_use]
@@ -177,15 +168,11 @@ impl<G: Geometry, S: Storage> State<G, S> {
     /// A processor other than `cpu` that translates with `root`.
     #[inline]
     pub(crate) fn loaded_elsewhere(&self, cpu: CpuIndex, root: Frame) -> Option<CpuIndex> {
-        let cpus = self.storage.cpus().iter().enumerate();
-        cpus.filter_map(|(number, record)| {
-            if number != cpu.get() && record.loaded == root {
-                CpuIndex::new(number)
-            } else {
-                None
-            }
-        })
-        .next()
+        let mut cpus = self.storage.cpus().iter().enumerate();
+        let is_other =
+            |(number, record): &(usize, &CpuRecord)| *number != cpu.get() && record.loaded == root;
+        cpus.find(is_other)
+            .and_then(|(number, _)| CpuIndex::new(number))
     }
 
     /// Notes that every other processor that translates with `root` owes a flush from now on.
@@ -202,37 +189,31 @@ impl<G: Geometry, S: Storage> State<G, S> {
 
     #[inline(never)]
     fn owe_for_root_among_many(&mut self, cpu: CpuIndex, root: Frame) -> (bool, Option<Stamp>) {
-        let stamp = self
-            .loaded_elsewhere(cpu, root)
-            .map(|_| self.note_debt(cpu, Holders::Root(root)));
+        let elsewhere = self.loaded_elsewhere(cpu, root);
+        let stamp = elsewhere.map(|_| self.note_debt(cpu, Some(root)));
         (self.is_loaded_on(cpu, root), stamp)
     }
 
     /// Notes that every processor but `cpu` owes a flush of everything from now on; `None` if
     /// there is no other.
     pub(crate) fn owe_by_all(&mut self, cpu: CpuIndex) -> Option<Stamp> {
-        if self.storage.cpus().len() > 1 {
-            Some(self.note_debt(cpu, Holders::All))
-        } else {
-            None
-        }
+        let others = self.storage.cpus().len() > 1;
+        others.then(|| self.note_debt(cpu, None))
     }
 
+    /// Notes that those of the other processors that translate with `root` owe a flush, or
+    /// without a root all of them, and a flush of everything.
     #[cold]
-    fn note_debt(&mut self, cpu: CpuIndex, holders: Holders) -> Stamp {
+    fn note_debt(&mut self, cpu: CpuIndex, root: Option<Frame>) -> Stamp {
         self.translations.epoch += 1;
         let epoch = self.translations.epoch;
         self.translations.oldest = self.translations.oldest.min(epoch);
         for (number, record) in self.storage.cpus_mut().iter_mut().enumerate() {
-            if number == cpu.get() {
-                continue;
-            }
-            match holders {
-                Holders::Root(root) if record.loaded == root => {
-                    record.owes = record.owes.min(epoch);
-                }
-                Holders::Root(_) => {}
-                Holders::All => record.owes_all = record.owes_all.min(epoch),
+            match root {
+                _ if number == cpu.get() => {}
+                None => record.owes_all = record.owes_all.min(epoch),
+                Some(root) if record.loaded == root => record.owes = record.owes.min(epoch),
+                Some(_) => {}
             }
         }
         Stamp(epoch)

@@ -16,16 +16,17 @@ use heliox_address::{Frame, FrameRange, PAGE_BITS, PhysicalAddress, VirtualAddre
 use crate::audit::{self, Handles, SimulatedMemory};
 use crate::cpu::{CpuIndex, CurrentCpu};
 use crate::domain::{DomainId, Owner};
-use crate::entry::Host;
+use crate::entry::{Attributes, Host};
 use crate::error::Error;
 use crate::flexpage::{Flexpage, Physical, Virtual, VirtualRange};
 use crate::geometry::{Geometry, Level};
-use crate::kernel_mapping::{KernelMapping, MachinePage, Offset};
-use crate::mapping::{Add, Change, Entries, MappingInfo, Remove, Request, Target};
+use crate::kernel_mapping::{KernelMapping, Offset};
+use crate::mapping::{Change, MappingInfo, Plan, Request};
 use crate::memory::{KernelMemory, Memory, Ownership, Paging, PhysicalMemory, UserMemory};
 use crate::page::{PageRecord, Status, Units};
 use crate::page_map::{
-    DyingPageMap, FreeStep, PageMap, PageMapPage, PageMapUse, SUPPLY_LIMIT, TableSupply,
+    DyingPageMap, FreeStep, MachinePage, PageMap, PageMapPage, PageMapUse, SUPPLY_LIMIT,
+    TableSupply,
 };
 use crate::region::{IoKind, IoRange, PhysicalRegion, RegionKind};
 use crate::rights::{MemoryType, Rights};
@@ -597,9 +598,17 @@ impl<'layout, G: Geometry> Client<'layout, G> {
                 done
             };
             let before = self.snapshot();
-            let result =
-                self.memory
-                    .resume_mapping(&mut map, to, region, rights, None, &mut supply, done);
+            let result = {
+                let share = None;
+                let request = Request {
+                    to,
+                    region,
+                    rights,
+                    share,
+                    done,
+                };
+                self.memory.resume_mapping(&mut map, &request, &mut supply)
+            };
             if let Some(added) = self.note("resume_mapping", &before, result)
                 && added.done < region.pages()
             {
@@ -636,8 +645,14 @@ impl<'layout, G: Geometry> Client<'layout, G> {
             };
             let name = if done > 0 { "resume_mapping" } else { name };
             let result = if done > 0 {
-                self.memory
-                    .resume_mapping(&mut map, to, region, rights, share, &mut supply, done)
+                let request = Request {
+                    to,
+                    region,
+                    rights,
+                    share,
+                    done,
+                };
+                self.memory.resume_mapping(&mut map, &request, &mut supply)
             } else {
                 self.memory
                     .add_mapping(&mut map, to, region, rights, share, &mut supply)
@@ -689,7 +704,7 @@ impl<'layout, G: Geometry> Client<'layout, G> {
         let foreign = self.random.once_in(3);
         for _ in 0..40 {
             let found = self.memory.read_mapping(map, start);
-            if found.is_some_and(|found| found.foreign || !foreign) {
+            if found.is_some_and(|found| found.attributes.foreign || !foreign) {
                 return VirtualRange::new(start, range.pages()).unwrap();
             }
             start = start.checked_add(1 << PAGE_BITS).unwrap();
@@ -733,17 +748,20 @@ impl<'layout, G: Geometry> Client<'layout, G> {
                 let new = self.memory.read_mapping(&map, old.address).unwrap();
                 let rights = match change {
                     Change::Rights(rights) => rights,
-                    Change::ResetUsage => old.rights,
+                    Change::ResetUsage => old.attributes.rights,
                 };
-                assert_eq!(
-                    MappingInfo {
-                        rights,
-                        accessed: old.accessed,
-                        dirty: old.dirty,
-                        ..new
-                    },
-                    MappingInfo { rights, ..old }
-                );
+                let attributes = Attributes {
+                    rights,
+                    ..old.attributes
+                };
+                let (accessed, dirty) = (new.accessed, new.dirty);
+                let expected = MappingInfo {
+                    attributes,
+                    accessed,
+                    dirty,
+                    ..old
+                };
+                assert_eq!(new, expected);
                 if change == Change::ResetUsage {
                     assert!(!new.accessed && !new.dirty);
                 }
@@ -816,7 +834,7 @@ impl<'layout, G: Geometry> Client<'layout, G> {
                     found.frame.checked_add(page - first),
                     expected.frame.checked_add(page - expected.page)
                 );
-                assert_eq!(found.rights, expected.allowed.rights());
+                assert_eq!(found.attributes.rights, expected.allowed.rights());
                 assert!(expected.allowed.user);
                 self.table.success("read_mapping");
             }
@@ -1173,8 +1191,7 @@ fn check_fast_add<G: Geometry>(
     rights: Rights,
     supply: &TableSupply,
 ) {
-    let (state, machine) = (memory.state(), memory.machine());
-    let Some(fast) = Add::decide_page::<Host, _, _>(state, machine, map, to, region, rights) else {
+    let Some(fast) = memory.decide_add_page(map, to, region, rights) else {
         return;
     };
     let request = Request {
@@ -1189,7 +1206,7 @@ fn check_fast_add<G: Geometry>(
         first: region.first_frame(),
         count: 1,
     };
-    let slow = Add::decide::<Host, _, _>(state, machine, map, &request, supply, units);
+    let slow = memory.decide_add(map, &request, supply, units);
     assert_eq!(Ok(fast), slow);
 }
 
@@ -1199,11 +1216,10 @@ fn check_fast_remove<G: Geometry>(
     range: VirtualRange,
     supply: &TableSupply,
 ) {
-    let (state, machine) = (memory.state(), memory.machine());
-    if let Some(fast) = Entries::decide_page::<Host, _>(machine, map, range) {
-        let target = Target::new::<Host, G>(map, range).unwrap();
-        let slow = Remove::decide::<Host, _, _>(state, machine, target, supply);
-        assert_eq!(Ok(Remove::Entries(fast)), slow);
+    if let Some(fast) = memory.decide_remove_page(map, range) {
+        let bounds = range.below(G::USER_END).unwrap();
+        let slow = memory.decide_remove::<Host>(map.root(), bounds, supply);
+        assert_eq!(Ok(Plan::Entries(fast)), slow);
     }
 }
 
@@ -1321,7 +1337,7 @@ fn random_runs_keep_all_invariants() {
     let steps: u64 = std::env::var("HELIOX_RANDOM_STEPS")
         .ok()
         .and_then(|steps| steps.parse().ok())
-        .unwrap_or(if cfg!(miri) { 320 } else { 2_000_000 });
+        .unwrap_or(2_000_000);
     let mut table = Table::default();
     for seed in 1..=4 {
         run::<FourByFour>(&mut table, 112, 3, 3, steps / 16, seed);

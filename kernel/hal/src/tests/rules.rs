@@ -13,7 +13,7 @@ use crate::flexpage::{Flexpage, Virtual, VirtualRange};
 use crate::geometry::FourLevel;
 use crate::kernel_mapping::Offset;
 use crate::machine::Machine;
-use crate::mapping::{Change, MappingInfo};
+use crate::mapping::{Change, MappingInfo, Request};
 use crate::memory::{KernelMemory, Memory, Ownership, Paging, PhysicalMemory, UserMemory};
 use crate::page::{PageRecord, Status};
 use crate::page_map::{FreeStep, PageMap, TableSupply};
@@ -351,6 +351,7 @@ fn nothing_is_mapped_over_a_mapping() {
             .memory
             .read_mapping(&map, at(0x20_1000))
             .unwrap()
+            .attributes
             .rights,
         Rights::Read
     );
@@ -603,7 +604,7 @@ fn removal_is_optimistic_and_says_what_it_removed() {
                 info.address.get(),
                 info.frame.number(),
                 info.level.number(),
-                info.rights,
+                info.attributes.rights,
             )
         })
         .collect();
@@ -647,7 +648,7 @@ fn ranges_are_refused_as_a_whole_if_there_is_a_hole_to_modify() {
         client
             .memory
             .read_mapping(map, at(address))
-            .map(|info| info.rights)
+            .map(|info| info.attributes.rights)
     };
     assert_eq!(rights(&client, &map, 0x4000), Some(Rights::ReadWrite));
     let range = flexpage(0x4000, 14);
@@ -685,6 +686,16 @@ fn sizes_of_pages_are_chosen_by_size_and_machine() {
     }
 }
 
+fn request(region: PhysicalRegion, done: u64) -> Request<'static> {
+    Request {
+        to: flexpage(0x40_0000, 22),
+        region,
+        rights: Rights::Read,
+        share: None,
+        done,
+    }
+}
+
 #[test]
 fn a_range_of_several_tables_is_mapped_in_steps() {
     let mut client = Client::with(4096, 1);
@@ -695,15 +706,7 @@ fn a_range_of_several_tables_is_mapped_in_steps() {
     while done < region.pages() {
         let added = client
             .memory
-            .resume_mapping(
-                &mut map,
-                flexpage(0x40_0000, 22),
-                region,
-                Rights::Read,
-                None,
-                &mut client.supply,
-                done,
-            )
+            .resume_mapping(&mut map, &request(region, done), &mut client.supply)
             .unwrap();
         done = added.done;
         steps += 1;
@@ -711,16 +714,10 @@ fn a_range_of_several_tables_is_mapped_in_steps() {
     }
     assert_eq!(steps, 2);
     for done in [1024, 1 << 40, u64::MAX] {
-        let to = flexpage(0x40_0000, 22);
-        let result = client.memory.resume_mapping(
-            &mut map,
-            to,
-            region,
-            Rights::Read,
-            None,
-            &mut client.supply,
-            done,
-        );
+        let result =
+            client
+                .memory
+                .resume_mapping(&mut map, &request(region, done), &mut client.supply);
         assert_eq!(result.unwrap_err(), Error::BadResume { done });
     }
     let (infos, tables) = client.remove(&mut map, flexpage(0x40_0000, 22).into());
@@ -794,7 +791,6 @@ fn a_large_page_is_split_when_only_part_of_it_changes() {
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "takes long for a large machine")]
 fn a_gigabyte_costs_what_a_page_costs() {
     let mut client = Client::with(3 << 18, 3);
     let mut map = client.map();
@@ -1433,7 +1429,7 @@ fn device_memory_has_its_type_and_belongs_to_domain_0() {
         .add(&mut map, 0x10_0000, io, Rights::ReadWrite)
         .unwrap();
     let info = client.memory.read_mapping(&map, at(0x10_0000)).unwrap();
-    assert_eq!(info.memory_type, MemoryType::WriteCombining);
+    assert_eq!(info.attributes.memory_type, MemoryType::WriteCombining);
     client.load(0, &map);
     assert!(client.access(0, 0x10_0000, AccessKind::Write));
     let (infos, _) = client.remove(&mut map, flexpage(0x10_0000, io.bits()).into());

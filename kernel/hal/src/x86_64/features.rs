@@ -2,6 +2,7 @@
 
 use super::extended_state::ExtendedStateMethod;
 use super::processor::{self, cpuid, msr};
+use crate::entry::Host;
 
 /// Control register bits (AMD64 manual volume 2, section 3.1).
 const CR0_MONITOR: u64 = 1 << 1;
@@ -21,11 +22,6 @@ const CR4_XSAVE: u64 = 1 << 18;
 const CR4_EXECUTION_PREVENTION: u64 = 1 << 20;
 const CR4_ACCESS_PREVENTION: u64 = 1 << 21;
 const CR4_PROTECTION_KEYS: u64 = 1 << 22;
-
-/// The page attribute table: write-back, write-combining, uncached unless the MTRRs say
-/// otherwise, uncached; then write-back, write-protected, uncached unless, write-through
-/// (AMD64 manual volume 2, section 7.8). Entry 0 must be write-back: every table uses it.
-const PAGE_ATTRIBUTES: u64 = 0x0407_0506_0007_0106;
 
 /// The features that the kernel uses where there are any.
 #[derive(Clone, Copy, Debug)]
@@ -90,7 +86,7 @@ impl Features {
                     | CR0_WRITE_PROTECT,
             );
             if has(basic.edx, 16) {
-                processor::write_msr(msr::PAT, PAGE_ATTRIBUTES);
+                processor::write_msr(msr::PAT, Host::PAGE_ATTRIBUTE_TABLE);
             }
         }
         let address_sizes = cpuid(0x8000_0008, 0).eax & 0xff;

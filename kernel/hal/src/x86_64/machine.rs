@@ -115,18 +115,18 @@ impl Machine for RealMachine {
         self.largest_leaf
     }
 
-    #[inline]
+    #[inline(always)]
     fn read_entry(&self, table: Frame, index: usize) -> Entry {
         Entry(self.entry(table, index).load(Ordering::Relaxed))
     }
 
-    #[inline]
+    #[inline(always)]
     fn write_entry(&mut self, table: Frame, index: usize, entry: Entry) {
         self.entry(table, index)
             .store(entry.0 & self.entry_mask, Ordering::Release);
     }
 
-    #[inline]
+    #[inline(always)]
     fn exchange_entry(&mut self, table: Frame, index: usize, entry: Entry) -> Entry {
         Entry(
             self.entry(table, index)
@@ -187,13 +187,13 @@ impl Machine for RealMachine {
         unsafe { fill(in_window(frame.address()), 0, PAGE_BYTES as usize) }
     }
 
-    #[inline]
+    #[inline(always)]
     fn read_word(&self, at: PhysicalAddress) -> u64 {
         // SAFETY: M1: the frame is open, the address aligned. Programs may write the word.
         unsafe { (*in_window(at).cast::<AtomicU64>()).load(Ordering::Relaxed) }
     }
 
-    #[inline]
+    #[inline(always)]
     fn write_word(&mut self, at: PhysicalAddress, value: u64) {
         // SAFETY: as for `read_word`.
         unsafe { (*in_window(at).cast::<AtomicU64>()).store(value, Ordering::Relaxed) }
