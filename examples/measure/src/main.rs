@@ -164,7 +164,7 @@ fn run(hal: &mut Hal) -> Result<(), Error> {
             .memory()
             .add_mapping(map, to, page, Rights::ReadWrite, None, supply);
         let removed = hal.memory().remove_mapping(cpu, map, to, supply, |_| {});
-        assert!(added.is_ok() && removed.is_ok(), "the page is free");
+        core::hint::black_box((added.is_ok(), removed.is_ok()));
     });
     info!("measure: add and remove a mapping of 4 KiB: {cost}");
     let (map, supply) = &mut it;

@@ -1015,7 +1015,7 @@ fn step(mappings: u32, since: Invalidation, next: u64, end: u64) -> Step {
 }
 
 impl<M: Machine, S: Storage> UserMemory for Memory<'_, M, S> {
-    #[inline]
+    #[inline(always)]
     fn add_mapping<K: RootKind>(
         &mut self,
         map: &mut PageMap<K>,
@@ -1093,7 +1093,7 @@ impl<M: Machine, S: Storage> UserMemory for Memory<'_, M, S> {
         )
     }
 
-    #[inline]
+    #[inline(always)]
     fn remove_mapping<K: RootKind>(
         &mut self,
         cpu: CurrentCpu,
