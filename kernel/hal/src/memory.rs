@@ -368,7 +368,7 @@ pub trait KernelMemory {
 /// There is one on a machine. Handles are valid for the one that they came from.
 #[derive(Clone, Debug)]
 pub struct Memory<'layout, M: Machine, S: Storage> {
-    machine: M,
+    pub(crate) machine: M,
     state: State<M::Geometry, S>,
     free: &'layout [FrameRange],
     modules: &'layout [FrameRange],

@@ -1,6 +1,7 @@
 //! Who runs when: round robin, a millisecond each.
 
-use heliox_hal::{Hal, Interrupt};
+use heliox_hal::irq::{Irq, IrqControl};
+use heliox_hal::{Hal, Interrupt, Register};
 
 use crate::pages::Pages;
 use crate::program::{Program, State};
@@ -39,21 +40,29 @@ impl Scheduler {
     /// Runs all programs until the last has ended. The first status that is not 0, else 0.
     pub(crate) fn run(&mut self, hal: &mut Hal, pages: &mut Pages) -> u8 {
         let mut status = 0;
+        let mut fired = None;
         loop {
             let mut ran = false;
             let mut alive = false;
             let mut next_wake: Option<u64> = None;
             for slot in &mut self.programs {
                 let Some(program) = slot else { continue };
-                if let State::Sleeping(until) = program.state {
-                    if hal.timer().now() >= until {
+                if let State::Sleeping(until) | State::WaitingFor(_, until) = program.state {
+                    if fired.is_some_and(|irq| program.state == State::WaitingFor(irq, until)) {
+                        fired = None;
+                        program.state = State::Ready;
+                    } else if hal.timer().now() >= until {
+                        if let State::WaitingFor(irq, _) = program.state {
+                            hal.disable_irq(irq);
+                            program.context.set_register(Register::Rax, 1);
+                        }
                         program.state = State::Ready;
                     } else {
                         next_wake = Some(next_wake.map_or(until, |wake| wake.min(until)));
                     }
                 }
                 if program.state == State::Ready {
-                    run_slice(hal, program);
+                    fired = run_slice(hal, program).or(fired);
                     ran = true;
                 }
                 if let State::Ended(ended) = program.state {
@@ -72,24 +81,29 @@ impl Scheduler {
             }
             if !ran {
                 hal.timer().set_deadline(next_wake);
-                hal.wait_for_interrupt();
+                if let Some(Interrupt::External(irq)) = hal.wait_for_interrupt() {
+                    fired = Some(irq);
+                }
             }
         }
     }
 }
 
-/// Runs one program until its time is over, it ends, or it gives way.
-fn run_slice(hal: &mut Hal, program: &mut Program) {
+/// Runs one program until its time is over, it ends, it gives way, or a device asks for attention:
+/// on the line that is returned.
+fn run_slice(hal: &mut Hal, program: &mut Program) -> Option<Irq> {
     let deadline = hal.timer().now() + SLICE;
     hal.timer().set_deadline(Some(deadline));
     while program.state == State::Ready {
         let go_on = match program.run(hal) {
             Interrupt::SystemCall => system_call::handle(hal, program),
             Interrupt::Timer => false,
-            fault => program.take_fault(fault),
+            Interrupt::External(irq) => return Some(irq),
+            fault => program.take_fault(hal, fault),
         };
         if !go_on {
-            return;
+            break;
         }
     }
+    None
 }

@@ -6,6 +6,7 @@
 use heliox_address::VirtualAddress;
 use heliox_hal::{Context, Hal, Register};
 
+use crate::devices;
 use crate::program::{Program, State};
 
 /// The result of a call that does not exist or was given nonsense.
@@ -26,6 +27,7 @@ enum Call {
     Argument(u64),
     SleepUntil(u64),
     FaultHandler(Option<VirtualAddress>),
+    Device(u64),
 }
 
 impl Call {
@@ -60,6 +62,7 @@ impl Call {
                 let handler = VirtualAddress::new(argument).filter(|address| address.is_user())?;
                 Self::FaultHandler(Some(handler))
             }
+            number @ 16.. => Self::Device(number),
             _ => return None,
         })
     }
@@ -85,6 +88,10 @@ pub(crate) fn handle(hal: &mut Hal, program: &mut Program) -> bool {
             go_on = false;
         }
         Some(Call::FaultHandler(handler)) => program.fault_handler = handler,
+        Some(Call::Device(number)) => {
+            result = devices::handle(hal, program, number).unwrap_or(REFUSED);
+            go_on = program.state == State::Ready;
+        }
     }
     program.context.set_register(Register::Rax, result);
     go_on

@@ -8,12 +8,17 @@ use core::fmt;
 
 use super::context::Context;
 use super::cpu::Cpu;
+use super::debug::DebugRegisters;
 use super::features::Features;
+use super::irq::{InterruptController, Taken};
+use super::port_permissions::PortPermissions;
 use super::processor::{self, msr};
 use super::timer::{self, TIMER_VECTOR};
+use crate::irq::Irq;
 
 /// The vector that the system-call entry writes into a frame.
 const SYSTEM_CALL_VECTOR: u64 = 256;
+const DEBUG_VECTOR: u64 = 1;
 const NON_MASKABLE_VECTOR: u64 = 2;
 const PAGE_FAULT_VECTOR: u64 = 14;
 /// First vector that is not an exception.
@@ -40,6 +45,8 @@ pub enum Interrupt {
     },
     /// The timer's deadline passed (or, for a far one, may have: the timer may be early).
     Timer,
+    /// A device asked for attention on a line that was on, and is off now.
+    External(Irq),
 }
 
 /// The error code of a page fault (AMD64 manual volume 2, section 8.4.2).
@@ -107,10 +114,11 @@ pub(super) struct Executor {
     unexpected: u64,
     /// Time-stamp counter when the first program was entered; 0 before.
     first_entry: u64,
+    pub(super) interrupts: InterruptController,
 }
 
 impl Executor {
-    pub(super) fn new(cpu: Cpu, features: Features) -> Self {
+    pub(super) fn new(cpu: Cpu, features: Features, interrupts: InterruptController) -> Self {
         Self {
             cpu,
             features,
@@ -118,6 +126,7 @@ impl Executor {
             resident: 0,
             unexpected: 0,
             first_entry: 0,
+            interrupts,
         }
     }
 
@@ -140,9 +149,16 @@ impl Executor {
             self.first_entry = processor::time_stamp();
         }
         loop {
+            let debugged = context.debug.are_used();
+            if debugged {
+                context.debug.load();
+            }
             // SAFETY: a context's frame holds what a program may have (context.rs); the root
             // carries the kernel (caller). SYSRET only for a frame as its entry left it.
             unsafe { self.cpu.run(&raw mut context.frame, context.by_system_call) }
+            if debugged {
+                DebugRegisters::unload();
+            }
             let vector = context.frame.vector;
             context.by_system_call = vector == SYSTEM_CALL_VECTOR;
             let interrupt = match vector {
@@ -155,30 +171,47 @@ impl Executor {
                     self.unexpected += 1;
                     continue;
                 }
+                DEBUG_VECTOR => {
+                    context.debug.take_status();
+                    Interrupt::Exception {
+                        vector: DEBUG_VECTOR as u8,
+                        error_code: 0,
+                    }
+                }
                 exception if exception < FIRST_INTERRUPT_VECTOR => Interrupt::Exception {
                     vector: exception as u8,
                     error_code: context.frame.error_code,
                 },
-                vector => {
-                    // Interrupt vectors have 8 bits.
-                    if !self.acknowledge(vector as u8) {
-                        continue;
-                    }
-                    Interrupt::Timer
-                }
+                // Interrupt vectors have 8 bits.
+                vector => match self.acknowledge(vector as u8) {
+                    Some(interrupt) => interrupt,
+                    None => continue,
+                },
             };
             self.save(context);
             return interrupt;
         }
     }
 
-    /// Waits for an interrupt with no program running. Returns whether the timer's deadline
-    /// ended the wait.
-    pub(super) fn wait(&mut self) -> bool {
-        match self.cpu.wait() {
-            Some(vector) => self.acknowledge(vector),
-            None => false,
+    /// Waits for an interrupt with no program running: the timer's, or that of a line which is on;
+    /// `None` if something else ended the wait.
+    pub(super) fn wait(&mut self) -> Option<Interrupt> {
+        let vector = self.cpu.wait()?;
+        self.acknowledge(vector)
+    }
+
+    /// Loads the port permissions that `context` names, if they are `permissions`. Whether that
+    /// changed what its program may do.
+    pub(super) fn load_ports(&mut self, context: &Context, permissions: &PortPermissions) -> bool {
+        let resident = self.resident == context.identity;
+        if context.ports != permissions.name() || resident && self.cpu.are_ports_open() {
+            return false;
         }
+        self.cpu
+            .load_ports(permissions.name(), permissions.halves());
+        // The ports open when the context becomes resident.
+        self.resident = 0;
+        true
     }
 
     /// Interrupts that nobody asked for, since the boot.
@@ -191,14 +224,18 @@ impl Executor {
         (self.first_entry != 0).then_some(self.first_entry)
     }
 
-    /// Ends the interrupt `vector`; whether it was the timer's. Others are counted.
-    fn acknowledge(&mut self, vector: u8) -> bool {
+    /// Ends the interrupt `vector`, and what it is for the client. Those that nobody asked for are
+    /// counted.
+    fn acknowledge(&mut self, vector: u8) -> Option<Interrupt> {
+        let taken = self.interrupts.take(vector);
         timer::end_of_interrupt(vector);
-        if vector == TIMER_VECTOR {
-            return true;
+        match taken {
+            Taken::Report(irq) => return Some(Interrupt::External(irq)),
+            Taken::Kept => {}
+            Taken::NotALine if vector == TIMER_VECTOR => return Some(Interrupt::Timer),
+            Taken::NotALine => self.unexpected += 1,
         }
-        self.unexpected += 1;
-        false
+        None
     }
 
     /// Brings the context's extended state and segment bases into the CPU, in place of those of
@@ -212,6 +249,7 @@ impl Executor {
             processor::write_msr(msr::FS_BASE, context.fs_base);
             processor::write_msr(msr::KERNEL_GS_BASE, context.gs_base);
         }
+        self.cpu.open_ports(context.ports);
         self.resident = context.identity;
     }
 
