@@ -59,14 +59,14 @@ impl core::error::Error for NoSuchLine {}
 /// thesis's `maskAckIRQ`) before it reports, so that no client, by forgetting to, can keep the
 /// timer and with it the processor from others.
 pub trait IrqControl {
-    /// Switches `irq` on, for one interrupt. What came since the line was last on counts: a
-    /// level that is active, an edge that arrived after the last report.
+    /// Switches `irq` on, for one interrupt. No edge is lost between a report and this, and a level
+    /// that is still active interrupts at once.
     ///
     /// # Errors
     /// [`NoSuchLine`].
     fn enable_irq(&mut self, irq: Irq) -> Result<(), NoSuchLine>;
 
-    /// Switches `irq` off and forgets an interrupt that has not been reported. Lines that do not
-    /// exist are off.
+    /// Switches `irq` off; lines that do not exist are. Edges that arrive while a line is off for
+    /// this reason are kept by some controllers and lost by others.
     fn disable_irq(&mut self, irq: Irq);
 }

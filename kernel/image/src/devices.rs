@@ -56,12 +56,10 @@ pub(crate) fn handle(hal: &mut Hal, program: &mut Program, number: u64) -> Optio
             let port = u16::try_from(second).ok()?;
             hal.out8(range, port, u8::try_from(fourth).ok()?).ok()?;
         }
-        20 => {
-            let irq = Irq::new(u8::try_from(first).ok()?)?;
-            hal.enable_irq(irq).ok()?;
-            program.state = State::WaitingFor(irq, second);
-        }
-        21 => hal.disable_irq(Irq::new(u8::try_from(first).ok()?)?),
+        20 => hal.enable_irq(irq(first)?).ok()?,
+        21 => hal.disable_irq(irq(first)?),
+        28 => program.state = State::WaitingFor(irq(first)?, second),
+        29 => program.context.pass_breakpoint(),
         22 => {
             let (function, register) = pci(first, second)?;
             return Some(u64::from(hal.read_pci(function, register)));
@@ -93,7 +91,8 @@ pub(crate) fn handle(hal: &mut Hal, program: &mut Program, number: u64) -> Optio
             return Some(match first {
                 0 => hal.unexpected_interrupts(),
                 1 => program.context.debug_status(),
-                _ => hal.last_fault_address(),
+                2 => hal.last_fault_address(),
+                _ => hal.events().flushes,
             });
         }
         26 => program.devices.measurement.start(hal),
@@ -132,6 +131,10 @@ fn read_port(hal: &Hal, range: PortRange, port: u16, bytes: u64) -> Option<u64> 
         4 => hal.in32(range, port).ok().map(u64::from),
         _ => None,
     }
+}
+
+fn irq(number: u64) -> Option<Irq> {
+    Irq::new(u8::try_from(number).ok()?)
 }
 
 fn pci(function: u64, register: u64) -> Option<(PciFunction, PciRegister)> {

@@ -1,6 +1,6 @@
 //! Who runs when: round robin, a millisecond each.
 
-use heliox_hal::irq::{Irq, IrqControl};
+use heliox_hal::irq::Irq;
 use heliox_hal::{Hal, Interrupt, Register};
 
 use crate::pages::Pages;
@@ -40,7 +40,8 @@ impl Scheduler {
     /// Runs all programs until the last has ended. The first status that is not 0, else 0.
     pub(crate) fn run(&mut self, hal: &mut Hal, pages: &mut Pages) -> u8 {
         let mut status = 0;
-        let mut fired = None;
+        // A bit for every line that fired and that nobody has waited for since.
+        let mut fired = 0_u32;
         loop {
             let mut ran = false;
             let mut alive = false;
@@ -48,12 +49,15 @@ impl Scheduler {
             for slot in &mut self.programs {
                 let Some(program) = slot else { continue };
                 if let State::Sleeping(until) | State::WaitingFor(_, until) = program.state {
-                    if fired.is_some_and(|irq| program.state == State::WaitingFor(irq, until)) {
-                        fired = None;
+                    let bit = match program.state {
+                        State::WaitingFor(irq, _) => 1 << irq.number(),
+                        _ => 0,
+                    };
+                    if fired & bit != 0 {
+                        fired &= !bit;
                         program.state = State::Ready;
                     } else if hal.timer().now() >= until {
-                        if let State::WaitingFor(irq, _) = program.state {
-                            hal.disable_irq(irq);
+                        if bit != 0 {
                             program.context.set_register(Register::Rax, 1);
                         }
                         program.state = State::Ready;
@@ -62,7 +66,9 @@ impl Scheduler {
                     }
                 }
                 if program.state == State::Ready {
-                    fired = run_slice(hal, program).or(fired);
+                    if let Some(irq) = run_slice(hal, program) {
+                        fired |= 1 << irq.number();
+                    }
                     ran = true;
                 }
                 if let State::Ended(ended) = program.state {
@@ -82,7 +88,7 @@ impl Scheduler {
             if !ran {
                 hal.timer().set_deadline(next_wake);
                 if let Some(Interrupt::External(irq)) = hal.wait_for_interrupt() {
-                    fired = Some(irq);
+                    fired |= 1 << irq.number();
                 }
             }
         }

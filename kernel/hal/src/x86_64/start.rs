@@ -94,7 +94,8 @@ pub(super) extern "C" fn start(loader: u32, address: u32) -> ! {
         refuse(&error);
     }
 
-    let controllers = information.rsdp().and_then(|root| {
+    let root_pointer = information.rsdp().filter(|_| !options.no_acpi);
+    let controllers = root_pointer.and_then(|root| {
         let controllers = InterruptControllers::read(root, &mut memory);
         controllers
             .inspect_err(|error| crate::warn!("{error}"))
