@@ -72,6 +72,13 @@ fn edges_arrive_through_the_8259s() {
 }
 
 #[test]
+fn edges_arrive_on_the_older_machine_type() {
+    run(&["devices serial"], 8, |boot| {
+        boot.qemu_argument("-machine").qemu_argument("pc")
+    });
+}
+
+#[test]
 fn levels_arrive_and_pci_is_filtered() {
     // The chipset wires device 5 to the second of the four lines from 20 on.
     run(&["devices pci=21"], 13, with_pci_serial);
@@ -86,7 +93,7 @@ fn levels_arrive_through_the_8259s() {
 
 #[test]
 fn breakpoints_are_each_program_s_own() {
-    run(&["devices debug", "devices plain"], 20, |boot| boot);
+    run(&["devices debug", "devices plain"], 22, |boot| boot);
 }
 
 #[test]

@@ -102,6 +102,7 @@ pub(crate) fn handle(hal: &mut Hal, program: &mut Program, number: u64) -> Optio
             let wanted = [events.ticks, events.root_loads, events.flushes];
             return wanted.get(usize::try_from(first).ok()?).copied();
         }
+        30 => hal.cause_debug_exception(),
         _ => return None,
     }
     Some(0)

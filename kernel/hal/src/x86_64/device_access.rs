@@ -83,6 +83,12 @@ impl Hal {
         processor::read_cr2()
     }
 
+    /// Causes debug exceptions in the kernel, as a program's breakpoint could (`hazards` 1), so
+    /// that a test can see that they do no harm. They count as unexpected interrupts.
+    pub fn cause_debug_exception(&mut self) {
+        processor::step();
+    }
+
     /// What has happened since the boot, for `Measurement`.
     #[must_use]
     pub fn events(&self) -> Events {

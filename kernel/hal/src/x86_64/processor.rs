@@ -207,6 +207,22 @@ pub(crate) fn wait_for_interrupt() {
     unsafe { asm!("sti", "hlt", "cli", options(nostack)) }
 }
 
+/// Steps through a few instructions of the kernel: each causes a debug exception, which the entry
+/// code counts and otherwise ignores.
+pub(crate) fn step() {
+    // SAFETY: the flags are as before at the end; the debug exception has a stack of its own.
+    unsafe {
+        asm!(
+            "pushfq",
+            "or qword ptr [rsp], 0x100",
+            "popfq",
+            "pushfq",
+            "and qword ptr [rsp], ~0x100",
+            "popfq"
+        )
+    }
+}
+
 /// Loads the program's data selector into DS, ES, FS and GS, so that a program does not see
 /// which selectors another one chose; the FS base and the program's GS base become 0.
 ///
