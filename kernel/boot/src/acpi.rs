@@ -5,7 +5,7 @@
 //! 5.2.8 and 5.2.12. Nothing else is read, and no AML is run.
 //!
 //! Invariants: every table that is used has the right signature and checksum, and every loop is
-//! bounded by [`LARGEST_TABLE`].
+//! bounded by the size of the largest table that is read, 64 KiB.
 
 use core::fmt;
 
