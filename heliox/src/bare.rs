@@ -35,7 +35,7 @@ pub fn kernel(consent: Consent) -> Result<PathBuf, Error> {
     package(KERNEL, KERNEL, consent)
 }
 
-/// The ELF file of an in-tree program, built now if this process has not built it yet.
+/// The ELF file of an in-tree program or of a kernel among the examples, built now if this process has not built it yet.
 ///
 /// # Errors
 ///
@@ -124,8 +124,9 @@ pub fn lint(consent: Consent) -> Result<(), Error> {
 
 /// The directories of the packages that only the bare machine can run.
 fn bare_packages(root: &Path) -> Vec<PathBuf> {
-    let programs = fs::read_dir(root.join("user")).into_iter().flatten();
-    let mut packages: Vec<_> = programs.flatten().map(|entry| entry.path()).collect();
+    let directories = ["examples", "user"].map(|directory| fs::read_dir(root.join(directory)));
+    let entries = directories.into_iter().flatten().flatten().flatten();
+    let mut packages: Vec<_> = entries.map(|entry| entry.path()).collect();
     packages.push(root.join("kernel/image"));
     packages.retain(|directory| directory.join("Cargo.toml").exists());
     packages.sort();

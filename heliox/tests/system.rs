@@ -4,8 +4,11 @@
 
 mod system {
     mod devices;
+    mod examples;
     mod failures;
     mod first_light;
     mod fixtures;
     mod machines;
+    mod memory;
+    mod monitor;
 }

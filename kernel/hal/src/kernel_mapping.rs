@@ -159,6 +159,18 @@ impl KernelMapping {
     }
 }
 
+#[cfg(any(test, feature = "simulated"))]
+impl crate::audit::Duplicate for KernelMapping {
+    fn duplicate(&self) -> Self {
+        Self {
+            region: self.region,
+            rights: self.rights,
+            programs: self.programs,
+            address: self.address,
+        }
+    }
+}
+
 /// A word of a kernel mapping, which cannot outlive the mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KernelWord<'mapping> {
@@ -244,11 +256,16 @@ impl AddKernel {
             // that when the fault enters the kernel.
             state.owe_by_all(cpu.index());
         }
+        let first = self.region.first_frame();
         KernelMapping {
             region: self.region,
             rights: self.rights,
             programs: self.programs,
-            address: machine.window_address(self.region.first_frame()),
+            address: if self.programs {
+                machine.visible_address(first)
+            } else {
+                machine.window_address(first)
+            },
         }
     }
 }
@@ -280,6 +297,9 @@ pub(crate) fn remove<M: Machine, S: Storage>(
         }
         if one_by_one {
             machine.invalidate_page(cpu, machine.window_address(frame));
+            if mapping.programs {
+                machine.invalidate_page(cpu, machine.visible_address(frame));
+            }
         }
     }
     if !one_by_one {
@@ -408,6 +428,13 @@ impl MachinePage {
     #[must_use]
     pub const fn frame(&self) -> Frame {
         self.frame
+    }
+}
+
+#[cfg(any(test, feature = "simulated"))]
+impl crate::audit::Duplicate for MachinePage {
+    fn duplicate(&self) -> Self {
+        Self { frame: self.frame }
     }
 }
 

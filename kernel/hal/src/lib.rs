@@ -25,6 +25,8 @@
 #[cfg(any(test, feature = "simulated"))]
 extern crate std;
 
+#[cfg(any(test, feature = "simulated"))]
+pub mod audit;
 pub mod cpu;
 pub mod domain;
 pub mod entry;
@@ -47,6 +49,8 @@ pub mod share;
 #[cfg(any(test, feature = "simulated"))]
 pub mod simulated;
 pub mod state;
+#[cfg(test)]
+mod tests;
 pub mod translation;
 #[cfg(target_os = "none")]
 #[expect(

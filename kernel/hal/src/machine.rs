@@ -102,6 +102,14 @@ pub trait Machine {
     /// Precondition: the window has tables for `frame`.
     fn window_address(&self, frame: Frame) -> VirtualAddress;
 
+    /// Where programs see frame `frame` while it is open to them. The same as the window address,
+    /// unless the machine keeps the kernel away from addresses that programs can use.
+    ///
+    /// Precondition: the window has tables for `frame`.
+    fn visible_address(&self, frame: Frame) -> VirtualAddress {
+        self.window_address(frame)
+    }
+
     /// Opens the window for `frame`.
     ///
     /// Precondition: the window has tables for `frame`, and it is closed; `entry` has the

@@ -144,7 +144,7 @@ impl Add {
         if !is_common {
             return None;
         }
-        let table = level_one_table::<K, M>(machine, map.root(), address)?;
+        let table = level_one_table::<K, M>(machine, map, address)?;
         let entry = machine.read_entry(table, Level::FIRST.index_at::<M::Geometry>(address));
         if K::is_present(entry) {
             return None;
@@ -173,10 +173,10 @@ impl Add {
         state: &mut State<M::Geometry, S>,
         machine: &mut M,
         map: &PageMap<K>,
-        request: Request<'_>,
+        request: &Request<'_>,
         supply: &mut TableSupply,
     ) -> Result<Added, Error> {
-        let Request { to, region, .. } = request;
+        let Request { to, region, .. } = *request;
         if to.bits() != region.bits() {
             return Err(Error::SizesDiffer {
                 virtual_bits: to.bits(),
@@ -188,31 +188,33 @@ impl Add {
             region.bits() - PAGE_BITS,
             state.largest_leaf,
         );
-        // One instance for each level: shifts and loops over levels then cost next to nothing.
-        let (map, count) = (map, units.count);
-        match units.level.number() {
-            1 => Self::at_level::<K, M, S, 1>(state, machine, map, request, supply, count),
-            2 => Self::at_level::<K, M, S, 2>(state, machine, map, request, supply, count),
-            3 => Self::at_level::<K, M, S, 3>(state, machine, map, request, supply, count),
-            4 => Self::at_level::<K, M, S, 4>(state, machine, map, request, supply, count),
-            _ => Self::at_level::<K, M, S, 5>(state, machine, map, request, supply, count),
+        // Instances of their own for the usual levels and for one unit: shifts, and loops over
+        // levels and units, then cost next to nothing.
+        match (units.level.number(), units.count) {
+            (2, 1) => Self::add_units::<K, M, S, 2, 1>(state, machine, map, request, supply, units),
+            (3, 1) => Self::add_units::<K, M, S, 3, 1>(state, machine, map, request, supply, units),
+            (1, _) => Self::add_units::<K, M, S, 1, 0>(state, machine, map, request, supply, units),
+            (2, _) => Self::add_units::<K, M, S, 2, 0>(state, machine, map, request, supply, units),
+            _ => Self::add_units::<K, M, S, 0, 0>(state, machine, map, request, supply, units),
         }
     }
 
+    /// Adds `units`, whose level and number are `LEVEL` and `COUNT` if these are not 0.
     #[inline(never)]
-    fn at_level<K: RootKind, M: Machine, S: Storage, const LEVEL: u32>(
+    fn add_units<K: RootKind, M: Machine, S: Storage, const LEVEL: u32, const COUNT: u64>(
         state: &mut State<M::Geometry, S>,
         machine: &mut M,
         map: &PageMap<K>,
-        request: Request<'_>,
+        request: &Request<'_>,
         supply: &mut TableSupply,
-        count: u64,
+        mut units: Units,
     ) -> Result<Added, Error> {
-        let units = Units {
-            level: Level::at(LEVEL),
-            first: request.region.first_frame(),
-            count,
-        };
+        if LEVEL > 0 {
+            units.level = Level::at(LEVEL);
+        }
+        if COUNT > 0 {
+            units.count = COUNT;
+        }
         let plan = Self::decide::<K, M, S>(state, machine, map, request, supply, units)?;
         Ok(plan.apply::<K, M, S>(state, machine, supply))
     }
@@ -223,13 +225,13 @@ impl Add {
         state: &State<M::Geometry, S>,
         machine: &M,
         map: &PageMap<K>,
-        request: Request<'_>,
+        request: &Request<'_>,
         supply: &TableSupply,
         units: Units,
     ) -> Result<Self, Error> {
         let Request {
             to, region, done, ..
-        } = request;
+        } = *request;
         let (start, _) = VirtualRange::from(to).below(limit::<K, M::Geometry>())?;
         let level = units.level;
         let unit_bits = level.frame_bits::<M::Geometry>();
@@ -312,7 +314,9 @@ impl Add {
         self,
         state: &mut State<M::Geometry, S>,
         machine: &mut M,
+        map: &mut PageMap<K>,
     ) -> Added {
+        map.set_recent_table::<M::Geometry>(self.address, self.table);
         let Units { level, first, .. } = self.units;
         let index = level.index_at::<M::Geometry>(self.address);
         machine.write_entry(self.table, index, K::leaf(level, first, self.attributes));
@@ -424,6 +428,17 @@ fn check_io_owner(region: PhysicalRegion, owner: OwnerCode) -> Result<(), Error>
 #[inline(always)]
 fn level_one_table<K: RootKind, M: Machine>(
     machine: &M,
+    map: &PageMap<K>,
+    address: u64,
+) -> Option<Frame> {
+    match map.recent_table::<M::Geometry>(address) {
+        None => walk_to_level_one::<K, M>(machine, map.root(), address),
+        recent => recent,
+    }
+}
+
+fn walk_to_level_one<K: RootKind, M: Machine>(
+    machine: &M,
     root: Frame,
     address: u64,
 ) -> Option<Frame> {
@@ -432,7 +447,13 @@ fn level_one_table<K: RootKind, M: Machine>(
     while number > Level::FIRST.number() {
         let level = Level::at(number);
         let entry = machine.read_entry(table, level.index_at::<M::Geometry>(address));
-        if !K::is_table(entry, level) {
+        // Above the levels of leaves there are only tables.
+        let is_table = if number > M::Geometry::LEAF_LEVELS {
+            K::is_present(entry)
+        } else {
+            K::is_table(entry, level)
+        };
+        if !is_table {
             return None;
         }
         table = K::table_frame(entry);
@@ -600,7 +621,8 @@ impl Run {
         let mut address = self.address;
         for index in first..first + self.count {
             let entry = machine.exchange_entry(self.table, index, Entry::ABSENT);
-            if K::is_present(entry) {
+            // Without holes none needs looking at: only marks can have changed since.
+            if self.count == self.present as usize || K::is_present(entry) {
                 let info = MappingInfo::new::<K>(address, self.level, entry);
                 if info.memory_type == MemoryType::WriteBack {
                     state.drop_reference(self.level, info.frame, stamp);
@@ -925,7 +947,7 @@ impl Entries {
         if range.pages() != 1 || address >= limit::<K, M::Geometry>() {
             return None;
         }
-        let table = level_one_table::<K, M>(machine, map.root(), address)?;
+        let table = level_one_table::<K, M>(machine, map, address)?;
         let entry = machine.read_entry(table, Level::FIRST.index_at::<M::Geometry>(address));
         K::is_present(entry).then_some(Self(Run {
             table,
@@ -943,11 +965,12 @@ impl Entries {
         state: &mut State<M::Geometry, S>,
         machine: &mut M,
         cpu: CurrentCpu,
-        root: Frame,
+        map: &mut PageMap<K>,
         end: Option<u64>,
         mut each: impl FnMut(MappingInfo),
     ) -> Removed {
         let Self(run) = self;
+        let root = map.root();
         let (is_loaded, stamp) = state.owe_for_root(cpu.index(), root);
         let one_by_one = is_loaded && run.present <= INVALIDATE_LIMIT;
         let mut tables = FreedTables::new(Invalidation::since(stamp));
@@ -967,6 +990,9 @@ impl Entries {
                 tables.add(table);
             },
         );
+        if tables.left() > 0 {
+            map.forget_recent_table();
+        }
         // A table that is gone must be forgotten by the paging-structure caches too.
         if is_loaded && (!one_by_one || tables.left() > 0) {
             machine.flush(cpu);
@@ -1000,12 +1026,17 @@ impl Remove {
         }
     }
 
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "what there is, where, and what for"
+    )]
     #[inline(never)]
     pub(crate) fn apply<K: RootKind, M: Machine, S: Storage>(
         self,
         state: &mut State<M::Geometry, S>,
         machine: &mut M,
         cpu: CurrentCpu,
+        map: &mut PageMap<K>,
         target: Target,
         supply: &mut TableSupply,
         each: impl FnMut(MappingInfo),
@@ -1018,7 +1049,7 @@ impl Remove {
         match self {
             Self::Nothing(next) => nothing(next, Invalidation::COMPLETE),
             Self::Entries(entries) => {
-                entries.apply::<K, M, S>(state, machine, cpu, target.root, Some(target.end), each)
+                entries.apply::<K, M, S>(state, machine, cpu, map, Some(target.end), each)
             }
             Self::Split(SplitFirst(split)) => {
                 let since = split.apply::<K, M, S>(state, machine, cpu, target.root, supply);

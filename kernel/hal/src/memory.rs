@@ -427,6 +427,12 @@ impl<'layout, M: Machine, S: Storage> Memory<'layout, M, S> {
         &mut self.machine
     }
 
+    /// The state, for tests that pretend.
+    #[cfg(test)]
+    pub(crate) const fn state_mut(&mut self) -> &mut State<M::Geometry, S> {
+        &mut self.state
+    }
+
     /// The state that the checks decide on.
     #[must_use]
     pub const fn state(&self) -> &State<M::Geometry, S> {
@@ -596,7 +602,7 @@ impl<M: Machine, S: Storage> Memory<'_, M, S> {
     fn remove_range<K: RootKind>(
         &mut self,
         cpu: CurrentCpu,
-        map: &PageMap<K>,
+        map: &mut PageMap<K>,
         range: VirtualRange,
         supply: &mut TableSupply,
         each: impl FnMut(MappingInfo),
@@ -604,7 +610,7 @@ impl<M: Machine, S: Storage> Memory<'_, M, S> {
         let target = Target::new::<K, M::Geometry>(map, range)?;
         let (state, machine) = (&mut self.state, &mut self.machine);
         let plan = Remove::decide::<K, M, S>(state, machine, target, supply)?;
-        Ok(plan.apply::<K, M, S>(state, machine, cpu, target, supply, each))
+        Ok(plan.apply::<K, M, S>(state, machine, cpu, map, target, supply, each))
     }
 }
 
@@ -623,7 +629,7 @@ impl<M: Machine, S: Storage> UserMemory for Memory<'_, M, S> {
         if share.is_none()
             && let Some(plan) = Add::decide_page::<K, M, S>(state, machine, map, to, region, rights)
         {
-            return Ok(plan.apply_page::<K, M, S>(state, machine));
+            return Ok(plan.apply_page::<K, M, S>(state, machine, map));
         }
         self.resume_mapping(map, to, region, rights, share, supply, 0)
     }
@@ -646,7 +652,7 @@ impl<M: Machine, S: Storage> UserMemory for Memory<'_, M, S> {
             share,
             done,
         };
-        Add::carry_out::<K, M, S>(&mut self.state, &mut self.machine, map, request, supply)
+        Add::carry_out::<K, M, S>(&mut self.state, &mut self.machine, map, &request, supply)
     }
 
     #[inline]
@@ -677,7 +683,7 @@ impl<M: Machine, S: Storage> UserMemory for Memory<'_, M, S> {
         let range = range.into();
         let (state, machine) = (&mut self.state, &mut self.machine);
         if let Some(plan) = Entries::decide_page::<K, M>(machine, map, range) {
-            return Ok(plan.apply::<K, M, S>(state, machine, cpu, map.root(), None, each));
+            return Ok(plan.apply::<K, M, S>(state, machine, cpu, map, None, each));
         }
         self.remove_range(cpu, map, range, supply, each)
     }

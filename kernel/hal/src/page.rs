@@ -184,11 +184,11 @@ impl core::fmt::Debug for PageRecord {
 /// What is known about a block: the memory that an entry of level 2 or above maps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct BlockRecord {
-    references: u32,
-    special: u32,
+    pub(crate) references: u32,
+    pub(crate) special: u32,
     stamp: u32,
-    boundaries: u16,
-    owner: OwnerCode,
+    pub(crate) boundaries: u16,
+    pub(crate) owner: OwnerCode,
 }
 
 const _: () = assert!(size_of::<BlockRecord>() == 16);
@@ -248,7 +248,7 @@ impl<G: Geometry, S: Storage> State<G, S> {
 
     /// Number of the unit of `level` that `frame` lies in.
     #[inline(always)]
-    fn unit_index(&self, level: Level, frame: Frame) -> usize {
+    pub(crate) fn unit_index(&self, level: Level, frame: Frame) -> usize {
         usize::try_from(frame.number() >> level.frame_bits::<G>()).unwrap_or(usize::MAX)
     }
 
@@ -274,7 +274,7 @@ impl<G: Geometry, S: Storage> State<G, S> {
     }
 
     #[inline(always)]
-    fn block(&self, level: Level, frame: Frame) -> Option<&BlockRecord> {
+    pub(crate) fn block(&self, level: Level, frame: Frame) -> Option<&BlockRecord> {
         let index = self.block_index(level, frame);
         self.storage.blocks().get(index)
     }
@@ -324,7 +324,7 @@ impl<G: Geometry, S: Storage> State<G, S> {
 
     /// The owner in the unit's own record.
     #[inline(always)]
-    fn own_code(&self, level: Level, frame: Frame) -> OwnerCode {
+    pub(crate) fn own_code(&self, level: Level, frame: Frame) -> OwnerCode {
         let code = if level == Level::FIRST {
             self.page(frame).map(PageRecord::owner)
         } else {
@@ -463,11 +463,6 @@ impl<G: Geometry, S: Storage> State<G, S> {
         } else if let Some(block) = self.block_mut(level, frame) {
             block.stamp = stamp.low32();
         }
-        for above in Self::levels_above(level) {
-            if let Some(block) = self.block_mut(above, frame) {
-                block.stamp = stamp.low32();
-            }
-        }
     }
 
     /// Whether no processor can hold a translation to the page other than what the tables say
@@ -478,7 +473,7 @@ impl<G: Geometry, S: Storage> State<G, S> {
             return true;
         }
         let page = self.page(frame).unwrap_or(PageRecord::NOT_INSTALLED);
-        // A block's stamp is also that of its parts: at worst a page waits for a neighbour.
+        // A block's stamp is from a mapping of the whole block.
         self.translations.is_past(page.stamp().into(), Stamp::BITS)
             && Self::levels_above(Level::FIRST).all(|above| {
                 self.block(above, frame)
@@ -612,11 +607,10 @@ impl<G: Geometry, S: Storage> State<G, S> {
                 return;
             };
             block.boundaries = block.boundaries - count(old) + count(new);
-            if block.boundaries > 0 || new == OwnerCode::MIXED {
-                // A block with a single part within memory is mixed as that part is.
-                return;
+            // A block with a single part within memory is mixed as that part is.
+            if block.boundaries == 0 {
+                block.owner = new;
             }
-            block.owner = new;
         }
     }
 
@@ -729,6 +723,21 @@ impl<G: Geometry, S: Storage> State<G, S> {
             for index in 0..self.unit_count(level) as u64 {
                 self.sum_up_block(level, index);
             }
+        }
+    }
+
+    /// Makes a test's page, root or block look as if it were referenced as often as can be
+    /// counted, or as it was before. Returns the count before.
+    #[cfg(test)]
+    pub(crate) fn pretend_count(&mut self, level: Level, frame: Frame, count: u32) -> u32 {
+        if level == Level::FIRST {
+            let page = self.page_mut(frame).unwrap();
+            let before = page.count();
+            page.0 = (page.0 & !PageRecord::COUNT) | (u64::from(count) << PageRecord::COUNT_SHIFT);
+            before
+        } else {
+            let block = self.block_mut(level, frame).unwrap();
+            std::mem::replace(&mut block.references, count)
         }
     }
 

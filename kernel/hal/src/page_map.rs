@@ -43,6 +43,13 @@ impl PageMapPage {
     }
 }
 
+#[cfg(any(test, feature = "simulated"))]
+impl crate::audit::Duplicate for PageMapPage {
+    fn duplicate(&self) -> Self {
+        Self { frame: self.frame }
+    }
+}
+
 /// Number of pages that a [`TableSupply`] holds: a mapping needs at most one table of each
 /// level below the root.
 pub const SUPPLY_LIMIT: usize = MAX_LEVELS - 1;
@@ -109,7 +116,27 @@ pub struct PageMap<K = Host> {
     root: Frame,
     /// The owner of the root page, which does not change while it is a root.
     owner: OwnerCode,
+    recent: Recent,
     kind: PhantomData<fn() -> K>,
+}
+
+/// The level-1 table that was used last, so that what happens to a page next to it needs no walk.
+///
+/// Invariant T4: it is the level-1 table of this page map for that part of the address space.
+/// Whoever takes tables out of the page map forgets it; only who holds the page map exclusively
+/// can do either.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Recent {
+    /// The addresses' bits above those that the table translates; no address has [`Recent::NONE`].
+    part: u64,
+    table: Frame,
+}
+
+impl Recent {
+    const NONE: Self = Self {
+        part: u64::MAX,
+        table: Frame::ZERO,
+    };
 }
 
 impl<K> PageMap<K> {
@@ -130,6 +157,50 @@ impl<K> PageMap<K> {
     pub(crate) const fn owner_code(&self) -> OwnerCode {
         self.owner
     }
+
+    /// Number of the part of the address space that a level-1 table translates.
+    #[inline(always)]
+    const fn part<G: Geometry>(address: u64) -> u64 {
+        address >> (Level::FIRST.bits::<G>() + G::INDEX_BITS)
+    }
+
+    /// The level-1 table that translates `address`, if it is the one that was used last.
+    #[inline(always)]
+    pub(crate) const fn recent_table<G: Geometry>(&self, address: u64) -> Option<Frame> {
+        if self.recent.part == Self::part::<G>(address) {
+            Some(self.recent.table)
+        } else {
+            None
+        }
+    }
+
+    /// Notes the level-1 table that translates `address` (T4).
+    #[inline(always)]
+    pub(crate) const fn set_recent_table<G: Geometry>(&mut self, address: u64, table: Frame) {
+        self.recent = Recent {
+            part: Self::part::<G>(address),
+            table,
+        };
+    }
+
+    /// Forgets the table that was used last, since tables were taken out (T4).
+    #[inline]
+    pub(crate) const fn forget_recent_table(&mut self) {
+        self.recent = Recent::NONE;
+    }
+}
+
+#[cfg(any(test, feature = "simulated"))]
+impl<K> crate::audit::Duplicate for PageMap<K> {
+    fn duplicate(&self) -> Self {
+        Self {
+            root: self.root,
+            owner: self.owner,
+            // What is remembered changes no result, only the way to it.
+            recent: Recent::NONE,
+            kind: PhantomData,
+        }
+    }
 }
 
 /// A context's use of a page map. The page map cannot be freed as long as it exists.
@@ -149,6 +220,16 @@ impl<K> PageMapUse<K> {
     }
 }
 
+#[cfg(any(test, feature = "simulated"))]
+impl<K> crate::audit::Duplicate for PageMapUse<K> {
+    fn duplicate(&self) -> Self {
+        Self {
+            root: self.root,
+            kind: PhantomData,
+        }
+    }
+}
+
 /// A page map that is being freed, table by table.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "the tables are lost unless freeing goes on"]
@@ -157,6 +238,25 @@ pub struct DyingPageMap<K = Host> {
     /// Everything below this address is gone.
     next: u64,
     kind: PhantomData<fn() -> K>,
+}
+
+impl<K> DyingPageMap<K> {
+    /// The root's frame.
+    #[must_use]
+    pub const fn root(&self) -> Frame {
+        self.root
+    }
+}
+
+#[cfg(any(test, feature = "simulated"))]
+impl<K> crate::audit::Duplicate for DyingPageMap<K> {
+    fn duplicate(&self) -> Self {
+        Self {
+            root: self.root,
+            next: self.next,
+            kind: PhantomData,
+        }
+    }
 }
 
 /// What a step of freeing a page map gave.
@@ -270,6 +370,7 @@ impl Allocate {
         PageMap {
             root: self.root,
             owner: self.owner,
+            recent: Recent::NONE,
             kind: PhantomData,
         }
     }

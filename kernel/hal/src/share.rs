@@ -66,6 +66,18 @@ impl Share {
     }
 }
 
+#[cfg(any(test, feature = "simulated"))]
+impl crate::audit::Duplicate for Share {
+    fn duplicate(&self) -> Self {
+        Self {
+            region: self.region,
+            owner: self.owner,
+            grantee: self.grantee,
+            rights: self.rights,
+        }
+    }
+}
+
 /// Makes a share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct MakeShare {

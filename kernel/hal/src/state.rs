@@ -53,6 +53,18 @@ pub struct Vectors {
 
 #[cfg(any(test, feature = "simulated"))]
 impl Vectors {
+    /// Number of page records.
+    #[must_use]
+    pub const fn page_count(&self) -> usize {
+        self.pages.len()
+    }
+
+    /// The processors' records.
+    #[must_use]
+    pub fn cpu_records(&self) -> &[CpuRecord] {
+        &self.cpus
+    }
+
     /// Vectors of the right sizes for `frames` frames and `cpus` processors.
     #[must_use]
     pub fn new<G: Geometry>(frames: usize, cpus: usize) -> Self {
@@ -137,9 +149,8 @@ pub struct State<G, S> {
 impl<G: Geometry, S: Storage> State<G, S> {
     /// The state after the boot: free memory and the modules' belong to domain 0.
     ///
-    /// Every page record of the storage must be [`PageRecord::NOT_INSTALLED`]; those of frames in
-    /// no range are not written, and may lie in memory that cannot be. The other records are
-    /// overwritten.
+    /// The page records of frames in no range must be [`PageRecord::NOT_INSTALLED`]; they are not
+    /// written, and may lie in memory that cannot be. All other records are overwritten.
     ///
     /// # Errors
     ///

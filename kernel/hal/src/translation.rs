@@ -285,6 +285,9 @@ impl<G: Geometry, S: Storage> State<G, S> {
     /// Pays what this processor owes.
     #[inline]
     pub(crate) fn settle<M: Machine<Geometry = G>>(&mut self, machine: &mut M, cpu: CurrentCpu) {
+        if !self.translations.are_owed() {
+            return;
+        }
         let Some(record) = self.storage.cpus().get(cpu.index().get()) else {
             return;
         };
@@ -323,5 +326,15 @@ impl DrainingPage {
     /// When it can be reclaimed.
     pub const fn invalidation(&self) -> Invalidation {
         self.since
+    }
+}
+
+#[cfg(any(test, feature = "simulated"))]
+impl crate::audit::Duplicate for DrainingPage {
+    fn duplicate(&self) -> Self {
+        Self {
+            frame: self.frame,
+            since: self.since,
+        }
     }
 }

@@ -1,13 +1,14 @@
 //! System calls for programs that drive devices (`docs/first-light.md`, from number 16 on): those
 //! with the word `devices` among their arguments.
 
-use heliox_address::{FrameRange, VirtualAddress};
+use heliox_address::VirtualAddress;
 use heliox_hal::irq::{Irq, IrqControl};
 use heliox_hal::pci::{PciConfiguration, PciFunction, PciRegister};
 use heliox_hal::port::{PortRange, Ports};
 use heliox_hal::{BreakpointKind, BreakpointLength, Hal, Measurement, PortPermissions, Register};
 
 use crate::program::{Program, State};
+use crate::system::System;
 
 /// What a program has of devices.
 #[derive(Debug, Default)]
@@ -24,19 +25,20 @@ impl Devices {
 }
 
 /// Carries out call `number`, 16 or more. The result; `None` if the call is refused.
-pub(crate) fn handle(hal: &mut Hal, program: &mut Program, number: u64) -> Option<u64> {
+pub(crate) fn handle(system: &mut System<'_>, program: &mut Program, number: u64) -> Option<u64> {
     if !program.has_argument("devices") {
         return None;
     }
     let [first, second, third, fourth] =
         [Register::Rdi, Register::Rsi, Register::Rdx, Register::R8]
             .map(|register| program.context.register(register));
+    let hal = system.hal();
     match number {
         16 => {
             let range = ports(hal, first, second)?;
             let permissions = match program.devices.ports.take() {
                 Some(permissions) => permissions,
-                None => new_permissions(hal)?,
+                None => system.in_heap(|_| PortPermissions::new()).ok()?,
             };
             let permissions = program.devices.ports.insert(permissions);
             permissions.grant(range);
@@ -106,16 +108,6 @@ pub(crate) fn handle(hal: &mut Hal, program: &mut Program, number: u64) -> Optio
         _ => return None,
     }
     Some(0)
-}
-
-/// Port permissions in two pages that the heap has, or is lent.
-fn new_permissions(hal: &mut Hal) -> Option<PortPermissions> {
-    PortPermissions::new().ok().or_else(|| {
-        let free = hal.heap_frames();
-        hal.grow_heap(FrameRange::new(free.start(), free.start() + 2)?)
-            .ok()?;
-        PortPermissions::new().ok()
-    })
 }
 
 /// Ports `first` to `last`, if the kernel may use them.

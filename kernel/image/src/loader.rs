@@ -9,6 +9,7 @@ use core::fmt;
 use heliox_address::{PAGE_BITS, PAGE_BYTES, VirtualAddress};
 use heliox_boot::PhysicalRange;
 use heliox_boot::elf::{self, ElfError, FileBytes, Segment, UnreadableFile};
+use heliox_hal::domain::Owner;
 use heliox_hal::error::Error;
 use heliox_hal::flexpage::Flexpage;
 use heliox_hal::memory::{KernelMemory, Paging, PhysicalMemory, UserMemory};
@@ -16,24 +17,27 @@ use heliox_hal::page_map::{PageMap, TableSupply};
 use heliox_hal::region::PhysicalRegion;
 use heliox_hal::rights::Rights;
 use heliox_hal::{Hal, RegisterError};
+use heliox_page_alloc::Domain;
 
-use crate::pages::Pages;
 use crate::program::Program;
+use crate::system::{MemoryError, System};
 
 /// Why a module could not be loaded.
 #[derive(Debug)]
 pub(crate) enum LoadError {
     /// It is not a program that can run here.
     Elf(ElfError),
-    /// It needs more memory than there is.
+    /// It needs more memory than there is, now.
     NoMemory {
         /// Pages that its segments take.
         pages: u64,
     },
     /// Its entry point is no address for a program.
     Entry(RegisterError),
-    /// The machine's memory cannot be used in the way that loading needs.
-    Memory(Error),
+    /// Memory ran out, or cannot be used in the way that loading needs.
+    Memory(MemoryError),
+    /// No further domain can be made for it.
+    TooManyDomains,
     /// The module's own bytes cannot be read.
     Unreadable(UnreadableFile),
 }
@@ -47,6 +51,7 @@ impl fmt::Display for LoadError {
             }
             Self::Entry(error) => error.fmt(formatter),
             Self::Memory(error) => error.fmt(formatter),
+            Self::TooManyDomains => formatter.write_str("there have been too many programs"),
             Self::Unreadable(unreadable) => {
                 write!(
                     formatter,
@@ -58,9 +63,15 @@ impl fmt::Display for LoadError {
     }
 }
 
+impl From<MemoryError> for LoadError {
+    fn from(error: MemoryError) -> Self {
+        Self::Memory(error)
+    }
+}
+
 impl From<Error> for LoadError {
     fn from(error: Error) -> Self {
-        Self::Memory(error)
+        Self::Memory(error.into())
     }
 }
 
@@ -122,107 +133,90 @@ impl FileBytes for ModuleBytes<'_> {
 ///
 /// # Errors
 /// A [`LoadError`]. Memory that was taken until then has been given back.
-pub(crate) fn load(hal: &mut Hal, pages: &mut Pages, number: usize) -> Result<Program, LoadError> {
-    let information = hal.information();
+pub(crate) fn load(system: &mut System<'_>, number: usize) -> Result<Program, LoadError> {
+    let information = system.hal().information();
     let (command_line, range) = match information.modules().nth(number) {
         Some(module) => (module.command_line, module.range),
         None => ("", PhysicalRange::EMPTY),
     };
+    let module = (number, range);
+    let hal = system.hal();
     let image =
         elf::Program::parse(&mut ModuleBytes { hal, number, range }).map_err(LoadError::Elf)?;
-    let no_memory = LoadError::NoMemory {
-        pages: image.pages(),
-    };
-    if image.pages() > pages.available() {
-        return Err(no_memory);
+    if image.pages() > system.available() {
+        return Err(LoadError::NoMemory {
+            pages: image.pages(),
+        });
     }
-    let Some(root) = pages.take() else {
-        return Err(no_memory);
+    let mut domain = system.new_domain().ok_or(LoadError::TooManyDomains)?;
+    let root = system.take_table(&mut domain)?;
+    let map = match system.hal().memory().allocate_page_map(root) {
+        Ok(map) => map,
+        Err(refused) => {
+            system.give_back_table(&mut domain, refused.handle);
+            return Err(refused.error.into());
+        }
     };
-    let root = hal.memory().create_page_map_page(root)?;
-    let map = hal
-        .memory()
-        .allocate_page_map(root)
-        .map_err(|refused| refused.error)?;
     let mut space = Space {
+        domain,
         map,
         supply: TableSupply::EMPTY,
     };
     let loaded = image
         .segments()
         .iter()
-        .try_for_each(|segment| space.load(hal, pages, (number, range), segment, image.pages()));
+        .try_for_each(|segment| space.load(system, module, segment));
     let context = loaded.and_then(|()| {
-        let mut context = hal.new_context();
+        let mut context = system.new_context()?;
         context
             .set_instruction_pointer(image.entry())
             .map_err(LoadError::Entry)?;
-        let held = hal.memory().attach(&space.map)?;
-        Ok((context, held))
+        Ok((context, system.hal().memory().attach(&space.map)?))
     });
-    space.empty_supply(hal, pages);
+    while let Some(page) = space.supply.take() {
+        system.give_back_table(&mut space.domain, page);
+    }
+    let Space {
+        mut domain, map, ..
+    } = space;
     match context {
-        Ok((context, held)) => Ok(Program::new(command_line, space.map, held, context)),
+        Ok((context, held)) => Ok(Program::new(command_line, domain, map, held, context)),
         Err(error) => {
-            crate::pages::free_page_map(hal, pages, space.map);
+            system.free_page_map(&mut domain, map);
             Err(error)
         }
     }
 }
 
-/// An address space that is being filled.
+/// A program's domain and its address space, which is being filled.
 struct Space {
+    domain: Domain<Owner>,
     map: PageMap,
     supply: TableSupply,
 }
 
 impl Space {
     /// Gives pages to a segment and copies its bytes from boot module `module` (its number and
-    /// bytes). `total`: pages of the whole program, for the error.
+    /// bytes).
     fn load(
         &mut self,
-        hal: &mut Hal,
-        pages: &mut Pages,
-        (number, range): (usize, PhysicalRange),
+        system: &mut System<'_>,
+        module: (usize, PhysicalRange),
         segment: &Segment,
-        total: u64,
     ) -> Result<(), LoadError> {
         let rights = match segment.rights() {
             elf::Rights::Read => Rights::Read,
             elf::Rights::ReadWrite => Rights::ReadWrite,
             elf::Rights::ReadExecute => Rights::ReadExecute,
         };
-        // The parser checked that no sum here leaves the programs' half of the address space.
-        let start = segment.start().get();
-        let file_end = start + segment.file_bytes();
         for page in 0..segment.pages() {
-            let region = pages.take().ok_or(LoadError::NoMemory { pages: total })?;
+            let region = system.take_page(&mut self.domain)?;
+            // The parser checked that no sum leaves the programs' half of the address space.
             let address = segment.first_page().get() + page * PAGE_BYTES;
-            let from = address.max(start);
-            let to = (address + PAGE_BYTES).min(file_end);
-            let filled = fill_page(
-                hal,
-                region,
-                from.saturating_sub(address),
-                |hal, buffer, at| {
-                    let bytes = to
-                        .saturating_sub(from)
-                        .saturating_sub(at)
-                        .min(buffer.len() as u64);
-                    let buffer = buffer.get_mut(..bytes as usize).unwrap_or(&mut []);
-                    if buffer.is_empty() {
-                        return Ok(0);
-                    }
-                    let offset = segment.file_offset() + (from - start) + at;
-                    ModuleBytes { hal, number, range }
-                        .read_at(offset, buffer)
-                        .map_err(LoadError::Unreadable)?;
-                    Ok(buffer.len())
-                },
-            );
-            let mapped = filled.and_then(|()| self.map(hal, pages, address, region, rights));
+            let filled = self.fill_page(system, module, segment, address, region);
+            let mapped = filled.and_then(|()| self.map(system, address, region, rights));
             if let Err(error) = mapped {
-                pages.give(region);
+                system.give_back(&mut self.domain, region.first_frame());
                 return Err(error);
             }
         }
@@ -231,63 +225,50 @@ impl Space {
 
     fn map(
         &mut self,
-        hal: &mut Hal,
-        pages: &mut Pages,
+        system: &mut System<'_>,
         address: u64,
         region: PhysicalRegion,
         rights: Rights,
     ) -> Result<(), LoadError> {
         let address = VirtualAddress::new(address).unwrap_or(VirtualAddress::ZERO);
         let to = Flexpage::new(address, PAGE_BITS)?;
-        pages.fill(hal, &mut self.supply)?;
+        system.fill(&mut self.domain, &mut self.supply)?;
+        let memory = system.hal().memory();
         let added =
-            hal.memory()
-                .add_mapping(&mut self.map, to, region, rights, None, &mut self.supply)?;
-        debug_assert_eq!(added.done, 1);
+            memory.add_mapping(&mut self.map, to, region, rights, None, &mut self.supply)?;
+        debug_assert_eq!(added.done, 1, "a page is mapped in one step");
         Ok(())
     }
 
-    fn empty_supply(&mut self, hal: &mut Hal, pages: &mut Pages) {
-        let cpu = hal.cpu();
-        while let Some(page) = self.supply.take() {
-            pages.give(hal.memory().release_page_map_page(cpu, page));
+    /// Copies into the page of `region` what the segment has at `address`. The page is clear: it
+    /// was another's before, or nobody's.
+    fn fill_page(
+        &mut self,
+        system: &mut System<'_>,
+        (number, range): (usize, PhysicalRange),
+        segment: &Segment,
+        address: u64,
+        region: PhysicalRegion,
+    ) -> Result<(), LoadError> {
+        let start = segment.start().get();
+        let from = address.max(start);
+        let to = (address + PAGE_BYTES).min(start + segment.file_bytes());
+        let mut buffer = [0; 512];
+        let mut at = from;
+        while at < to {
+            let count = (to - at).min(buffer.len() as u64);
+            let bytes = buffer.get_mut(..count as usize).unwrap_or(&mut []);
+            let offset = segment.file_offset() + (at - start);
+            let hal = system.hal();
+            ModuleBytes { hal, number, range }
+                .read_at(offset, bytes)
+                .map_err(LoadError::Unreadable)?;
+            let place = (at - address) as usize;
+            system.with_page(&self.domain, region, |hal, mapping| {
+                Ok(hal.memory().write_bytes(mapping, place, bytes)?)
+            })?;
+            at += count;
         }
+        Ok(())
     }
-}
-
-/// Clears the page of `region` and copies into it, from byte `offset` on, what `read` gives:
-/// bytes into the buffer, and how many; told how many there were before.
-fn fill_page(
-    hal: &mut Hal,
-    region: PhysicalRegion,
-    offset: u64,
-    mut read: impl FnMut(&mut Hal, &mut [u8], u64) -> Result<usize, LoadError>,
-) -> Result<(), LoadError> {
-    let cpu = hal.cpu();
-    let mapping = hal
-        .memory()
-        .add_kernel_mapping(cpu, region, Rights::ReadWrite, false, None)?;
-    let mut result = hal.memory().clear(&mapping).map_err(LoadError::Memory);
-    let mut done = 0;
-    let mut buffer = [0; 512];
-    while result.is_ok() {
-        result = match read(hal, &mut buffer, done) {
-            Ok(0) => break,
-            Ok(count) => {
-                let bytes = buffer.get(..count).unwrap_or(&[]);
-                let at = (offset + done) as usize;
-                done += count as u64;
-                hal.memory()
-                    .write_bytes(&mapping, at, bytes)
-                    .map_err(LoadError::Memory)
-            }
-            Err(error) => Err(error),
-        };
-    }
-    let (_, invalidation) = hal.memory().remove_kernel_mapping(cpu, mapping);
-    debug_assert!(
-        hal.memory().is_complete(invalidation),
-        "there is one processor"
-    );
-    result
 }

@@ -17,17 +17,19 @@
 
 mod devices;
 mod loader;
-mod pages;
 mod program;
 mod report;
 mod scheduler;
+mod system;
 mod system_call;
 
 use heliox_boot::options::Crash;
 use heliox_hal::{Hal, error, info};
 
-use crate::pages::Pages;
-use crate::scheduler::Scheduler;
+use heliox_page_alloc::{CpuCache, Node};
+
+use crate::scheduler::{NOT_STARTED, Scheduler};
+use crate::system::System;
 
 heliox_hal::kernel_main!(main);
 
@@ -38,8 +40,8 @@ fn overflow_stack(depth: u64) -> u64 {
     frame.iter().sum::<u64>() + core::hint::black_box(overflow_stack(depth + 1))
 }
 
-/// The status of a machine in which no program could be started.
-const NOTHING_TO_RUN: u8 = 2;
+/// The status of a machine that the kernel cannot run on.
+const CANNOT_BOOT: u8 = 1;
 
 fn main(mut hal: Hal) -> ! {
     report::machine(&mut hal);
@@ -51,38 +53,28 @@ fn main(mut hal: Hal) -> ! {
         }
         None => {}
     }
-    let mut scheduler = Scheduler::new();
-    let mut refused = false;
-    let mut pages = Pages::new(&mut hal);
-    let free = pages.available();
-    for (number, module) in hal.information().modules().enumerate() {
-        let name = module.name();
-        let Some(place) = scheduler.place() else {
-            error!("{name}: not started: there are too many programs");
-            refused = true;
-            continue;
-        };
-        match loader::load(&mut hal, &mut pages, number) {
-            Ok(program) => *place = Some(program),
-            Err(error) => {
-                error!("{name}: not started: {error}");
-                refused = true;
-            }
+    let mut caches = [CpuCache::new(Node::ZERO)];
+    let mut system = match System::new(hal, &mut caches) {
+        Ok(system) => system,
+        Err(error) => {
+            error!("cannot boot: {error}");
+            heliox_hal::stop(CANNOT_BOOT);
         }
-    }
+    };
+    report::memory(&system);
+    let free = system.available();
+    let mut scheduler = Scheduler::new();
+    scheduler.start_modules(&mut system);
     if scheduler.is_empty() {
         error!("there is no program to run");
-        heliox_hal::stop(NOTHING_TO_RUN);
+        heliox_hal::stop(NOT_STARTED);
     }
-    let status = scheduler.run(&mut hal, &mut pages);
-    if pages.available() != free {
-        error!("{} pages were not given back", free - pages.available());
+    let status = scheduler.run(&mut system);
+    report::end(system.hal());
+    while system.scrub() {}
+    if system.available() != free {
+        error!("{} pages were not given back", free - system.available());
     }
-    report::end(&hal);
     info!("all programs have ended");
-    heliox_hal::stop(if status == 0 && refused {
-        NOTHING_TO_RUN
-    } else {
-        status
-    })
+    heliox_hal::stop(status)
 }

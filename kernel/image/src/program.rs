@@ -1,13 +1,15 @@
 //! One running program.
 
 use heliox_address::VirtualAddress;
+use heliox_hal::domain::Owner;
 use heliox_hal::irq::Irq;
 use heliox_hal::memory::Paging;
 use heliox_hal::page_map::{PageMap, PageMapUse};
 use heliox_hal::{Context, Hal, Interrupt, Register, info};
+use heliox_page_alloc::Domain;
 
 use crate::devices::Devices;
-use crate::pages::{Pages, free_page_map};
+use crate::system::System;
 
 /// Bytes of a program's command line that it can read.
 const COMMAND_LINE_BYTES: usize = 256;
@@ -37,6 +39,7 @@ pub(crate) struct Program {
     command_line_length: usize,
     line: [u8; LINE_BYTES],
     line_length: usize,
+    domain: Domain<Owner>,
     map: PageMap,
     held: PageMapUse,
     pub(crate) context: Context,
@@ -50,6 +53,7 @@ impl Program {
     /// A program that will start with the registers of `context`.
     pub(crate) fn new(
         command_line: &str,
+        domain: Domain<Owner>,
         map: PageMap,
         held: PageMapUse,
         context: Context,
@@ -59,6 +63,7 @@ impl Program {
             command_line_length: 0,
             line: [0; LINE_BYTES],
             line_length: 0,
+            domain,
             map,
             held,
             context,
@@ -142,10 +147,17 @@ impl Program {
         hal.execute(&self.held, &mut self.context)
     }
 
-    /// Gives back everything that the program had.
-    pub(crate) fn free(self, hal: &mut Hal, pages: &mut Pages) {
-        hal.memory().detach(self.held);
-        free_page_map(hal, pages, self.map);
+    /// Gives back everything that the program had; its domain dies.
+    pub(crate) fn free(self, system: &mut System<'_>) {
+        let Self {
+            mut domain,
+            map,
+            held,
+            ..
+        } = self;
+        system.begin_dying(&mut domain);
+        system.hal().memory().detach(held);
+        system.free_page_map(&mut domain, map);
     }
 
     /// Ends the program.

@@ -4,6 +4,8 @@ use heliox_address::PAGE_BYTES;
 use heliox_boot::information::BootProtocol;
 use heliox_hal::{Hal, debug, info, warn};
 
+use crate::system::System;
+
 /// Prints what was found at boot.
 pub(crate) fn machine(hal: &mut Hal) {
     let information = hal.information();
@@ -63,6 +65,13 @@ pub(crate) fn machine(hal: &mut Hal) {
         if let Some(entry) = hal.module_entry(number) {
             debug!("module {}: entry point {entry}", module.name());
         }
+    }
+}
+
+/// Prints how memory is used, as a table.
+pub(crate) fn memory(system: &System<'_>) {
+    if let Ok(figures) = system.figures() {
+        debug!("pages of the page allocator:\n{figures}");
     }
 }
 

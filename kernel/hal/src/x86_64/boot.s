@@ -44,8 +44,10 @@ boot_no_long_mode_text:
     .asciz "Heliox needs a 64-bit x86 processor, and this one is not.\r\n"
 
 .balign 8
-boot_descriptors:                           // null, 64-bit code
-    .quad 0, 0x00209a0000000000
+// Null, and 64-bit code, which is marked as accessed already: the processor would write the mark,
+// and this page cannot be written.
+boot_descriptors:
+    .quad 0, 0x00209b0000000000
 boot_descriptors_pointer:
     .short 15
     .long boot_descriptors

@@ -15,15 +15,18 @@ use heliox_address::VirtualAddress;
 
 use super::cpu::{self, USER_CODE, USER_DATA};
 use super::debug::{BreakpointError, BreakpointKind, DebugRegisters};
-use super::extended_state::ExtendedState;
+use super::extended_state::{ExtendedStateMethod, Registers};
+use super::heap::{Box, HeapError};
 use super::port_permissions::PortPermissions;
 
 /// What the entry code saves, in the order in which it pushes (last pushed first; entry.s).
 #[derive(Clone, Debug, Default)]
 #[repr(C, align(16))]
-pub(crate) struct Frame {
+pub(super) struct Frame {
     /// R15, R14, R13, R12, R11, R10, R9, R8, RBP, RDI, RSI, RDX, RCX, RBX, RAX.
     pub(super) general: [u64; 15],
+    /// Why the program stopped; [`SYSTEM_CALL_VECTOR`] only as long as RCX is the instruction
+    /// pointer and R11 the flags, so that SYSRET can be used.
     pub(super) vector: u64,
     pub(super) error_code: u64,
     pub(super) instruction_pointer: u64,
@@ -36,6 +39,9 @@ pub(crate) struct Frame {
 const _: () = assert!(size_of::<Frame>() == 22 * 8);
 const _: () = assert!(offset_of!(Frame, vector) == 15 * 8);
 const _: () = assert!(offset_of!(Frame, stack_selector) == 21 * 8);
+
+/// The vector that the system-call entry writes into a frame.
+pub(super) const SYSTEM_CALL_VECTOR: u64 = 256;
 
 /// The flags that a kernel may set for a program: carry, parity, auxiliary carry, zero, sign,
 /// direction, overflow, alignment check, identification.
@@ -74,15 +80,9 @@ pub enum Register {
 /// A program's registers are all zero, and everything else as in its initial state.
 #[derive(Debug)]
 pub struct Context {
-    pub(super) frame: Frame,
-    pub(super) extended: ExtendedState,
-    pub(super) fs_base: u64,
-    pub(super) gs_base: u64,
-    /// Tells contexts apart, so that a CPU knows whose extended state it holds. Never 0.
-    pub(super) identity: u64,
-    /// The frame was made by the system-call entry and not written since, but for registers
-    /// other than RCX and R11.
-    pub(super) by_system_call: bool,
+    /// Do not move (`extended_state` X1).
+    pub(super) registers: Box<Registers>,
+    method: ExtendedStateMethod,
     /// Name of the port permissions that the program has; 0 for none.
     pub(super) ports: u64,
     pub(super) debug: DebugRegisters,
@@ -111,31 +111,28 @@ impl core::fmt::Display for RegisterError {
 impl core::error::Error for RegisterError {}
 
 impl Context {
-    /// A context with all registers zero and the initial extended state. `identity` must differ
-    /// from that of every other context.
-    pub(super) fn new(identity: u64) -> Self {
-        let mut frame = Frame {
+    /// A context with all registers zero and the initial extended state.
+    pub(super) fn new(method: ExtendedStateMethod) -> Result<Self, HeapError> {
+        let frame = Frame {
             code_selector: u64::from(USER_CODE),
             stack_selector: u64::from(USER_DATA),
+            flags: INITIAL_FLAGS,
             ..Frame::default()
         };
-        frame.flags = INITIAL_FLAGS;
-        Self {
-            frame,
-            extended: ExtendedState::initial(),
-            fs_base: 0,
-            gs_base: 0,
-            identity,
-            by_system_call: false,
+        let registers = Box::new(Registers::initial(frame)).map_err(|(_, error)| error)?;
+        Ok(Self {
+            registers,
+            method,
             ports: 0,
             debug: DebugRegisters::default(),
-        }
+        })
     }
 
     /// The value of a register.
     #[must_use]
     pub fn register(&self, register: Register) -> u64 {
-        self.frame
+        self.registers
+            .frame
             .general
             .get(register as usize)
             .copied()
@@ -145,9 +142,9 @@ impl Context {
     /// Sets a register. Any value is good.
     pub fn set_register(&mut self, register: Register, value: u64) {
         if matches!(register, Register::Rcx | Register::R11) {
-            self.by_system_call = false;
+            self.registers.frame.vector = 0;
         }
-        if let Some(slot) = self.frame.general.get_mut(register as usize) {
+        if let Some(slot) = self.registers.frame.general.get_mut(register as usize) {
             *slot = value;
         }
     }
@@ -155,7 +152,7 @@ impl Context {
     /// Address of the next instruction of the program.
     #[must_use]
     pub fn instruction_pointer(&self) -> u64 {
-        self.frame.instruction_pointer
+        self.registers.frame.instruction_pointer
     }
 
     /// Sets the address of the next instruction.
@@ -166,36 +163,34 @@ impl Context {
         &mut self,
         address: VirtualAddress,
     ) -> Result<(), RegisterError> {
-        if !address.is_user() {
-            return Err(RegisterError::NotAUserAddress(address));
-        }
-        self.by_system_call = false;
-        self.frame.instruction_pointer = address.get();
+        self.registers.frame.instruction_pointer = user(address)?;
+        self.registers.frame.vector = 0;
         Ok(())
     }
 
     /// The stack pointer.
     #[must_use]
     pub fn stack_pointer(&self) -> u64 {
-        self.frame.stack_pointer
+        self.registers.frame.stack_pointer
     }
 
     /// Sets the stack pointer. Any value is good: a bad one makes the program fault.
     pub fn set_stack_pointer(&mut self, value: u64) {
-        self.frame.stack_pointer = value;
+        self.registers.frame.stack_pointer = value;
     }
 
     /// The flags register as the program would read it.
     #[must_use]
     pub fn flags(&self) -> u64 {
-        self.frame.flags
+        self.registers.frame.flags
     }
 
     /// Sets those flags that a program may freely change; the others stay as they are
     /// (`hazards` 13).
     pub fn set_flags(&mut self, flags: u64) {
-        self.by_system_call = false;
-        self.frame.flags = self.frame.flags & !SETTABLE_FLAGS | flags & SETTABLE_FLAGS;
+        self.registers.frame.vector = 0;
+        self.registers.frame.flags =
+            self.registers.frame.flags & !SETTABLE_FLAGS | flags & SETTABLE_FLAGS;
     }
 
     /// Sets the base of the FS segment.
@@ -203,10 +198,7 @@ impl Context {
     /// # Errors
     /// If no program can use the address.
     pub fn set_fs_base(&mut self, address: VirtualAddress) -> Result<(), RegisterError> {
-        if !address.is_user() {
-            return Err(RegisterError::NotAUserAddress(address));
-        }
-        self.fs_base = address.get();
+        self.out_of_cpu().fs_base = user(address)?;
         Ok(())
     }
 
@@ -216,10 +208,7 @@ impl Context {
     /// # Errors
     /// If no program can use the address.
     pub fn set_gs_base(&mut self, address: VirtualAddress) -> Result<(), RegisterError> {
-        if !address.is_user() {
-            return Err(RegisterError::NotAUserAddress(address));
-        }
-        self.gs_base = address.get();
+        self.out_of_cpu().gs_base = user(address)?;
         Ok(())
     }
 
@@ -239,14 +228,16 @@ impl Context {
         number: usize,
         breakpoint: Option<(VirtualAddress, BreakpointKind)>,
     ) -> Result<(), BreakpointError> {
+        // They get into the CPU with the rest of the context.
+        self.out_of_cpu();
         self.debug.set(number, breakpoint)
     }
 
     /// Makes the program execute its next instruction even if a breakpoint of kind
     /// [`BreakpointKind::Execute`] is set for it.
     pub fn pass_breakpoint(&mut self) {
-        self.by_system_call = false;
-        self.frame.flags |= RESUME;
+        self.registers.frame.vector = 0;
+        self.registers.frame.flags |= RESUME;
     }
 
     /// What the processor said (DR6) at the program's last exception 1: bits 0 to 3 for the
@@ -254,5 +245,28 @@ impl Context {
     #[must_use]
     pub fn debug_status(&self) -> u64 {
         self.debug.status()
+    }
+
+    /// The extended state, after what is in the CPU of it was saved.
+    fn out_of_cpu(&mut self) -> &mut Registers {
+        if self.registers.is_resident() {
+            self.method.evict();
+        }
+        &mut self.registers
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        self.registers.forget();
+    }
+}
+
+/// The number of an address that a program can use.
+fn user(address: VirtualAddress) -> Result<u64, RegisterError> {
+    if address.is_user() {
+        Ok(address.get())
+    } else {
+        Err(RegisterError::NotAUserAddress(address))
     }
 }

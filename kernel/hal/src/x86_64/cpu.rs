@@ -93,7 +93,7 @@ const NO_VECTOR: u32 = u32::MAX;
 #[repr(transparent)]
 pub(super) struct CpuOwned<T>(UnsafeCell<T>);
 
-// SAFETY: the boot CPU is the only one that runs; the others are parked (invariant C1).
+// SAFETY: the boot CPU is the only one that runs; the others are parked (invariant U1).
 unsafe impl<T> Sync for CpuOwned<T> {}
 
 impl<T> CpuOwned<T> {
@@ -135,7 +135,7 @@ static INTERRUPT_TABLE: CpuOwned<[[u64; 2]; 256]> = CpuOwned::new([[0; 2]; 256])
 unsafe extern "C" {
     static interrupt_stubs: [[u8; 16]; 256];
     fn system_call_entry();
-    fn enter_user(frame: *mut Frame, by_system_return: bool);
+    fn enter_user();
     static stack_debug_end: [u64; 0];
     static stack_nmi_end: [u64; 0];
     static stack_double_fault_end: [u64; 0];
@@ -150,8 +150,6 @@ global_asm!(
     pending_vector = const offset_of!(CpuArea, pending_vector),
     debug_in_kernel = const offset_of!(CpuArea, debug_in_kernel),
     non_maskable = const offset_of!(CpuArea, non_maskable),
-    user_data = const USER_DATA,
-    user_code = const USER_CODE,
     fatal_exception = sym super::panic::fatal_exception,
 );
 
@@ -193,7 +191,7 @@ impl Cpu {
     pub(super) unsafe fn start_boot_cpu() -> Self {
         let area = BOOT_CPU.get();
         let table = INTERRUPT_TABLE.get();
-        // SAFETY: C1: this is the only CPU and nothing else has a reference to the two statics;
+        // SAFETY: U1: this is the only CPU and nothing else has a reference to the two statics;
         // the stubs are 256 pieces of 16 bytes (entry.s).
         unsafe {
             let stubs = &raw const interrupt_stubs as u64;
@@ -243,21 +241,33 @@ impl Cpu {
         Self { area }
     }
 
-    /// Runs the program whose registers are in `frame` until it stops.
-    ///
-    /// `by_system_return`: leave by SYSRET, for a frame in which RCX equals RIP and R11 RFLAGS.
+    /// Makes `frame` the one that interrupts and system calls save registers in.
     ///
     /// # Safety
-    /// The frame must hold only values that a program may have (hazards 3 and 13; `Context`
-    /// keeps it so), and the loaded page map must have the kernel in its upper half.
-    pub(super) unsafe fn run(&mut self, frame: *mut Frame, by_system_return: bool) {
-        // SAFETY: the area is this CPU's own; the frame is valid for as long as the program
-        // runs, since the caller keeps it borrowed; registers are as the caller ensures.
+    /// The frame must stay where it is for as long as a program can run with it.
+    pub(super) unsafe fn use_frame(&mut self, frame: *mut Frame) {
+        // SAFETY: the area is this CPU's own; one past the frame is its end.
         unsafe {
             let end = frame.add(1) as u64;
             (*self.area).frame_end = end;
             (*self.area).task_state.ring_stacks[0] = end;
-            enter_user(frame, by_system_return);
+        }
+    }
+
+    /// Runs the program whose registers are in `frame` until it stops.
+    ///
+    /// # Safety
+    /// `frame` must be the one in use, and hold only values that a program may have (hazards 3
+    /// and 13; `Context` keeps it so); the loaded page map must have the kernel in its upper
+    /// half.
+    #[inline]
+    pub(super) unsafe fn run(&mut self, frame: *mut Frame) {
+        // SAFETY: as the caller ensures; every register that the function changes is named.
+        unsafe {
+            asm!("call {enter_user}", enter_user = sym enter_user, inout("rdi") frame => _,
+                out("rax") _, out("rcx") _, out("rdx") _, out("rsi") _, out("r8") _, out("r9") _,
+                out("r10") _, out("r11") _, out("r12") _, out("r13") _, out("r14") _,
+                out("r15") _);
         }
     }
 
@@ -312,7 +322,7 @@ impl Cpu {
 
 /// Takes all ports from programs on this CPU, and forgets whose bitmap is loaded.
 pub(super) fn forget_ports() {
-    // SAFETY: C1: the area is this CPU's own.
+    // SAFETY: U1: the area is this CPU's own.
     unsafe {
         (*BOOT_CPU.get()).task_state.io_map_base = PORTS_CLOSED;
         (*BOOT_CPU.get()).ports_of = 0;

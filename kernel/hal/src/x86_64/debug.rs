@@ -3,9 +3,9 @@
 //! They are in the processor only while their program runs (`hazards` 1): written before it is
 //! entered, switched off when it is left. Invariants:
 //!
-//! - D1: breakpoints are at addresses of the lower half, where the kernel neither runs nor reads;
+//! - G1: breakpoints are at addresses of the lower half, where the kernel neither runs nor reads;
 //!   none is for I/O, and the debug registers are not themselves guarded.
-//! - D2: in the kernel, DR7 has no breakpoint; but for the moments of entry and exit.
+//! - G2: in the kernel, DR7 has no breakpoint; but for the moments of entry and exit.
 
 use heliox_address::VirtualAddress;
 
@@ -129,7 +129,7 @@ impl DebugRegisters {
     /// Writes the breakpoints into the processor.
     pub(super) fn load(&self) {
         let [first, second, third, fourth] = self.addresses;
-        // SAFETY: D1.
+        // SAFETY: G1.
         unsafe {
             processor::write_dr0(first);
             processor::write_dr1(second);
@@ -141,7 +141,7 @@ impl DebugRegisters {
 
     /// Switches the breakpoints in the processor off.
     pub(super) fn unload() {
-        // SAFETY: D2.
+        // SAFETY: G2.
         unsafe { processor::write_dr7(CONTROL_ONES) }
     }
 

@@ -26,7 +26,7 @@ macro_rules! port_access {
     ($read:ident, $write:ident, $value:ty) => {
         fn $read(&self, range: PortRange, port: u16) -> Result<$value, NotInRange> {
             range.check(port, size_of::<$value>() as u16)?;
-            // SAFETY: P1: no range has a port that reaches memory (`crate::port`), unless the
+            // SAFETY: D1: no range has a port that reaches memory (`crate::port`), unless the
             // user gave up on that with `unsafe-dma`.
             Ok(unsafe { processor::$read(port) })
         }

@@ -6,7 +6,7 @@
 // `Frame` (context.rs), and `enter_user` looks to its Rust caller like a function that returns
 // when the program stops.
 //
-// Rules kept here (docs/soundness.md, "Entry and exit"):
+// Rules kept here (docs/soundness.md, hazards 1 to 5):
 // - In the kernel, GS is the CPU's area, except between an entry from ring 3 and its SWAPGS, and
 //   between the SWAPGS and the IRETQ or SYSRETQ of an exit. Whether to SWAPGS is decided by the
 //   privilege in the saved CS, never by the GS base (a program can choose that freely).
@@ -63,11 +63,6 @@ save_and_return:
     mov rsp, gs:[{kernel_stack}]
     push 2                                  // interrupts leave DF and AC as the program set them
     popfq
-return_to_kernel:
-    pop r15
-    pop r14
-    pop r13
-    pop r12
     pop rbp
     pop rbx
     ret
@@ -148,20 +143,15 @@ fatal_exception:
     ud2
 
 // A system call: RCX is the program's RIP, R11 its RFLAGS, and nothing else has changed. The
-// frame is made to look like an interrupt with vector 256.
+// frame is made to look like an interrupt with vector 256; CS and SS in it are the program's
+// already, and the error code means nothing.
 .balign 64
 .global system_call_entry
 system_call_entry:
     swapgs
     mov gs:[{user_stack}], rsp
     mov rsp, gs:[{frame_end}]
-    push {user_data}
-    push qword ptr gs:[{user_stack}]
-    push r11
-    push {user_code}
-    push rcx
-    push 0
-    push 256
+    sub rsp, 56
     push rax
     push rbx
     push rcx
@@ -177,24 +167,27 @@ system_call_entry:
     push r13
     push r14
     push r15
+    mov rax, gs:[{user_stack}]
+    mov qword ptr [rsp + 120], 256
+    mov [rsp + 136], rcx
+    mov [rsp + 152], r11
+    mov [rsp + 160], rax
     mov rsp, gs:[{kernel_stack}]            // SFMASK has cleared the flags
-    jmp return_to_kernel
+    pop rbp
+    pop rbx
+    ret
 
-// enter_user(frame: *mut Frame in rdi, by_system_return: bool in esi): runs the program whose
-// registers are in `frame` until it stops. SYSRETQ is for a frame that the system-call entry
-// made: RCX and R11 there already are RIP and RFLAGS.
+// enter_user(frame: *mut Frame in rdi): runs the program whose registers are in `frame` until it
+// stops. Changes every register but RSP, RBX and RBP. A frame as the system-call entry made it
+// is left by SYSRETQ: RCX and R11 in it already are RIP and RFLAGS.
 .balign 64
 .global enter_user
 enter_user:
     push rbx
     push rbp
-    push r12
-    push r13
-    push r14
-    push r15
     mov gs:[{kernel_stack}], rsp
     mov rsp, rdi
-    test esi, esi
+    cmp qword ptr [rsp + 120], 256
     pop r15
     pop r14
     pop r13
@@ -210,7 +203,7 @@ enter_user:
     pop rcx
     pop rbx
     pop rax
-    jnz 2f
+    je 2f
     add rsp, 16
     swapgs
     iretq

@@ -7,6 +7,7 @@
 //! | from | what |
 //! |---|---|
 //! | [`WINDOW`] | the frame-indexed window: one page for every frame, present only on demand |
+//! | [`VISIBLE`] | the window once more, for programs: only what is open to them |
 //! | [`ENVIRONMENT`] | the environment range |
 //! | [`WINDOW_ENTRIES`] | the window's leaf entries, by frame number |
 //! | [`RECORDS`] | the page records, by frame number |
@@ -25,7 +26,8 @@
 //! - E2: all tables of the kernel half hang from entries of the boot root that are never written
 //!   again after [`build`]; every root copies those entries.
 //! - E3: the entry of the window for a frame, and the frame's record, are found by its number
-//!   alone. The window's entries are absent and the records zero after [`build`].
+//!   alone. After [`build`] the window's entries are absent, and the records zero but for those
+//!   of usable frames, which say nothing yet.
 
 use core::arch::asm;
 use core::fmt;
@@ -40,8 +42,12 @@ use super::slots::Slot;
 
 /// Virtual address of the frame-indexed window: the page of frame `n` appears `n` pages on.
 pub(super) const WINDOW: u64 = 0xffff_8000_0000_0000;
-/// Number of frames that the window has room for: 64 TiB. Frames above are not managed.
-pub(super) const WINDOW_FRAMES: u64 = 1 << 34;
+/// Number of frames that the window has room for: 32 TiB. Frames above are not managed.
+pub(super) const WINDOW_FRAMES: u64 = 1 << 33;
+/// The window once more, for programs: the same tables below other entries of the root. Only here
+/// do all levels allow programs in, so a page that is open to them is a supervisor page in the
+/// window itself, which the kernel may touch with SMAP on.
+pub(super) const VISIBLE: u64 = WINDOW + (WINDOW_FRAMES << 12);
 /// Virtual address of the environment range.
 const ENVIRONMENT: u64 = 0xffff_c000_0000_0000;
 /// Virtual address of the window's leaf entries: 8 bytes for every frame.
@@ -80,6 +86,7 @@ const fn frames(start: u64, end: u64) -> FrameRange {
 
 const PRESENT: u64 = 1;
 const WRITABLE: u64 = 1 << 1;
+const USER: u64 = 1 << 2;
 const LARGE: u64 = 1 << 7;
 const GLOBAL: u64 = 1 << 8;
 
@@ -160,7 +167,7 @@ impl Layout {
             managed_frames,
             blocks,
             populated: Blocks::of(map, managed_frames)
-                .map(|blocks| blocks.end - blocks.start)
+                .map(|(blocks, _)| blocks.end - blocks.start)
                 .sum(),
             block_tables,
             upper_tables: block_tables.div_ceil(ENTRIES),
@@ -173,20 +180,25 @@ impl Layout {
         Ok(layout)
     }
 
-    /// Pages that must be zero at the start: the tables that describe blocks, the table of level
-    /// 3 for the entries and records, the page of zeros, and the entries and records themselves.
-    fn cleared_pages(&self) -> u64 {
-        3 * (self.block_tables + self.upper_tables) + 2 + 2 * self.populated
+    /// Pages of the tables that describe blocks, of the table of level 3 for the entries and
+    /// records, and the page of zeros.
+    fn block_pages(&self) -> u64 {
+        3 * (self.block_tables + self.upper_tables) + 2
+    }
+
+    /// Pages of everything that says something about every page.
+    fn metadata_pages(&self) -> u64 {
+        self.own_tables + self.block_pages() + 2 * self.populated
     }
 
     /// Size of the whole environment range in bytes.
     pub(super) fn bytes(&self) -> u64 {
-        (self.own_tables + self.cleared_pages() + self.heap) * PAGE_BYTES
+        (self.metadata_pages() + self.heap) * PAGE_BYTES
     }
 
     /// Bytes of the parts that say something about every page.
     pub(super) fn metadata_bytes(&self) -> u64 {
-        (self.own_tables + self.cleared_pages()) * PAGE_BYTES
+        self.metadata_pages() * PAGE_BYTES
     }
 
     /// Bytes for kernel objects.
@@ -228,9 +240,10 @@ impl<'map> Blocks<'map> {
 }
 
 impl Iterator for Blocks<'_> {
-    type Item = Range<u64>;
+    /// The blocks, and those of them of which every frame is usable.
+    type Item = (Range<u64>, Range<u64>);
 
-    fn next(&mut self) -> Option<Range<u64>> {
+    fn next(&mut self) -> Option<Self::Item> {
         loop {
             let area = self.areas.next()?;
             if !matches!(area.kind, MemoryKind::Usable | MemoryKind::InUse) {
@@ -240,7 +253,13 @@ impl Iterator for Blocks<'_> {
             let end = area.frames.end().min(self.managed_frames).div_ceil(ENTRIES);
             if start < end {
                 self.next = end;
-                return Some(start..end);
+                let whole = match area.kind {
+                    MemoryKind::Usable => {
+                        area.frames.start().div_ceil(ENTRIES)..area.frames.end() / ENTRIES
+                    }
+                    _ => 0..0,
+                };
+                return Some((start..end, whole));
             }
         }
     }
@@ -254,7 +273,7 @@ pub(super) struct Environment {
     pub(super) window_entries: *mut u64,
     /// The window's entries of level 2: one word for every block, 0 if it has no window.
     pub(super) window_blocks: *const u64,
-    /// The page records, all zero, one word for every managed frame.
+    /// The page records, one word for every managed frame: zero, but for usable frames.
     pub(super) records: *mut u64,
     /// The heap.
     pub(super) heap: *mut u8,
@@ -282,7 +301,7 @@ pub(super) unsafe fn build(
     // exactly this mapping. What is written below is mapped by then and inside the range.
     unsafe {
         map_range(physical, address, layout, no_execute);
-        clear_words(address + cleared, layout.cleared_pages() * ENTRIES);
+        clear_words(address + cleared, layout.block_pages() * ENTRIES);
         describe_memory(
             physical + cleared,
             address + cleared,
@@ -355,7 +374,7 @@ unsafe fn map_range(physical: u64, address: u64, layout: &Layout, no_execute: u6
 }
 
 /// Builds the window's tables and maps its entries and the records. The pages for all that begin
-/// at `physical`, are mapped at `address` and are zero.
+/// at `physical` and are mapped at `address`; those of the tables are zero.
 ///
 /// # Safety
 /// As for [`build`].
@@ -385,17 +404,22 @@ unsafe fn describe_memory(
         unsafe { ((tables + offset + number * ENTRY_BYTES) as *mut u64).write_volatile(entry) }
     };
     for number in 0..layout.block_tables {
-        write(window3, number, (window2 + number * PAGE_BYTES) | table);
+        write(
+            window3,
+            number,
+            (window2 + number * PAGE_BYTES) | table | USER,
+        );
         write(entries2, number, (entries1 + number * PAGE_BYTES) | table);
         write(records2, number, (records1 + number * PAGE_BYTES) | table);
     }
-    // The window has at most 128 entries in the root. The regions of entries and records, at most
+    // The window has at most 64 entries in the root, and so has its other view. The regions of entries and records, at most
     // 128 GiB each, share one entry in the root and hang from one table of level 3.
     // SAFETY: the boot root is still being built (E2).
     unsafe {
         for number in 0..layout.upper_tables {
-            root_entry(index(WINDOW, 4) + number)
-                .write_volatile((window3 + number * PAGE_BYTES) | table);
+            let entry = (window3 + number * PAGE_BYTES) | table;
+            root_entry(index(WINDOW, 4) + number).write_volatile(entry | no_execute);
+            root_entry(index(VISIBLE, 4) + number).write_volatile(entry | USER);
         }
         root_entry(index(WINDOW_ENTRIES, 4)).write_volatile(level3 | table);
     }
@@ -418,11 +442,16 @@ unsafe fn describe_memory(
             write(records1, block, zeros | leaf);
         }
     };
-    for blocks in Blocks::of(map, layout.managed_frames) {
+    for (blocks, whole) in Blocks::of(map, layout.managed_frames) {
         describe_holes(described, blocks.start);
         described = blocks.end;
         for block in blocks {
-            write(window2, block, next_page | table);
+            // The checks write the record of every usable frame, so the records of a block that
+            // is wholly usable need not be cleared.
+            let pages = if whole.contains(&block) { 1 } else { 2 };
+            // SAFETY: the two pages were set aside for this block, and are mapped.
+            unsafe { clear_words(next_page + offset, pages * ENTRIES) }
+            write(window2, block, next_page | table | USER);
             write(entries1, block, next_page | leaf | WRITABLE);
             write(records1, block, (next_page + PAGE_BYTES) | leaf | WRITABLE);
             next_page += 2 * PAGE_BYTES;

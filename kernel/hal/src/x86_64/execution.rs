@@ -6,18 +6,17 @@
 
 use core::fmt;
 
-use super::context::Context;
+use super::context::{Context, SYSTEM_CALL_VECTOR};
 use super::cpu::Cpu;
 use super::debug::DebugRegisters;
 use super::features::Features;
+use super::heap::HeapError;
 use super::irq::{InterruptController, Taken};
 use super::port_permissions::PortPermissions;
-use super::processor::{self, msr};
+use super::processor;
 use super::timer::{self, TIMER_VECTOR};
 use crate::irq::Irq;
 
-/// The vector that the system-call entry writes into a frame.
-const SYSTEM_CALL_VECTOR: u64 = 256;
 const DEBUG_VECTOR: u64 = 1;
 const NON_MASKABLE_VECTOR: u64 = 2;
 const PAGE_FAULT_VECTOR: u64 = 14;
@@ -106,10 +105,6 @@ impl fmt::Debug for PageFaultError {
 pub(super) struct Executor {
     cpu: Cpu,
     features: Features,
-    /// Number of contexts made so far; each gets its number plus one as its identity.
-    contexts: u64,
-    /// Whose extended state and segment bases are in the CPU: a context's identity, or 0.
-    resident: u64,
     /// Interrupts that nobody asked for.
     unexpected: u64,
     /// Time-stamp counter when the first program was entered; 0 before.
@@ -122,8 +117,6 @@ impl Executor {
         Self {
             cpu,
             features,
-            contexts: 0,
-            resident: 0,
             unexpected: 0,
             first_entry: 0,
             interrupts,
@@ -131,65 +124,83 @@ impl Executor {
     }
 
     /// A context with all registers zero.
-    pub(super) fn new_context(&mut self) -> Context {
-        // A 64-bit count of contexts does not overflow.
-        self.contexts += 1;
-        Context::new(self.contexts)
+    pub(super) fn new_context(&mut self) -> Result<Context, HeapError> {
+        Context::new(self.features.extended_state)
     }
 
     /// Runs the program of `context` in the address space that is loaded until it stops.
     ///
     /// # Safety
     /// The root that is loaded must carry the kernel half.
+    #[inline]
     pub(super) unsafe fn execute(&mut self, context: &mut Context) -> Interrupt {
-        if self.resident != context.identity {
-            self.make_resident(context);
+        loop {
+            if !context.registers.is_resident() {
+                self.load(context);
+            }
+            let frame = &raw mut context.registers.frame;
+            // SAFETY: the frame is in use since its context was loaded, and holds what a program
+            // may have (context.rs); the root carries the kernel (caller).
+            let vector = unsafe {
+                self.cpu.run(frame);
+                (*frame).vector
+            };
+            if vector == SYSTEM_CALL_VECTOR && !context.debug.are_used() {
+                return Interrupt::SystemCall;
+            }
+            if let Some(interrupt) = self.interrupt(context) {
+                return interrupt;
+            }
+        }
+    }
+
+    /// Brings a context into the CPU.
+    #[cold]
+    fn load(&mut self, context: &mut Context) {
+        self.features.extended_state.load(&mut context.registers);
+        // SAFETY: X1: the registers do not move, and are resident as long as they exist.
+        unsafe { self.cpu.use_frame(&raw mut context.registers.frame) }
+        self.cpu.open_ports(context.ports);
+        if context.debug.are_used() {
+            context.debug.load();
         }
         if self.first_entry == 0 {
             self.first_entry = processor::time_stamp();
         }
-        loop {
-            let debugged = context.debug.are_used();
-            if debugged {
-                context.debug.load();
+    }
+
+    /// Why a program stopped; `None` if it is to go on. Its breakpoints are switched off until it
+    /// is loaded again. Kept apart, so that system calls need no registers for it.
+    #[inline(never)]
+    fn interrupt(&mut self, context: &mut Context) -> Option<Interrupt> {
+        if context.debug.are_used() {
+            DebugRegisters::unload();
+            self.features.extended_state.evict();
+        }
+        let frame = &context.registers.frame;
+        match frame.vector {
+            SYSTEM_CALL_VECTOR => Some(Interrupt::SystemCall),
+            PAGE_FAULT_VECTOR => Some(Interrupt::PageFault {
+                address: processor::read_cr2(),
+                error: PageFaultError(frame.error_code),
+            }),
+            NON_MASKABLE_VECTOR => {
+                self.unexpected += 1;
+                None
             }
-            // SAFETY: a context's frame holds what a program may have (context.rs); the root
-            // carries the kernel (caller). SYSRET only for a frame as its entry left it.
-            unsafe { self.cpu.run(&raw mut context.frame, context.by_system_call) }
-            if debugged {
-                DebugRegisters::unload();
+            DEBUG_VECTOR => {
+                context.debug.take_status();
+                Some(Interrupt::Exception {
+                    vector: DEBUG_VECTOR as u8,
+                    error_code: 0,
+                })
             }
-            let vector = context.frame.vector;
-            context.by_system_call = vector == SYSTEM_CALL_VECTOR;
-            let interrupt = match vector {
-                SYSTEM_CALL_VECTOR => Interrupt::SystemCall,
-                PAGE_FAULT_VECTOR => Interrupt::PageFault {
-                    address: processor::read_cr2(),
-                    error: PageFaultError(context.frame.error_code),
-                },
-                NON_MASKABLE_VECTOR => {
-                    self.unexpected += 1;
-                    continue;
-                }
-                DEBUG_VECTOR => {
-                    context.debug.take_status();
-                    Interrupt::Exception {
-                        vector: DEBUG_VECTOR as u8,
-                        error_code: 0,
-                    }
-                }
-                exception if exception < FIRST_INTERRUPT_VECTOR => Interrupt::Exception {
-                    vector: exception as u8,
-                    error_code: context.frame.error_code,
-                },
-                // Interrupt vectors have 8 bits.
-                vector => match self.acknowledge(vector as u8) {
-                    Some(interrupt) => interrupt,
-                    None => continue,
-                },
-            };
-            self.save(context);
-            return interrupt;
+            exception if exception < FIRST_INTERRUPT_VECTOR => Some(Interrupt::Exception {
+                vector: exception as u8,
+                error_code: frame.error_code,
+            }),
+            // Interrupt vectors have 8 bits.
+            vector => self.acknowledge(vector as u8),
         }
     }
 
@@ -203,14 +214,14 @@ impl Executor {
     /// Loads the port permissions that `context` names, if they are `permissions`. Whether that
     /// changed what its program may do.
     pub(super) fn load_ports(&mut self, context: &Context, permissions: &PortPermissions) -> bool {
-        let resident = self.resident == context.identity;
+        let resident = context.registers.is_resident();
         if context.ports != permissions.name() || resident && self.cpu.are_ports_open() {
             return false;
         }
         self.cpu
             .load_ports(permissions.name(), permissions.halves());
-        // The ports open when the context becomes resident.
-        self.resident = 0;
+        // The ports open when the context is loaded.
+        self.features.extended_state.evict();
         true
     }
 
@@ -236,37 +247,5 @@ impl Executor {
             Taken::NotALine => self.unexpected += 1,
         }
         None
-    }
-
-    /// Brings the context's extended state and segment bases into the CPU, in place of those of
-    /// another context, which were saved when it stopped.
-    fn make_resident(&mut self, context: &Context) {
-        self.features.extended_state.restore(&context.extended);
-        // SAFETY: the bases are addresses that a program may use (context.rs). The program's GS
-        // base waits in KERNEL_GS_BASE for the SWAPGS of the exit (hazards 2).
-        unsafe {
-            processor::reset_data_segments();
-            processor::write_msr(msr::FS_BASE, context.fs_base);
-            processor::write_msr(msr::KERNEL_GS_BASE, context.gs_base);
-        }
-        self.cpu.open_ports(context.ports);
-        self.resident = context.identity;
-    }
-
-    /// Saves what the entry code does not: extended state, and the FS base where programs can
-    /// change it.
-    fn save(&mut self, context: &mut Context) {
-        self.features.extended_state.save(&mut context.extended);
-        if self.features.fs_gs_base {
-            // SAFETY: the register exists on every 64-bit processor. A program can only have put
-            // a canonical address there; one in the upper half is of no use to it, and is not
-            // loaded again (context.rs).
-            let base = unsafe { processor::read_msr(msr::FS_BASE) };
-            context.fs_base = if base < heliox_address::USER_END {
-                base
-            } else {
-                0
-            };
-        }
     }
 }

@@ -32,8 +32,6 @@ const PAGE_ATTRIBUTES: u64 = 0x0407_0506_0007_0106;
 pub(super) struct Features {
     /// The no-execute bit of page-table entries; 0 if the processor has none.
     pub(super) no_execute: u64,
-    /// Programs can set their segment bases, and the kernel reads them back.
-    pub(super) fs_gs_base: bool,
     /// Level-3 entries can map 1 GiB.
     pub(super) gigabyte_pages: bool,
     /// Bits of a physical address.
@@ -98,14 +96,13 @@ impl Features {
         let address_sizes = cpuid(0x8000_0008, 0).eax & 0xff;
         Self {
             no_execute: if no_execute { 1 << 63 } else { 0 },
-            fs_gs_base,
             gigabyte_pages: has(extended.edx, 26),
             physical_bits: if address_sizes == 0 {
                 36
             } else {
                 address_sizes
             },
-            extended_state: ExtendedStateMethod::choose(xsave),
+            extended_state: ExtendedStateMethod::choose(xsave, fs_gs_base),
             protections: [
                 ("NX", no_execute),
                 ("SMEP", smep),

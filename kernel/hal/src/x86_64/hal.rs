@@ -32,6 +32,12 @@ pub struct BootReport {
 }
 
 impl BootReport {
+    /// Number one past the last frame that the kernel manages.
+    #[must_use]
+    pub fn managed_frames(&self) -> u64 {
+        self.layout.managed_frames
+    }
+
     /// Where the kernel keeps its own memory.
     #[must_use]
     pub fn environment(&self) -> FrameRange {
@@ -108,6 +114,12 @@ impl Hal {
         &mut self.memory
     }
 
+    /// All memory, to look at.
+    #[must_use]
+    pub fn memory_view(&self) -> &RealMemory {
+        &self.memory
+    }
+
     /// The processor that this runs on.
     #[must_use]
     pub fn cpu(&self) -> CurrentCpu {
@@ -154,13 +166,16 @@ impl Hal {
     }
 
     /// A context for a program: all registers zero.
-    #[must_use]
-    pub fn new_context(&mut self) -> Context {
+    ///
+    /// # Errors
+    /// [`HeapError::NoSlot`] if the heap must be grown first.
+    pub fn new_context(&mut self) -> Result<Context, HeapError> {
         self.executor.new_context()
     }
 
     /// Runs the program of `context` in the address space of `map` until it stops, and says why
     /// it did (thesis, section 4.5).
+    #[inline]
     pub fn execute(&mut self, map: &PageMapUse, context: &mut Context) -> Interrupt {
         self.memory.load(self.cpu, map);
         // SAFETY: T1: the page map in use is loaded, and its root carries the kernel's half.

@@ -7,11 +7,11 @@
 //!
 //! Invariants:
 //!
-//! - H1: a page is lent to the heap, or handed out by [`Heap::words`], at most once; only pages
+//! - K1: a page is lent to the heap, or handed out by [`Heap::words`], at most once; only pages
 //!   of the range set aside are.
-//! - H2: a slot is on the free list of its size or belongs to one box. Slots of one size do not
+//! - K2: a slot is on the free list of its size or belongs to one box. Slots of one size do not
 //!   overlap, and a slot is only ever cut into smaller ones.
-//! - C1: one CPU runs kernel code, so one reference to the heap exists at a time.
+//! - U1: one CPU runs kernel code, so one reference to the heap exists at a time.
 
 use core::ops::{Deref, DerefMut};
 use core::ptr::{self, NonNull};
@@ -91,7 +91,7 @@ impl Heap {
         // The first pages hold the bits.
         let words = range.count().div_ceil(64);
         let own = (words * 8).div_ceil(PAGE_BYTES).min(range.count());
-        // SAFETY: C1, and the caller: the words lie within the first `own` pages, which are
+        // SAFETY: U1, and the caller: the words lie within the first `own` pages, which are
         // marked as lent at once.
         unsafe {
             let lent: *mut u64 = start.cast();
@@ -111,7 +111,7 @@ impl Heap {
 
     /// The pages set aside that are not in use.
     pub(super) fn free_frames() -> FrameRange {
-        // SAFETY: C1.
+        // SAFETY: U1.
         let heap = unsafe { &*HEAP.get() };
         let used = heap
             .range
@@ -124,11 +124,11 @@ impl Heap {
 
     /// Lends pages to the heap for objects.
     pub(super) fn lend(frames: FrameRange) -> Result<(), HeapError> {
-        // SAFETY: C1.
+        // SAFETY: U1.
         let heap = unsafe { &mut *HEAP.get() };
         let start = heap.take(frames)?;
         for page in 0..frames.count() as usize {
-            // SAFETY: H1: the page was free until now and is the heap's from now on.
+            // SAFETY: K1: the page was free until now and is the heap's from now on.
             unsafe { heap.put(start.add(page * PAGE_BYTES as usize), LARGEST) }
         }
         Ok(())
@@ -136,7 +136,7 @@ impl Heap {
 
     /// Hands out whole pages, zeroed, as words, for good.
     pub(super) fn words(frames: FrameRange) -> Result<&'static mut [u64], HeapError> {
-        // SAFETY: C1; H1: the pages were free until now and are the caller's from now on.
+        // SAFETY: U1; K1: the pages were free until now and are the caller's from now on.
         unsafe {
             let start: *mut u64 = (*HEAP.get()).take(frames)?.cast();
             let words = frames.bytes() / 8;
@@ -173,11 +173,11 @@ impl Heap {
     /// Puts a slot of `1 << bits` bytes on its free list.
     ///
     /// # Safety
-    /// The slot must be the heap's, aligned to its size, and belong to nobody (H2).
+    /// The slot must be the heap's, aligned to its size, and belong to nobody (K2).
     unsafe fn put(&mut self, slot: *mut u8, bits: u32) {
         if let Some(list) = self.free.get_mut((bits - SMALLEST) as usize) {
             let slot: *mut Slot = slot.cast();
-            // SAFETY: H2: nobody else uses the slot, which is large enough for the link.
+            // SAFETY: K2: nobody else uses the slot, which is large enough for the link.
             unsafe { slot.write(Slot { next: *list }) }
             *list = slot;
         }
@@ -192,11 +192,11 @@ impl Heap {
         })?;
         let list = self.free.get_mut((at - SMALLEST) as usize)?;
         let slot = *list;
-        // SAFETY: H2: what is on the list is a free slot with a link.
+        // SAFETY: K2: what is on the list is a free slot with a link.
         *list = unsafe { (*slot).next };
         while at > bits {
             at -= 1;
-            // SAFETY: H2: the upper half of a slot that was just taken.
+            // SAFETY: K2: the upper half of a slot that was just taken.
             unsafe { self.put(slot.cast::<u8>().add(1 << at), at) }
         }
         Some(slot.cast())
@@ -230,11 +230,11 @@ impl<T> Box<T> {
         if class_of::<T>() > LARGEST {
             return Err((object, HeapError::TooLarge { bytes }));
         }
-        // SAFETY: C1.
+        // SAFETY: U1.
         let slot = unsafe { (*HEAP.get()).get(class_of::<T>()) };
         match slot.and_then(|slot| NonNull::new(slot.cast::<T>())) {
             Some(slot) => {
-                // SAFETY: H2: the slot is this box's alone; it is as large as its class, and
+                // SAFETY: K2: the slot is this box's alone; it is as large as its class, and
                 // aligned to its size.
                 unsafe { slot.write(object) }
                 Ok(Self {
@@ -249,7 +249,7 @@ impl<T> Box<T> {
 
 impl<T> Drop for Box<T> {
     fn drop(&mut self) {
-        // SAFETY: H2: the object is this box's alone, and the slot is free once it is dropped; C1.
+        // SAFETY: K2: the object is this box's alone, and the slot is free once it is dropped; U1.
         unsafe {
             self.object.drop_in_place();
             (*HEAP.get()).put(self.object.as_ptr().cast(), class_of::<T>());
@@ -261,7 +261,7 @@ impl<T> Deref for Box<T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        // SAFETY: H2: the object lives as long as the box.
+        // SAFETY: K2: the object lives as long as the box.
         unsafe { self.object.as_ref() }
     }
 }

@@ -172,7 +172,7 @@ impl InterruptController {
         if self.legacy {
             let data = if line.pin < 8 { MAIN } else { SECOND } + 1;
             let bit = 1 << (line.pin % 8);
-            // SAFETY: P1: the ports of the interrupt controllers reach no memory.
+            // SAFETY: D1: the ports of the interrupt controllers reach no memory.
             unsafe {
                 let others = in8(data) & !bit;
                 out8(data, others | if masked { bit } else { 0 });
@@ -234,7 +234,7 @@ fn start_io_apic(found: &InterruptControllers) -> Lines {
 
 /// Sets the 8259s' vectors and masks every line but the one between them.
 fn start_8259s() {
-    // SAFETY: P1: the ports of the interrupt controllers reach no memory.
+    // SAFETY: D1: the ports of the interrupt controllers reach no memory.
     unsafe {
         for (command, first, wiring, mask) in [
             (MAIN, FIRST_VECTOR, 1 << CASCADE, !(1 << CASCADE)),
@@ -253,7 +253,7 @@ fn start_8259s() {
 /// the line between the two is.
 fn is_in_service(number: u8) -> bool {
     let command = if number < 8 { MAIN } else { SECOND };
-    // SAFETY: P1: the ports of the interrupt controllers reach no memory.
+    // SAFETY: D1: the ports of the interrupt controllers reach no memory.
     unsafe {
         out8(command, READ_IN_SERVICE);
         let real = in8(command) & 1 << (number % 8) != 0;
@@ -266,7 +266,7 @@ fn is_in_service(number: u8) -> bool {
 
 /// Ends the interrupt of line `number` at the 8259s.
 fn end_8259(number: u8) {
-    // SAFETY: P1: the ports of the interrupt controllers reach no memory.
+    // SAFETY: D1: the ports of the interrupt controllers reach no memory.
     unsafe {
         if number >= 8 {
             out8(SECOND, END | (number % 8));

@@ -32,7 +32,7 @@ static LEVEL: AtomicU8 = AtomicU8::new(LogLevel::Info as u8);
 
 /// Finds the serial port and sets it to 115,200 baud, 8 bits, no parity, FIFO on.
 pub(super) fn initialize() {
-    // SAFETY: P1: the UART's registers reach no memory.
+    // SAFETY: D1: the UART's registers reach no memory.
     unsafe {
         out8(SCRATCH, 0x5a);
         if in8(SCRATCH) != 0x5a {
@@ -90,7 +90,7 @@ fn put(byte: u8) {
     if !PRESENT.load(Ordering::Relaxed) {
         return;
     }
-    // SAFETY: P1: the UART's registers reach no memory.
+    // SAFETY: D1: the UART's registers reach no memory.
     unsafe {
         for _ in 0..LARGEST_POLLS {
             if in8(LINE_STATUS) & TRANSMITTER_EMPTY != 0 {

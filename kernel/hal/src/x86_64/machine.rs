@@ -9,7 +9,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use heliox_address::{Frame, PAGE_BITS, PAGE_BYTES, PhysicalAddress, VirtualAddress};
 
-use super::environment::{Environment, WINDOW};
+use super::environment::{Environment, VISIBLE, WINDOW};
 use super::features::Features;
 use super::processor;
 use crate::cpu::CurrentCpu;
@@ -159,6 +159,11 @@ impl Machine for RealMachine {
         VirtualAddress::new(WINDOW + (frame.number() << PAGE_BITS)).unwrap_or(VirtualAddress::ZERO)
     }
 
+    fn visible_address(&self, frame: Frame) -> VirtualAddress {
+        // The other view follows the window, in the upper half as well.
+        VirtualAddress::new(VISIBLE + (frame.number() << PAGE_BITS)).unwrap_or(VirtualAddress::ZERO)
+    }
+
     #[inline]
     fn open_window(&mut self, frame: Frame, entry: WindowEntry) {
         let rights = entry.programs.unwrap_or(Rights::ReadWrite);
@@ -219,10 +224,11 @@ impl Machine for RealMachine {
         unsafe { fill(in_window(at), value, count) }
     }
 
+    #[inline]
     fn load_root(&mut self, _cpu: CurrentCpu, root: Frame) {
         self.root_loads += 1;
         // SAFETY: M1: `root` carries the kernel's half.
-        unsafe { processor::write_cr3(root.address().get()) }
+        unsafe { processor::write_cr3(root.number() << PAGE_BITS) }
     }
 
     #[inline]

@@ -11,11 +11,12 @@
 //! | `irq`, `port_permissions`, `device_access`, `measure` | what clients do with devices, and to measure |
 //! | `timer`, `pci`, `log`, `shutdown`, `panic` | the few devices that the kernel drives |
 //!
-//! Invariants that `SAFETY` comments here rest on, besides those of the modules:
+//! The numbers in `SAFETY` comments are those of `docs/soundness.md`. Two are kept by no module
+//! alone:
 //!
-//! - C1: one CPU runs kernel code, with interrupts off; the others are parked by the firmware.
-//! - P1: a port that the kernel writes belongs to a device that cannot reach memory, or the
-//!   value written takes the device's reach away.
+//! - U1: one CPU runs kernel code, with interrupts off; the others are parked by the firmware.
+//! - D1: a port that the kernel writes belongs to a device that cannot reach memory, or the value
+//!   written takes the device's reach away.
 
 use core::arch::global_asm;
 

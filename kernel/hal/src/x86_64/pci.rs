@@ -15,14 +15,14 @@ const BUS_MASTER: u32 = 1 << 2;
 /// Selects a register for the data port.
 fn select(function: PciFunction, register: PciRegister) {
     let address = u32::from(function.number()) << 8 | u32::from(register.offset());
-    // SAFETY: P1: the port only says what the data port is.
+    // SAFETY: D1: the port only says what the data port is.
     unsafe { out32(CONFIG_ADDRESS, 1 << 31 | address) }
 }
 
 /// Reads a register.
 pub(super) fn read(function: PciFunction, register: PciRegister) -> u32 {
     select(function, register);
-    // SAFETY: P1: configuration reads change nothing in memory.
+    // SAFETY: D1: configuration reads change nothing in memory.
     unsafe { in32(CONFIG_DATA) }
 }
 
@@ -35,7 +35,7 @@ pub(super) fn write(
 ) -> Result<(), WriteRefused> {
     register.check_write(read(function, register), value, unsafe_dma)?;
     select(function, register);
-    // SAFETY: P1: the filter lets no bit change that gives a device reach; with `unsafe_dma` the
+    // SAFETY: D1: the filter lets no bit change that gives a device reach; with `unsafe_dma` the
     // user has given up on that.
     unsafe { out32(CONFIG_DATA, value) }
     Ok(())
@@ -64,7 +64,7 @@ pub(super) fn disable_bus_masters() -> (u32, u32) {
         let command = read(function, PciRegister::COMMAND);
         if command & BUS_MASTER != 0 {
             disabled += 1;
-            // SAFETY: P1: clearing the bus-master bit takes power from a device, and gives none;
+            // SAFETY: D1: clearing the bus-master bit takes power from a device, and gives none;
             // the upper half is a status register in which zeros change nothing.
             unsafe { out32(CONFIG_DATA, command & 0xffff & !BUS_MASTER) }
         }

@@ -9,9 +9,9 @@
 //!
 //! Invariants:
 //!
-//! - B1: a bit is 0 only for a port of a range that was granted and not revoked since, so never
+//! - A1: a bit is 0 only for a port of a range that was granted and not revoked since, so never
 //!   for one that is withheld.
-//! - B2: programs can use ports only while the task state holds the bits of the permissions that
+//! - A2: programs can use ports only while the task state holds the bits of the permissions that
 //!   the running context names. Whatever changes these (granting, revoking, dropping) or the name
 //!   in a context closes all ports first.
 

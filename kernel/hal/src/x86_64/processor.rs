@@ -125,6 +125,7 @@ write_debug!(write_dr7, "dr7");
 ///
 /// # Safety
 /// `root` must be the physical address of a root table whose kernel half is the kernel's own.
+#[inline]
 pub(crate) unsafe fn write_cr3(root: u64) {
     // SAFETY: as the caller ensures. Not `nomem`: what user addresses mean changes.
     unsafe { asm!("mov cr3, {}", in(reg) root, options(nostack, preserves_flags)) }

@@ -31,7 +31,7 @@ pub fn stop(status: u8) -> ! {
     let port = EXIT_PORT.load(Ordering::Relaxed);
     log::line(format_args!("[info] stopped with status {status}"));
     if port != 0 {
-        // SAFETY: P1: `set_exit_port` let no port through that reaches memory.
+        // SAFETY: D1: `set_exit_port` let no port through that reaches memory.
         unsafe { processor::out32(port, u32::from(0x40 | status)) }
     }
     processor::halt_forever()

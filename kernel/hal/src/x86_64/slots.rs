@@ -5,9 +5,9 @@
 //! through which the boot code reads what the loader left and writes its first tables, before
 //! the frame-indexed window exists. Invariants:
 //!
-//! - S1: the slots begin at [`SLOTS`], behind the page table of the image; the table that maps
+//! - V1: the slots begin at [`SLOTS`], behind the page table of the image; the table that maps
 //!   them is a static of the image, written only here.
-//! - S2: a slot maps at most one page, and its old translation is dropped before a new one is
+//! - V2: a slot maps at most one page, and its old translation is dropped before a new one is
 //!   used.
 
 use heliox_address::{Frame, PAGE_BYTES};
@@ -58,7 +58,7 @@ impl Slot {
             0
         };
         let entry = frame.address().get() | PRESENT | WRITABLE | GLOBAL | cache | no_execute;
-        // SAFETY: S1: this is the slots' own table; `self` is one of its 512 entries.
+        // SAFETY: V1: this is the slots' own table; `self` is one of its 512 entries.
         unsafe {
             (&raw mut boot_slot_table)
                 .cast::<u64>()
@@ -70,7 +70,7 @@ impl Slot {
 
     /// Shows nothing in this slot.
     pub(super) fn clear(self) {
-        // SAFETY: S1 as above.
+        // SAFETY: V1 as above.
         unsafe {
             (&raw mut boot_slot_table)
                 .cast::<u64>()

@@ -56,7 +56,7 @@ pub(super) extern "C" fn start(loader: u32, address: u32) -> ! {
     // SAFETY: written once by the boot assembly.
     let begin = unsafe { boot_time };
     log::initialize();
-    // SAFETY: C1: the boot CPU, at its start; no program and no interrupt has run. The image's
+    // SAFETY: U1: the boot CPU, at its start; no program and no interrupt has run. The image's
     // low view was for the boot assembly alone.
     let (cpu, features) = unsafe {
         let cpu = Cpu::start_boot_cpu();
@@ -70,7 +70,7 @@ pub(super) extern "C" fn start(loader: u32, address: u32) -> ! {
         _ => refuse(&"the boot loader speaks neither PVH nor Multiboot2"),
     };
     let mut memory = BootMemory::new(features.physical_bits, features.no_execute);
-    // SAFETY: the only use of the static, by the only CPU (C1); the reference is handed on.
+    // SAFETY: the only use of the static, by the only CPU (U1); the reference is handed on.
     let information = unsafe { &mut *BOOT_INFORMATION.get() };
     let limits = Limits::new(features.physical_bits, environment::WINDOW_FRAMES);
     let kernel = environment::image_frames();
@@ -101,7 +101,7 @@ pub(super) extern "C" fn start(loader: u32, address: u32) -> ! {
             .inspect_err(|error| crate::warn!("{error}"))
             .ok()
     });
-    // SAFETY: the only use of the static, by the only CPU (C1).
+    // SAFETY: the only use of the static, by the only CPU (U1).
     let entries = unsafe { &mut *ENTRIES.get() };
     for (entry, module) in entries.iter_mut().zip(information.modules()) {
         let program = Program::parse(&mut FileInMemory::new(&mut memory, module.range));
@@ -130,7 +130,7 @@ pub(super) extern "C" fn start(loader: u32, address: u32) -> ! {
         Ok(timer) => timer,
         Err(error) => refuse(&error),
     };
-    // SAFETY: the only use of the static, by the only CPU (C1).
+    // SAFETY: the only use of the static, by the only CPU (U1).
     let ranges = unsafe { &mut *RANGES.get() };
     ranges.fill(information, range);
     let is_free = |address: PhysicalAddress| {
@@ -265,7 +265,7 @@ unsafe fn records(environment: &Environment, layout: &Layout) -> (Slices<'static
     let frames = layout.managed_frames as usize;
     let blocks = state::block_records::<FourLevel>(frames);
     let block_bytes = (blocks * size_of::<BlockRecord>()).next_multiple_of(64);
-    // SAFETY: E3: there is a zeroed record for every managed frame, which is a valid one, and
+    // SAFETY: E3: there is a record for every managed frame, and any word is a valid one;
     // nobody else uses them. `Layout::plan` made the heap large enough for the rest, which is
     // written before a reference to it is made; the heap begins on a page boundary.
     unsafe {

@@ -1,7 +1,7 @@
 //! Time: the clock and the timer interrupt.
 //!
-//! Hides the local APIC and the 8254 that it is measured against. The clock is the time-stamp counter; the timer is the local APIC's, one-shot. Both rates
-//! are measured once, in a window of half a millisecond (under instruction counting a window of
+//! Hides the local APIC and the 8254 that it is measured against. The clock is the time-stamp
+//! counter; the timer is the local APIC's, one-shot. Both rates are measured once, in a window of half a millisecond (under instruction counting a window of
 //! ten would be ten million instructions, `hazards` 17).
 
 use heliox_address::{Frame, PhysicalAddress};
@@ -43,6 +43,8 @@ const MASKED: u32 = 1 << 16;
 const FROM_8259: u32 = 0b111 << 8;
 /// Command: to this CPU itself.
 const TO_ITSELF: u32 = 1 << 18;
+/// Bits of a local vector entry that pass its input on as a non-maskable interrupt.
+const NON_MASKABLE: u32 = 0b100 << 8;
 /// Divide register: count every bus clock.
 const DIVIDE_BY_1: u32 = 0b1011;
 
@@ -89,7 +91,7 @@ impl core::fmt::Display for TimerError {
 impl core::error::Error for TimerError {}
 
 fn read(register: u64) -> u32 {
-    // SAFETY: S2: the slot shows the APIC's page since `Timer::start`, and no `Timer` exists
+    // SAFETY: V2: the slot shows the APIC's page since `Timer::start`, and no `Timer` exists
     // before; the registers reach no memory.
     unsafe { ((Slot::LocalApic.address() + register) as *const u32).read_volatile() }
 }
@@ -133,11 +135,11 @@ impl Timer {
             LOCAL_TIMER,
             LOCAL_PERFORMANCE,
             LOCAL_INTERRUPT_0,
-            LOCAL_INTERRUPT_1,
             LOCAL_ERROR,
         ] {
             write(entry, MASKED);
         }
+        write(LOCAL_INTERRUPT_1, NON_MASKABLE);
         write(TASK_PRIORITY, 0);
         write(DIVIDE, DIVIDE_BY_1);
 
@@ -228,7 +230,7 @@ pub(super) fn interrupt_itself(vector: u8) {
 /// Rates of the time-stamp counter and the APIC's timer in hertz, measured against channel 2 of
 /// the 8254; `None` if there is no such device.
 fn measure_rates() -> Option<(u64, u64)> {
-    // SAFETY: P1: channel 2 and its gate drive nothing but the speaker, which stays off.
+    // SAFETY: D1: channel 2 and its gate drive nothing but the speaker, which stays off.
     unsafe {
         let gate = in8(0x61) & !0b11;
         out8(0x61, gate);

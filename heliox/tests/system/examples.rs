@@ -1,0 +1,64 @@
+//! The kernels of `examples/`: the abstraction layer is enough for others than Heliox's own, and
+//! costs what it is to cost.
+
+use heliox::bare;
+use heliox::boot::Boot;
+use heliox::outcome::Outcome;
+use heliox::provision::Consent;
+
+fn example(name: &str) -> Boot {
+    Boot::new()
+        .kernel(bare::program(name, Consent::Unattended).unwrap())
+        .icount(true)
+}
+
+#[test]
+fn a_second_kernel_runs_two_programs_in_turns() {
+    let outcome = example("round-robin").run().unwrap();
+    outcome
+        .require_status(0)
+        .require_line("ABABABAB")
+        .require_line("both programs have ended");
+}
+
+#[test]
+fn the_second_kernel_is_short_and_safe() {
+    let source = include_str!("../../../examples/round-robin/src/main.rs");
+    assert!(source.contains("#![forbid(unsafe_code)]"));
+    let is_code = |line: &&str| !line.trim().is_empty() && !line.trim().starts_with("//");
+    assert!(source.lines().filter(is_code).count() < 150);
+}
+
+/// The number of a line `measure: NAME: NUMBER`.
+fn measured(outcome: &Outcome, name: &str) -> u64 {
+    let start = format!("[info] measure: {name}: ");
+    let number = outcome
+        .lines()
+        .find_map(|line| line.strip_prefix(&start).map(str::to_owned));
+    let Some(number) = number else {
+        outcome.fail(&format!("there is no measure of {name}"))
+    };
+    number.parse().unwrap()
+}
+
+#[test]
+fn operations_cost_at_most_so_many_instructions() {
+    let outcome = example("measure")
+        .memory("4G".parse().unwrap())
+        .run()
+        .unwrap();
+    outcome.require_status(0);
+    for (name, most) in [
+        ("null system call, full context", 100),
+        ("switching the page map adds", 6),
+        // The aim is 180.
+        ("add and remove a mapping of 4 KiB", 220),
+        ("map 1 GiB as one page", 300),
+    ] {
+        let cost = measured(&outcome, name);
+        assert!(
+            cost <= most,
+            "{name}: {cost} instructions, more than {most}"
+        );
+    }
+}

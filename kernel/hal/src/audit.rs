@@ -1,0 +1,571 @@
+//! Recounts, from the tables and caches of a simulated machine and from the handles that exist,
+//! everything that the records say, and compares.
+//!
+//! It shares no code with the checks but the decoding of entries and records, and takes time in
+//! proportion to the machine. Each finding names the invariant of `docs/soundness.md` that it
+//! breaks.
+
+#![forbid(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    expect(clippy::indexing_slicing, reason = "runs on hosts only, in tests")
+)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::format;
+use std::string::String;
+use std::vec::Vec;
+
+use heliox_address::Frame;
+
+use crate::cpu::CpuIndex;
+use crate::domain::{Owner, OwnerCode};
+use crate::entry::{Entry, Host, RootKind};
+use crate::geometry::{Geometry, Level};
+use crate::kernel_mapping::{KernelMapping, MachinePage};
+use crate::machine::Machine;
+use crate::memory::Memory;
+use crate::page::Status;
+use crate::page_map::{DyingPageMap, PageMap, PageMapPage, PageMapUse};
+use crate::region::{PhysicalRegion, RegionKind};
+use crate::rights::MemoryType;
+use crate::share::Share;
+use crate::simulated::Simulated;
+use crate::state::Vectors;
+use crate::translation::DrainingPage;
+
+/// The memory of a simulated machine.
+pub type SimulatedMemory<'layout, G> = Memory<'layout, Simulated<G>, Vectors>;
+
+/// Copying handles that clients can only move, for a model checker, whose states are copies of a
+/// simulated machine with all the handles to it.
+pub trait Duplicate {
+    /// A handle for a copy of the memory that this one is for.
+    #[must_use]
+    fn duplicate(&self) -> Self;
+}
+
+/// All handles that exist.
+#[derive(Debug, Default)]
+pub struct Handles<'handles> {
+    /// Address spaces.
+    pub page_maps: Vec<&'handles PageMap>,
+    /// Address spaces that are being freed.
+    pub dying: Vec<&'handles DyingPageMap>,
+    /// Uses of address spaces.
+    pub uses: Vec<&'handles PageMapUse>,
+    /// Pages supplied for page maps.
+    pub pages: Vec<&'handles PageMapPage>,
+    /// Freed tables.
+    pub draining: Vec<&'handles DrainingPage>,
+    /// Shares.
+    pub shares: Vec<&'handles Share>,
+    /// Kernel mappings.
+    pub kernel_mappings: Vec<&'handles KernelMapping>,
+    /// Private pages.
+    pub machine_pages: Vec<&'handles MachinePage>,
+}
+
+/// A broken invariant: its number and what was found.
+pub type Finding = (&'static str, String);
+
+/// What the tables say.
+#[derive(Default)]
+struct Recount {
+    /// References of units, by level and first frame.
+    references: BTreeMap<(u32, u64), u32>,
+    /// Number of entries of each table.
+    tables: BTreeMap<u64, u32>,
+    roots: BTreeSet<u64>,
+}
+
+macro_rules! check {
+    ($invariant:literal, $condition:expr, $($found:tt)+) => {
+        if !$condition {
+            return Err(($invariant, format!($($found)+)));
+        }
+    };
+}
+
+/// Checks all invariants.
+///
+/// # Errors
+///
+/// The first finding.
+pub fn check<G: Geometry>(
+    memory: &SimulatedMemory<'_, G>,
+    handles: &Handles<'_>,
+) -> Result<(), Finding> {
+    let mut recount = Recount::default();
+    for map in &handles.page_maps {
+        recount.roots.insert(map.root().number());
+        walk(
+            memory,
+            map.root(),
+            Some(OwnerCode::new(map.owner())),
+            &mut recount,
+        )?;
+        check_recent(memory, map)?;
+    }
+    for map in &handles.dying {
+        recount.roots.insert(map.root().number());
+        walk(memory, map.root(), None, &mut recount)?;
+    }
+    for share in &handles.shares {
+        count_region::<G>(share.region(), G::LEAF_LEVELS, &mut recount);
+    }
+    for mapping in &handles.kernel_mappings {
+        if mapping.region().kind() == RegionKind::Ram {
+            count_region::<G>(mapping.region(), 1, &mut recount);
+        }
+    }
+    check_pages(memory, handles, &recount)?;
+    check_blocks(memory, &recount)?;
+    check_processors(memory, &recount)
+}
+
+/// T4: the table that a page map remembers is the one that the tables lead to.
+fn check_recent<G: Geometry>(
+    memory: &SimulatedMemory<'_, G>,
+    map: &PageMap,
+) -> Result<(), Finding> {
+    let part = 1_u64 << (Level::FIRST.bits::<G>() + G::INDEX_BITS);
+    for address in (0..G::USER_END).step_by(usize::try_from(part).unwrap_or(usize::MAX)) {
+        let Some(recent) = map.recent_table::<G>(address) else {
+            continue;
+        };
+        let mut table = map.root();
+        for number in (2..=G::LEVELS).rev() {
+            let level = Level::at(number);
+            let entry = Entry(memory.machine().peek(table, level.index_at::<G>(address)));
+            check!(
+                "T4",
+                Host::is_present(entry) && !Host::is_leaf(entry, level),
+                "{address:#x} has no level-1 table, but {recent} is remembered"
+            );
+            table = Host::table_frame(entry);
+        }
+        check!("T4", table == recent, "{address:#x}: {table}, not {recent}");
+    }
+    Ok(())
+}
+
+fn is_referenced<G: Geometry>(recount: &Recount, frame: u64) -> bool {
+    (1..=G::LEAF_LEVELS).any(|level| {
+        let bits = Level::at(level).frame_bits::<G>();
+        recount
+            .references
+            .contains_key(&(level, frame >> bits << bits))
+    })
+}
+
+/// Counts a region by its largest units, up to those of level `largest`.
+fn count_region<G: Geometry>(region: PhysicalRegion, largest: u32, recount: &mut Recount) {
+    let pages = region.pages();
+    let level = (1..=largest)
+        .rev()
+        .find(|level| Level::at(*level).frames::<G>() <= pages);
+    let level = level.unwrap_or(1);
+    let frames = Level::at(level).frames::<G>();
+    for unit in 0..pages / frames {
+        let frame = region.first_frame().number() + unit * frames;
+        *recount.references.entry((level, frame)).or_default() += 1;
+    }
+}
+
+/// Walks the tables below a root; without an owner, of a page map that is being freed.
+fn walk<G: Geometry>(
+    memory: &SimulatedMemory<'_, G>,
+    root: Frame,
+    owner: Option<OwnerCode>,
+    recount: &mut Recount,
+) -> Result<(), Finding> {
+    let machine = memory.machine();
+    let marks = Host::ACCESSED | Host::DIRTY;
+    for index in G::USER_ENTRIES..G::ENTRIES {
+        let (copy, original) = (
+            machine.peek(root, index) & !marks,
+            machine.peek(machine.reference_root(), index) & !marks,
+        );
+        check!(
+            "T2",
+            copy == original,
+            "root {root}: entry {index} is {copy:#x}"
+        );
+    }
+    let mut to_visit = std::vec![(root, G::LEVELS, 0_u64)];
+    while let Some((table, number, base)) = to_visit.pop() {
+        let level = Level::at(number);
+        let entries = if table == root {
+            G::USER_ENTRIES
+        } else {
+            G::ENTRIES
+        };
+        let mut present = 0;
+        for index in 0..entries {
+            let address = base + ((index as u64) << level.bits::<G>());
+            let entry = Entry(machine.peek(table, index));
+            if !Host::is_present(entry) {
+                check!(
+                    "T1",
+                    entry == Entry::ABSENT,
+                    "{address:#x}: {entry:?} in {table}"
+                );
+                continue;
+            }
+            present += 1;
+            if !Host::is_leaf(entry, level) {
+                let below = Host::table_frame(entry);
+                to_visit.push((below, number - 1, address));
+                continue;
+            }
+            let frame = Host::leaf_frame(entry, level);
+            check!(
+                "T1",
+                frame.number() & (level.frames::<G>() - 1) == 0 && level <= machine.largest_leaf(),
+                "{address:#x}: {entry:?} at level {number}"
+            );
+            check!(
+                "T1",
+                address + level.bytes::<G>() <= G::USER_END,
+                "{address:#x} is not the programs'"
+            );
+            let attributes = Host::attributes(entry);
+            if attributes.memory_type == MemoryType::WriteBack {
+                *recount
+                    .references
+                    .entry((number, frame.number()))
+                    .or_default() += 1;
+                if let Some(owner) = owner.filter(|_| !attributes.foreign) {
+                    for page in frame.number()..frame.number() + level.frames::<G>() {
+                        let found = owner_of(memory, page);
+                        check!(
+                            "O1",
+                            found == owner,
+                            "{address:#x}: {page:#x} is {found:?}'s"
+                        );
+                    }
+                }
+            } else {
+                let status = memory.state().status(frame);
+                check!(
+                    "O1",
+                    matches!(status, Status::Io | Status::NotInstalled),
+                    "{address:#x}: {frame} is {status:?}, not a device's"
+                );
+            }
+        }
+        if table != root {
+            check!("T1", present > 0, "table {table} at {base:#x} is empty");
+            let previous = recount.tables.insert(table.number(), present);
+            check!("T1", previous.is_none(), "table {table} is in two places");
+        }
+    }
+    Ok(())
+}
+
+fn owner_of<G: Geometry>(memory: &SimulatedMemory<'_, G>, page: u64) -> OwnerCode {
+    Frame::new(page).map_or(OwnerCode::MIXED, |frame| {
+        OwnerCode::new(memory.state().owner(frame))
+    })
+}
+
+fn check_pages<G: Geometry>(
+    memory: &SimulatedMemory<'_, G>,
+    handles: &Handles<'_>,
+    recount: &Recount,
+) -> Result<(), Finding> {
+    let (state, machine) = (memory.state(), memory.machine());
+    let mut uses: BTreeMap<u64, u32> = BTreeMap::new();
+    for held in &handles.uses {
+        *uses.entry(held.root().number()).or_default() += 1;
+    }
+    let numbers = |frames: &mut dyn Iterator<Item = Frame>| -> BTreeSet<u64> {
+        frames.map(Frame::number).collect()
+    };
+    let spare = numbers(&mut handles.pages.iter().map(|page| page.frame()));
+    let draining = numbers(&mut handles.draining.iter().map(|page| page.frame()));
+    let private = numbers(&mut handles.machine_pages.iter().map(|page| page.frame()));
+    check!(
+        "H1",
+        spare.len() == handles.pages.len(),
+        "a page-map page exists twice"
+    );
+    check!(
+        "H1",
+        draining.len() == handles.draining.len(),
+        "a draining page exists twice"
+    );
+    check!(
+        "H1",
+        recount.roots.len() == handles.page_maps.len() + handles.dying.len(),
+        "a page map exists twice"
+    );
+    let kernel: Vec<u64> = handles
+        .kernel_mappings
+        .iter()
+        .flat_map(|mapping| {
+            let first = mapping.region().first_frame().number();
+            first..first + mapping.region().pages()
+        })
+        .collect();
+    let mapped: BTreeSet<u64> = kernel.iter().copied().collect();
+    check!(
+        "W1",
+        mapped.len() == kernel.len(),
+        "a page has two kernel mappings"
+    );
+
+    for number in 0..state.storage().page_count() as u64 {
+        let Some(frame) = Frame::new(number) else {
+            break;
+        };
+        let Some(page) = state.page(frame) else { break };
+        let status = page.status();
+        let environment = machine.environment().contains(frame);
+        check!(
+            "P0",
+            (status == Status::Environment) == environment,
+            "{frame} is {status:?}"
+        );
+        let expected = if spare.contains(&number) {
+            Some(Status::PageMapPage)
+        } else if draining.contains(&number) {
+            Some(Status::Draining)
+        } else if private.contains(&number) {
+            Some(Status::Machine)
+        } else if recount.roots.contains(&number) {
+            Some(Status::PageMapRoot)
+        } else if recount.tables.contains_key(&number) {
+            Some(Status::PageTable)
+        } else {
+            None
+        };
+        match expected {
+            Some(expected) => {
+                check!(
+                    "H1",
+                    status == expected,
+                    "{frame} is {status:?}, not {expected:?}"
+                );
+            }
+            None => check!(
+                "H1",
+                matches!(
+                    status,
+                    Status::Environment | Status::Normal | Status::Io | Status::NotInstalled
+                ),
+                "{frame} is {status:?}, and nothing says so"
+            ),
+        }
+        let referenced = is_referenced::<G>(recount, number);
+        check!(
+            "P2",
+            !referenced || status == Status::Normal,
+            "{frame} is {status:?}"
+        );
+        let count = match status {
+            Status::Normal => recount.references.get(&(1, number)).copied().unwrap_or(0),
+            Status::PageTable => recount.tables[&number],
+            Status::PageMapRoot => uses.get(&number).copied().unwrap_or(0),
+            _ => 0,
+        };
+        check!(
+            "P1",
+            page.count() == count,
+            "{frame}: {page:?}, counted {count}"
+        );
+
+        let owner = state.owner(frame);
+        if let Some(Owner::Domain(_)) = state.own_code(Level::FIRST, frame).owner() {
+            let own = state.own_code(Level::FIRST, frame).owner();
+            check!(
+                "P5",
+                own == Some(owner),
+                "{frame}: {own:?}, but it is {owner:?}'s"
+            );
+        }
+        if owner == Owner::Nobody && status == Status::Normal {
+            check!("O2", !referenced, "{frame} is nobody's and referenced");
+            check!(
+                "O2",
+                machine.is_clear(frame),
+                "{frame} is nobody's and not clear"
+            );
+        }
+        if matches!(status, Status::PageMapPage | Status::Draining) {
+            check!(
+                "T3",
+                machine.is_clear(frame),
+                "{frame} is {status:?} and not clear"
+            );
+        }
+        if machine.has_window(frame) && !environment && status != Status::NotInstalled {
+            let open = mapped.contains(&number)
+                || matches!(
+                    status,
+                    Status::PageMapPage
+                        | Status::PageTable
+                        | Status::PageMapRoot
+                        | Status::Draining
+                        | Status::Machine
+                );
+            check!(
+                "W1",
+                machine.is_open(frame) == open,
+                "{frame} is {status:?}: open"
+            );
+        }
+    }
+    Ok(())
+}
+
+fn check_blocks<G: Geometry>(
+    memory: &SimulatedMemory<'_, G>,
+    recount: &Recount,
+) -> Result<(), Finding> {
+    let state = memory.state();
+    let pages = state.storage().page_count() as u64;
+    for number in 2..=G::LEAF_LEVELS {
+        let level = Level::at(number);
+        let frames = level.frames::<G>();
+        let part_frames = Level::at(number - 1).frames::<G>();
+        for first in (0..pages).step_by(usize::try_from(frames).unwrap_or(usize::MAX)) {
+            let Some(frame) = Frame::new(first) else {
+                break;
+            };
+            let Some(block) = state.block(level, frame) else {
+                break;
+            };
+            let end = (first + frames).min(pages);
+            let special = (first..end)
+                .filter(|page| {
+                    Frame::new(*page).is_some_and(|page| state.status(page) != Status::Normal)
+                })
+                .count();
+            check!(
+                "P4",
+                block.special as usize == special,
+                "block {frame} of level {number}: {special} are special, {block:?}"
+            );
+            let references = recount
+                .references
+                .get(&(number, first))
+                .copied()
+                .unwrap_or(0);
+            check!(
+                "P1",
+                block.references == references,
+                "block {frame} of level {number}: {references} references, {block:?}"
+            );
+            // A block above that has an owner speaks for this one.
+            let above = (number + 1..=G::LEAF_LEVELS).any(|above| {
+                state
+                    .block(Level::at(above), frame)
+                    .is_some_and(|block| block.owner != OwnerCode::MIXED)
+            });
+            if above {
+                continue;
+            }
+            let owners: BTreeSet<u16> = (first..end).map(|page| owner_of(memory, page).0).collect();
+            check!(
+                "P4",
+                (block.owner == OwnerCode::MIXED) == (owners.len() > 1),
+                "block {frame} of level {number}: {} owners, {block:?}",
+                owners.len()
+            );
+            if block.owner == OwnerCode::MIXED {
+                let parts: Vec<OwnerCode> = (first..end)
+                    .step_by(usize::try_from(part_frames).unwrap_or(usize::MAX))
+                    .filter_map(Frame::new)
+                    .map(|part| state.own_code(Level::at(number - 1), part))
+                    .collect();
+                let boundaries = parts
+                    .windows(2)
+                    .filter(|pair| pair[0].differs(pair[1]))
+                    .count();
+                check!(
+                    "P4",
+                    usize::from(block.boundaries) == boundaries,
+                    "block {frame} of level {number}: {boundaries} boundaries, {block:?}"
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether a page that a processor reaches by something stale may still be so reached: it has
+/// not changed its status or owner, and will not before the processor has flushed.
+pub fn may_be_stale<G: Geometry>(memory: &SimulatedMemory<'_, G>, frame: Frame) -> bool {
+    let state = memory.state();
+    match state.status(frame) {
+        Status::Draining | Status::Io | Status::NotInstalled => true,
+        Status::Normal => {
+            let referenced = (1..=G::LEAF_LEVELS).any(|number| {
+                let level = Level::at(number);
+                if level == Level::FIRST {
+                    state.page(frame).is_some_and(|page| page.count() > 0)
+                } else {
+                    state
+                        .block(level, frame)
+                        .is_some_and(|block| block.references > 0)
+                }
+            });
+            (referenced || !state.is_settled(frame)) && state.owner(frame) != Owner::Nobody
+        }
+        _ => false,
+    }
+}
+
+fn check_processors<G: Geometry>(
+    memory: &SimulatedMemory<'_, G>,
+    recount: &Recount,
+) -> Result<(), Finding> {
+    let (state, machine) = (memory.state(), memory.machine());
+    for (number, record) in state.storage().cpu_records().iter().enumerate() {
+        let Some(cpu) = CpuIndex::new(number) else {
+            break;
+        };
+        let loaded = machine.root(cpu);
+        check!(
+            "L2",
+            record.loaded() == loaded,
+            "{cpu}: {loaded} is loaded, {record:?}"
+        );
+        check!(
+            "L2",
+            loaded == machine.reference_root() || recount.roots.contains(&loaded.number()),
+            "{cpu}: {loaded} is no root"
+        );
+        let reachable = machine.reachable(cpu);
+        for page in reachable.pages.iter().filter(|page| page.user) {
+            for number in page.frame.number()..page.frame.number() + page.level.frames::<G>() {
+                let Some(frame) = Frame::new(number) else {
+                    break;
+                };
+                let status = state.status(frame);
+                check!(
+                    "S1",
+                    matches!(status, Status::Normal | Status::Io | Status::NotInstalled),
+                    "{cpu}: programs reach {frame}, which is {status:?}: {page:?}"
+                );
+                check!(
+                    "L1",
+                    !page.stale || may_be_stale(memory, frame),
+                    "{cpu}: programs reach {frame} by something stale: {page:?}"
+                );
+            }
+        }
+        for table in reachable.tables.iter().filter(|table| table.stale) {
+            let status = state.status(table.frame);
+            check!(
+                "L1",
+                matches!(status, Status::Draining | Status::Environment),
+                "{cpu}: {} is walked as a table, and is {status:?}: {table:?}",
+                table.frame
+            );
+        }
+    }
+    Ok(())
+}

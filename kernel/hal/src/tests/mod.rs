@@ -1,0 +1,4 @@
+//! Tests of the checks on the simulated machine.
+
+mod random;
+mod rules;

@@ -1,0 +1,12 @@
+//! A region is made from a number.
+
+use heliox_address::Frame;
+use heliox_hal::region::{PhysicalRegion, RegionKind};
+
+fn main() {
+    let _forged = PhysicalRegion {
+        first: Frame::ZERO,
+        bits: 12,
+        kind: RegionKind::Ram,
+    };
+}
