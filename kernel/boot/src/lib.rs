@@ -1,7 +1,7 @@
 //! Parsers of everything that the kernel reads at boot and did not write itself.
 //!
 //! This crate hides the formats in which boot loaders and users hand things over: Xen's PVH
-//! start information, Multiboot2, "newc" cpio archives, the kernel command line and ELF
+//! start information, Multiboot2, ACPI tables, "newc" cpio archives, the kernel command line and ELF
 //! programs. It turns them into types that cannot be wrong: a sorted, disjoint
 //! [`MemoryMap`](memory_map::MemoryMap), checked
 //! modules in a [`BootInformation`](information::BootInformation), an
@@ -34,6 +34,7 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod acpi;
 pub mod cpio;
 mod diagnostic;
 pub mod elf;

@@ -66,6 +66,8 @@ pub struct Options {
     pub exit_port: Option<u16>,
     /// `unsafe-dma`: programs may use devices that can write to any memory.
     pub unsafe_dma: bool,
+    /// `no-acpi`: the tables of ACPI are not to be believed; interrupts come by way of the 8259s.
+    pub no_acpi: bool,
     /// `crash=panic|stack`: the kernel is to fail in this way at the end of its boot, so that a
     /// test can see what a failure looks like. `None`: it is not.
     pub crash: Option<Crash>,
@@ -132,6 +134,7 @@ impl Options {
         kernel_memory: None,
         exit_port: None,
         unsafe_dma: false,
+        no_acpi: false,
         crash: None,
     };
 
@@ -162,6 +165,7 @@ impl Options {
             "kernel-memory" => self.kernel_memory = Some(size(needed()?)?),
             "exit-port" => self.exit_port = Some(port(needed()?)?),
             "unsafe-dma" => self.unsafe_dma = switch()?,
+            "no-acpi" => self.no_acpi = switch()?,
             "crash" => self.crash = Some(crash(needed()?)?),
             _ => return Err(OptionError::Unknown),
         }
@@ -242,7 +246,7 @@ mod tests {
     #[test]
     fn every_option_is_read() {
         let (options, ignored) =
-            parse("log=trace  kernel-memory=64M\texit-port=0xf4 unsafe-dma crash=stack");
+            parse("log=trace  kernel-memory=64M\texit-port=0xf4 unsafe-dma no-acpi crash=stack");
         assert_eq!(
             options,
             Options {
@@ -250,6 +254,7 @@ mod tests {
                 kernel_memory: Some(64 << 20),
                 exit_port: Some(0xf4),
                 unsafe_dma: true,
+                no_acpi: true,
                 crash: Some(Crash::Stack),
             }
         );
@@ -345,7 +350,7 @@ mod tests {
 
         #[test]
         fn arbitrary_values_never_panic(
-            key in "log|kernel-memory|exit-port|unsafe-dma|crash",
+            key in "log|kernel-memory|exit-port|unsafe-dma|no-acpi|crash",
             value in any::<String>(),
         ) {
             let _ = parse(&std::format!("{key}={value}"));

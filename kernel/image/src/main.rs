@@ -15,6 +15,7 @@
     clippy::panic
 )]
 
+mod devices;
 mod loader;
 mod program;
 mod report;

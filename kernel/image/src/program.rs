@@ -2,11 +2,13 @@
 
 use heliox_address::VirtualAddress;
 use heliox_hal::domain::Owner;
+use heliox_hal::irq::Irq;
 use heliox_hal::memory::Paging;
 use heliox_hal::page_map::{PageMap, PageMapUse};
 use heliox_hal::{Context, Hal, Interrupt, Register, info};
 use heliox_page_alloc::Domain;
 
+use crate::devices::Devices;
 use crate::system::System;
 
 /// Bytes of a program's command line that it can read.
@@ -24,6 +26,8 @@ pub(crate) enum State {
     Ready,
     /// Not before the clock shows so many microseconds.
     Sleeping(u64),
+    /// Not before the line fires, or the clock shows so many microseconds.
+    WaitingFor(Irq, u64),
     /// It has ended, with this status.
     Ended(u8),
 }
@@ -42,6 +46,7 @@ pub(crate) struct Program {
     pub(crate) state: State,
     /// Where the program wants to go on after its next fault.
     pub(crate) fault_handler: Option<VirtualAddress>,
+    pub(crate) devices: Devices,
 }
 
 impl Program {
@@ -64,6 +69,7 @@ impl Program {
             context,
             state: State::Ready,
             fault_handler: None,
+            devices: Devices::default(),
         };
         for (target, byte) in program.command_line.iter_mut().zip(command_line.bytes()) {
             *target = byte;
@@ -72,14 +78,22 @@ impl Program {
         program
     }
 
-    /// The first word of the command line.
-    pub(crate) fn name(&self) -> &str {
+    fn words(&self) -> impl Iterator<Item = &str> {
         let text = self
             .command_line
             .get(..self.command_line_length)
             .unwrap_or(&[]);
-        let text = core::str::from_utf8(text).unwrap_or("");
-        text.split(' ').next().unwrap_or("")
+        core::str::from_utf8(text).unwrap_or("").split(' ')
+    }
+
+    /// The first word of the command line.
+    pub(crate) fn name(&self) -> &str {
+        self.words().next().unwrap_or("")
+    }
+
+    /// Whether `word` is among the other words of the command line.
+    pub(crate) fn has_argument(&self, word: &str) -> bool {
+        self.words().skip(1).any(|argument| argument == word)
     }
 
     /// Eight bytes of the command line, zeros behind its end.
@@ -177,11 +191,16 @@ impl Program {
     }
 
     /// Whether `interrupt` is a fault; then it is dealt with.
-    pub(crate) fn take_fault(&mut self, interrupt: Interrupt) -> bool {
+    pub(crate) fn take_fault(&mut self, hal: &mut Hal, interrupt: Interrupt) -> bool {
         match interrupt {
+            Interrupt::Exception { vector: 13, .. }
+                if self
+                    .devices
+                    .ports()
+                    .is_some_and(|ports| hal.load_port_permissions(&self.context, ports)) => {}
             Interrupt::PageFault { address, error } => self.fault(14, error.bits(), address),
             Interrupt::Exception { vector, error_code } => self.fault(vector, error_code, 0),
-            Interrupt::SystemCall | Interrupt::Timer => return false,
+            Interrupt::SystemCall | Interrupt::Timer | Interrupt::External(_) => return false,
         }
         true
     }

@@ -54,13 +54,17 @@ pub(crate) fn machine(hal: &mut Hal) {
         warn!("there is no 8254 to measure the clock with; a rate is assumed");
     }
     debug!("clock: {counter} Hz, timer: {timer} Hz");
-    for module in hal.information().modules() {
+    debug!("external interrupts: {}", hal.interrupt_controller());
+    for (number, module) in hal.information().modules().enumerate() {
         let bytes = module.range.bytes();
         info!(
             "module {}: {bytes} bytes at {}",
             module.name(),
             module.range.start()
         );
+        if let Some(entry) = hal.module_entry(number) {
+            debug!("module {}: entry point {entry}", module.name());
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Who runs when: round robin, a millisecond each.
 
-use heliox_hal::{Hal, Interrupt, debug, error};
+use heliox_hal::irq::Irq;
+use heliox_hal::{Interrupt, Register, debug, error};
 
 use crate::loader::{self, LoadError};
 use crate::program::{Program, State};
@@ -78,21 +79,35 @@ impl Scheduler {
 
     /// Runs all programs until the last has ended. The first status that is not 0, else 0.
     pub(crate) fn run(&mut self, system: &mut System<'_>) -> u8 {
+        // A bit for every line that fired and that nobody has waited for since.
+        let mut fired = 0_u32;
         while !self.is_empty() {
             let mut ran = false;
             let mut ended = false;
             let mut next_wake: Option<u64> = None;
             for place in &mut self.programs {
                 let Some(program) = place else { continue };
-                if let State::Sleeping(until) = program.state {
-                    if system.hal().timer().now() >= until {
+                if let State::Sleeping(until) | State::WaitingFor(_, until) = program.state {
+                    let bit = match program.state {
+                        State::WaitingFor(irq, _) => 1 << irq.number(),
+                        _ => 0,
+                    };
+                    if fired & bit != 0 {
+                        fired &= !bit;
+                        program.state = State::Ready;
+                    } else if system.hal().timer().now() >= until {
+                        if bit != 0 {
+                            program.context.set_register(Register::Rax, 1);
+                        }
                         program.state = State::Ready;
                     } else {
                         next_wake = Some(next_wake.map_or(until, |wake| wake.min(until)));
                     }
                 }
                 if program.state == State::Ready {
-                    run_slice(system.hal(), program);
+                    if let Some(irq) = run_slice(system, program) {
+                        fired |= 1 << irq.number();
+                    }
                     ran = true;
                 }
                 if let State::Ended(status) = program.state {
@@ -110,25 +125,30 @@ impl Scheduler {
                 self.start_modules(system);
             } else if !ran && !more {
                 system.hal().timer().set_deadline(next_wake);
-                system.hal().wait_for_interrupt();
+                if let Some(Interrupt::External(irq)) = system.hal().wait_for_interrupt() {
+                    fired |= 1 << irq.number();
+                }
             }
         }
         self.status
     }
 }
 
-/// Runs one program until its time is over, it ends, or it gives way.
-fn run_slice(hal: &mut Hal, program: &mut Program) {
-    let deadline = hal.timer().now() + SLICE;
-    hal.timer().set_deadline(Some(deadline));
+/// Runs one program until its time is over, it ends, it gives way, or a device asks for attention:
+/// on the line that is returned.
+fn run_slice(system: &mut System<'_>, program: &mut Program) -> Option<Irq> {
+    let deadline = system.hal().timer().now() + SLICE;
+    system.hal().timer().set_deadline(Some(deadline));
     while program.state == State::Ready {
-        let go_on = match program.run(hal) {
-            Interrupt::SystemCall => system_call::handle(hal, program),
+        let go_on = match program.run(system.hal()) {
+            Interrupt::SystemCall => system_call::handle(system, program),
             Interrupt::Timer => false,
-            fault => program.take_fault(fault),
+            Interrupt::External(irq) => return Some(irq),
+            fault => program.take_fault(system.hal(), fault),
         };
         if !go_on {
-            return;
+            break;
         }
     }
+    None
 }

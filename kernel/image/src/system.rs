@@ -339,18 +339,29 @@ impl<'memory> System<'memory> {
         result
     }
 
-    /// A context for a program. The heap grows by a page of the zone `xen` if it has no room.
+    /// A context for a program.
     pub(crate) fn new_context(&mut self) -> Result<Context, MemoryError> {
-        match self.hal().new_context() {
-            Err(HeapError::NoSlot { .. }) => {}
-            result => return Ok(result?),
+        self.in_heap(Hal::new_context)
+    }
+
+    /// What `make` makes in the heap, which grows by pages of the zone `xen` if it has no room: by
+    /// two at most.
+    pub(crate) fn in_heap<T>(
+        &mut self,
+        make: impl Fn(&mut Hal) -> Result<T, HeapError>,
+    ) -> Result<T, MemoryError> {
+        for _ in 0..2 {
+            match make(self.hal()) {
+                Err(HeapError::NoSlot { .. }) => {}
+                result => return Ok(result?),
+            }
+            let block = self.allocator.alloc_xenheap_pages(Order::ZERO)?;
+            let frames = block.frames();
+            // The heap keeps it.
+            let _ = block.into_frame();
+            self.hal().grow_heap(frames)?;
         }
-        let block = self.allocator.alloc_xenheap_pages(Order::ZERO)?;
-        let frames = block.frames();
-        // The heap keeps it.
-        let _ = block.into_frame();
-        self.hal().grow_heap(frames)?;
-        Ok(self.hal().new_context()?)
+        Ok(make(self.hal())?)
     }
 
     /// Frees an address space that nothing uses any more, and its memory with it.

@@ -4,9 +4,11 @@
 //! Programs pass data in registers only, so the kernel never touches a program's memory here.
 
 use heliox_address::VirtualAddress;
-use heliox_hal::{Context, Hal, Register};
+use heliox_hal::{Context, Register};
 
+use crate::devices;
 use crate::program::{Program, State};
+use crate::system::System;
 
 /// The result of a call that does not exist or was given nonsense.
 const REFUSED: u64 = u64::MAX;
@@ -26,6 +28,7 @@ enum Call {
     Argument(u64),
     SleepUntil(u64),
     FaultHandler(Option<VirtualAddress>),
+    Device(u64),
 }
 
 impl Call {
@@ -60,6 +63,7 @@ impl Call {
                 let handler = VirtualAddress::new(argument).filter(|address| address.is_user())?;
                 Self::FaultHandler(Some(handler))
             }
+            number @ 16.. => Self::Device(number),
             _ => return None,
         })
     }
@@ -67,7 +71,7 @@ impl Call {
 
 /// Carries out the system call that `program` stopped for. Returns whether the program may go on
 /// at once.
-pub(crate) fn handle(hal: &mut Hal, program: &mut Program) -> bool {
+pub(crate) fn handle(system: &mut System<'_>, program: &mut Program) -> bool {
     let mut result = 0;
     let mut go_on = true;
     match Call::parse(&program.context) {
@@ -77,7 +81,7 @@ pub(crate) fn handle(hal: &mut Hal, program: &mut Program) -> bool {
             return false;
         }
         Some(Call::Write(bytes, length)) => program.write(bytes.get(..length).unwrap_or(&[])),
-        Some(Call::Clock) => result = hal.timer().now(),
+        Some(Call::Clock) => result = system.hal().timer().now(),
         Some(Call::Yield) => go_on = false,
         Some(Call::Argument(index)) => result = program.command_line_word(index),
         Some(Call::SleepUntil(time)) => {
@@ -85,6 +89,10 @@ pub(crate) fn handle(hal: &mut Hal, program: &mut Program) -> bool {
             go_on = false;
         }
         Some(Call::FaultHandler(handler)) => program.fault_handler = handler,
+        Some(Call::Device(number)) => {
+            result = devices::handle(system, program, number).unwrap_or(REFUSED);
+            go_on = program.state == State::Ready;
+        }
     }
     program.context.set_register(Register::Rax, result);
     go_on

@@ -5,7 +5,7 @@
 //!
 //! - CS and SS are the program's selectors;
 //! - RIP is below [`USER_END`](heliox_address::USER_END);
-//! - RFLAGS has interrupts enabled, I/O privilege 0, and NT, VM and RF clear;
+//! - RFLAGS has interrupts enabled, I/O privilege 0, and NT and VM clear;
 //! - the FS and GS bases are canonical and in the lower half;
 //! - the extended state was written by the processor itself, or is the initial one.
 
@@ -13,9 +13,11 @@ use core::mem::{offset_of, size_of};
 
 use heliox_address::VirtualAddress;
 
-use super::cpu::{USER_CODE, USER_DATA};
+use super::cpu::{self, USER_CODE, USER_DATA};
+use super::debug::{BreakpointError, BreakpointKind, DebugRegisters};
 use super::extended_state::{ExtendedStateMethod, Registers};
 use super::heap::{Box, HeapError};
+use super::port_permissions::PortPermissions;
 
 /// What the entry code saves, in the order in which it pushes (last pushed first; entry.s).
 #[derive(Clone, Debug, Default)]
@@ -45,6 +47,9 @@ pub(super) const SYSTEM_CALL_VECTOR: u64 = 256;
 /// direction, overflow, alignment check, identification.
 const SETTABLE_FLAGS: u64 =
     1 | 1 << 2 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 10 | 1 << 11 | 1 << 18 | 1 << 21;
+
+/// The flag that suppresses instruction breakpoints for one instruction.
+const RESUME: u64 = 1 << 16;
 
 /// The flags of a new program: interrupts enabled, and the bit that is always set.
 const INITIAL_FLAGS: u64 = 1 << 9 | 1 << 1;
@@ -78,6 +83,9 @@ pub struct Context {
     /// Do not move (`extended_state` X1).
     pub(super) registers: Box<Registers>,
     method: ExtendedStateMethod,
+    /// Name of the port permissions that the program has; 0 for none.
+    pub(super) ports: u64,
+    pub(super) debug: DebugRegisters,
 }
 
 /// Why a register was not set.
@@ -112,7 +120,12 @@ impl Context {
             ..Frame::default()
         };
         let registers = Box::new(Registers::initial(frame)).map_err(|(_, error)| error)?;
-        Ok(Self { registers, method })
+        Ok(Self {
+            registers,
+            method,
+            ports: 0,
+            debug: DebugRegisters::default(),
+        })
     }
 
     /// The value of a register.
@@ -197,6 +210,41 @@ impl Context {
     pub fn set_gs_base(&mut self, address: VirtualAddress) -> Result<(), RegisterError> {
         self.out_of_cpu().gs_base = user(address)?;
         Ok(())
+    }
+
+    /// Lets the program use the ports of `permissions`, as they are at each time; `None`: none.
+    pub fn set_port_permissions(&mut self, permissions: Option<&PortPermissions>) {
+        cpu::forget_ports();
+        self.ports = permissions.map_or(0, PortPermissions::name);
+    }
+
+    /// Sets or, with `None`, removes breakpoint `number`, 0 to 3. When the program runs into it,
+    /// it stops with exception 1.
+    ///
+    /// # Errors
+    /// A [`BreakpointError`].
+    pub fn set_breakpoint(
+        &mut self,
+        number: usize,
+        breakpoint: Option<(VirtualAddress, BreakpointKind)>,
+    ) -> Result<(), BreakpointError> {
+        // They get into the CPU with the rest of the context.
+        self.out_of_cpu();
+        self.debug.set(number, breakpoint)
+    }
+
+    /// Makes the program execute its next instruction even if a breakpoint of kind
+    /// [`BreakpointKind::Execute`] is set for it.
+    pub fn pass_breakpoint(&mut self) {
+        self.registers.frame.vector = 0;
+        self.registers.frame.flags |= RESUME;
+    }
+
+    /// What the processor said (DR6) at the program's last exception 1: bits 0 to 3 for the
+    /// breakpoints, bit 14 for a single step.
+    #[must_use]
+    pub fn debug_status(&self) -> u64 {
+        self.debug.status()
     }
 
     /// The extended state, after what is in the CPU of it was saved.

@@ -12,6 +12,7 @@ use core::cell::UnsafeCell;
 use core::mem::{offset_of, size_of};
 
 use super::context::Frame;
+use super::port_permissions::Half;
 use super::processor::{self, msr};
 
 /// Selectors of the descriptor table. SYSRET takes the program's data and code selectors as
@@ -30,7 +31,7 @@ const SYSTEM_CALL_FLAG_MASK: u64 =
     1 << 8 | 1 << 9 | 1 << 10 | 3 << 12 | 1 << 14 | 1 << 16 | 1 << 18;
 
 /// The task state segment (AMD64 manual volume 2, section 12.2.5): where the processor finds
-/// stacks. The I/O permission bitmap begins past its limit: no ports for programs.
+/// stacks, and which ports a program may use.
 #[repr(C, packed(4))]
 struct TaskState {
     reserved0: u32,
@@ -46,6 +47,14 @@ struct TaskState {
 const _: () = assert!(size_of::<TaskState>() == 104);
 const _: () = assert!(offset_of!(TaskState, ring_stacks) == 4);
 const _: () = assert!(offset_of!(TaskState, interrupt_stacks) == 36);
+
+/// Words of the port bitmap.
+const PORT_WORDS: usize = 65536 / 64;
+/// `io_map_base` for a program that may use the ports of the bitmap, and for one that may not:
+/// past the end of the task state (`hazards` 16).
+const PORTS_OPEN: u16 = offset_of!(CpuArea, port_bitmap) as u16;
+const PORTS_CLOSED: u16 = u16::MAX;
+const TASK_STATE_LIMIT: u64 = PORTS_OPEN as u64 + PORT_WORDS as u64 * 8;
 
 /// One CPU's own memory.
 #[repr(C, align(256))]
@@ -66,6 +75,11 @@ pub(super) struct CpuArea {
     debug_in_kernel: u64,
     non_maskable: u64,
     descriptors: [u64; 8],
+    /// Name of the permissions that the bitmap is of; 0 if they have changed since.
+    ports_of: u64,
+    /// A bit for each port, and the byte of ones that must follow (section 12.2.5). The end of
+    /// the task state.
+    port_bitmap: [u64; PORT_WORDS + 1],
 }
 
 /// The task state must not cross a page boundary (it is read by the processor by physical
@@ -100,7 +114,7 @@ static BOOT_CPU: CpuOwned<CpuArea> = CpuOwned::new(CpuArea {
         interrupt_stacks: [0; 7],
         reserved2: 0,
         reserved3: 0,
-        io_map_base: size_of::<TaskState>() as u16,
+        io_map_base: PORTS_CLOSED,
     },
     reserved: 0,
     kernel_stack: 0,
@@ -111,6 +125,8 @@ static BOOT_CPU: CpuOwned<CpuArea> = CpuOwned::new(CpuArea {
     debug_in_kernel: 0,
     non_maskable: 0,
     descriptors: [0; 8],
+    ports_of: 0,
+    port_bitmap: [u64::MAX; PORT_WORDS + 1],
 });
 
 /// The interrupt descriptor table: 256 gates of two words.
@@ -203,7 +219,7 @@ impl Cpu {
                 0,
                 0x00cf_f300_0000_ffff,
                 0x00af_fb00_0000_ffff,
-                (size_of::<TaskState>() as u64 - 1)
+                TASK_STATE_LIMIT
                     | (task_state & 0xff_ffff) << 16
                     | 0x89 << 40
                     | ((task_state >> 24) & 0xff) << 56,
@@ -268,11 +284,48 @@ impl Cpu {
         }
     }
 
+    /// Lets programs use the ports of the bitmap if it is that of the permissions `name`.
+    pub(super) fn open_ports(&mut self, name: u64) {
+        // SAFETY: the area is this CPU's own.
+        unsafe {
+            let open = name != 0 && name == (*self.area).ports_of;
+            (*self.area).task_state.io_map_base = if open { PORTS_OPEN } else { PORTS_CLOSED };
+        }
+    }
+
+    /// Whether programs can use the ports of the bitmap.
+    pub(super) fn are_ports_open(&self) -> bool {
+        // SAFETY: the area is this CPU's own.
+        unsafe { (*self.area).task_state.io_map_base == PORTS_OPEN }
+    }
+
+    /// Replaces the bitmap by that of the permissions `name`, and closes it.
+    pub(super) fn load_ports(&mut self, name: u64, halves: [&Half; 2]) {
+        // SAFETY: the area is this CPU's own; the word of ones behind the bitmap stays.
+        unsafe {
+            (*self.area).task_state.io_map_base = PORTS_CLOSED;
+            (*self.area).ports_of = name;
+            let bitmap = &mut (*self.area).port_bitmap;
+            for (target, half) in bitmap.chunks_exact_mut(PORT_WORDS / 2).zip(halves) {
+                target.copy_from_slice(half);
+            }
+        }
+    }
+
     /// Debug exceptions and non-maskable interrupts that arrived while the kernel ran, and did
     /// no harm.
     pub(super) fn absorbed(&self) -> u64 {
         // SAFETY: the area is this CPU's own.
         unsafe { (*self.area).debug_in_kernel + (*self.area).non_maskable }
+    }
+}
+
+/// Takes all ports from programs on this CPU, and forgets whose bitmap is loaded.
+pub(super) fn forget_ports() {
+    // SAFETY: U1: the area is this CPU's own.
+    unsafe {
+        (*BOOT_CPU.get()).task_state.io_map_base = PORTS_CLOSED;
+        (*BOOT_CPU.get()).ports_of = 0;
     }
 }
 

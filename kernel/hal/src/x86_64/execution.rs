@@ -6,13 +6,18 @@
 
 use core::fmt;
 
-use super::context::{Context, Frame, SYSTEM_CALL_VECTOR};
+use super::context::{Context, SYSTEM_CALL_VECTOR};
 use super::cpu::Cpu;
+use super::debug::DebugRegisters;
 use super::features::Features;
 use super::heap::HeapError;
+use super::irq::{InterruptController, Taken};
+use super::port_permissions::PortPermissions;
 use super::processor;
 use super::timer::{self, TIMER_VECTOR};
+use crate::irq::Irq;
 
+const DEBUG_VECTOR: u64 = 1;
 const NON_MASKABLE_VECTOR: u64 = 2;
 const PAGE_FAULT_VECTOR: u64 = 14;
 /// First vector that is not an exception.
@@ -39,6 +44,8 @@ pub enum Interrupt {
     },
     /// The timer's deadline passed (or, for a far one, may have: the timer may be early).
     Timer,
+    /// A device asked for attention on a line that was on, and is off now.
+    External(Irq),
 }
 
 /// The error code of a page fault (AMD64 manual volume 2, section 8.4.2).
@@ -102,15 +109,17 @@ pub(super) struct Executor {
     unexpected: u64,
     /// Time-stamp counter when the first program was entered; 0 before.
     first_entry: u64,
+    pub(super) interrupts: InterruptController,
 }
 
 impl Executor {
-    pub(super) fn new(cpu: Cpu, features: Features) -> Self {
+    pub(super) fn new(cpu: Cpu, features: Features, interrupts: InterruptController) -> Self {
         Self {
             cpu,
             features,
             unexpected: 0,
             first_entry: 0,
+            interrupts,
         }
     }
 
@@ -125,21 +134,21 @@ impl Executor {
     /// The root that is loaded must carry the kernel half.
     #[inline]
     pub(super) unsafe fn execute(&mut self, context: &mut Context) -> Interrupt {
-        if !context.registers.is_resident() {
-            self.load(context);
-        }
-        let frame = &raw mut context.registers.frame;
         loop {
+            if !context.registers.is_resident() {
+                self.load(context);
+            }
+            let frame = &raw mut context.registers.frame;
             // SAFETY: the frame is in use since its context was loaded, and holds what a program
             // may have (context.rs); the root carries the kernel (caller).
             let vector = unsafe {
                 self.cpu.run(frame);
                 (*frame).vector
             };
-            if vector == SYSTEM_CALL_VECTOR {
+            if vector == SYSTEM_CALL_VECTOR && !context.debug.are_used() {
                 return Interrupt::SystemCall;
             }
-            if let Some(interrupt) = self.interrupt(&context.registers.frame) {
+            if let Some(interrupt) = self.interrupt(context) {
                 return interrupt;
             }
         }
@@ -151,14 +160,26 @@ impl Executor {
         self.features.extended_state.load(&mut context.registers);
         // SAFETY: X1: the registers do not move, and are resident as long as they exist.
         unsafe { self.cpu.use_frame(&raw mut context.registers.frame) }
+        self.cpu.open_ports(context.ports);
+        if context.debug.are_used() {
+            context.debug.load();
+        }
         if self.first_entry == 0 {
             self.first_entry = processor::time_stamp();
         }
     }
 
-    /// Why a program stopped, if it was not a system call; `None` if it is to go on.
-    fn interrupt(&mut self, frame: &Frame) -> Option<Interrupt> {
+    /// Why a program stopped; `None` if it is to go on. Its breakpoints are switched off until it
+    /// is loaded again. Kept apart, so that system calls need no registers for it.
+    #[inline(never)]
+    fn interrupt(&mut self, context: &mut Context) -> Option<Interrupt> {
+        if context.debug.are_used() {
+            DebugRegisters::unload();
+            self.features.extended_state.evict();
+        }
+        let frame = &context.registers.frame;
         match frame.vector {
+            SYSTEM_CALL_VECTOR => Some(Interrupt::SystemCall),
             PAGE_FAULT_VECTOR => Some(Interrupt::PageFault {
                 address: processor::read_cr2(),
                 error: PageFaultError(frame.error_code),
@@ -167,22 +188,41 @@ impl Executor {
                 self.unexpected += 1;
                 None
             }
+            DEBUG_VECTOR => {
+                context.debug.take_status();
+                Some(Interrupt::Exception {
+                    vector: DEBUG_VECTOR as u8,
+                    error_code: 0,
+                })
+            }
             exception if exception < FIRST_INTERRUPT_VECTOR => Some(Interrupt::Exception {
                 vector: exception as u8,
                 error_code: frame.error_code,
             }),
             // Interrupt vectors have 8 bits.
-            vector => self.acknowledge(vector as u8).then_some(Interrupt::Timer),
+            vector => self.acknowledge(vector as u8),
         }
     }
 
-    /// Waits for an interrupt with no program running. Returns whether the timer's deadline
-    /// ended the wait.
-    pub(super) fn wait(&mut self) -> bool {
-        match self.cpu.wait() {
-            Some(vector) => self.acknowledge(vector),
-            None => false,
+    /// Waits for an interrupt with no program running: the timer's, or that of a line which is on;
+    /// `None` if something else ended the wait.
+    pub(super) fn wait(&mut self) -> Option<Interrupt> {
+        let vector = self.cpu.wait()?;
+        self.acknowledge(vector)
+    }
+
+    /// Loads the port permissions that `context` names, if they are `permissions`. Whether that
+    /// changed what its program may do.
+    pub(super) fn load_ports(&mut self, context: &Context, permissions: &PortPermissions) -> bool {
+        let resident = context.registers.is_resident();
+        if context.ports != permissions.name() || resident && self.cpu.are_ports_open() {
+            return false;
         }
+        self.cpu
+            .load_ports(permissions.name(), permissions.halves());
+        // The ports open when the context is loaded.
+        self.features.extended_state.evict();
+        true
     }
 
     /// Interrupts that nobody asked for, since the boot.
@@ -195,13 +235,17 @@ impl Executor {
         (self.first_entry != 0).then_some(self.first_entry)
     }
 
-    /// Ends the interrupt `vector`; whether it was the timer's. Others are counted.
-    fn acknowledge(&mut self, vector: u8) -> bool {
+    /// Ends the interrupt `vector`, and what it is for the client. Those that nobody asked for are
+    /// counted.
+    fn acknowledge(&mut self, vector: u8) -> Option<Interrupt> {
+        let taken = self.interrupts.take(vector);
         timer::end_of_interrupt(vector);
-        if vector == TIMER_VECTOR {
-            return true;
+        match taken {
+            Taken::Report(irq) => return Some(Interrupt::External(irq)),
+            Taken::Kept => {}
+            Taken::NotALine if vector == TIMER_VECTOR => return Some(Interrupt::Timer),
+            Taken::NotALine => self.unexpected += 1,
         }
-        self.unexpected += 1;
-        false
+        None
     }
 }

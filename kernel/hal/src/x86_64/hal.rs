@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use heliox_address::FrameRange;
+use heliox_address::{FrameRange, VirtualAddress};
 use heliox_boot::information::BootInformation;
 use heliox_boot::options::Options;
 
@@ -104,6 +104,8 @@ pub struct Hal {
     pub(super) information: &'static BootInformation,
     pub(super) options: Options,
     pub(super) report: BootReport,
+    /// Entry points of the boot modules that are programs.
+    pub(super) entries: &'static [Option<VirtualAddress>],
 }
 
 impl Hal {
@@ -206,11 +208,12 @@ impl Hal {
         Heap::words(frames)
     }
 
-    /// Waits until an interrupt arrives. Whether it was the timer's: then its deadline has passed,
-    /// or may have (a far one can be early).
-    pub fn wait_for_interrupt(&mut self) -> bool {
-        let timer = self.executor.wait();
+    /// Waits until an interrupt arrives: the timer's, when its deadline has passed, or may have (a
+    /// far one can be early), or that of a line that is on. `None` if something else ended the
+    /// wait. The only place in the kernel where interrupts are let in.
+    pub fn wait_for_interrupt(&mut self) -> Option<Interrupt> {
+        let interrupt = self.executor.wait();
         self.memory.enter(self.cpu);
-        timer
+        interrupt
     }
 }

@@ -34,6 +34,9 @@ pub struct RealMachine {
     /// What a page-table entry may have set: all bits, but not the no-execute bit where the
     /// processor takes it for a reserved one.
     entry_mask: u64,
+    /// Counts for `measure`.
+    pub(super) root_loads: u64,
+    pub(super) flushes: u64,
 }
 
 impl RealMachine {
@@ -53,6 +56,8 @@ impl RealMachine {
             reference_root: environment.root,
             largest_leaf: Level::new::<FourLevel>(largest).unwrap_or(Level::FIRST),
             entry_mask: !Host::NO_EXECUTE | features.no_execute,
+            root_loads: 0,
+            flushes: 0,
         };
         // Tables are read through the window; the reference root is one.
         machine.open_window(environment.root, WindowEntry::PRIVATE);
@@ -221,21 +226,25 @@ impl Machine for RealMachine {
 
     #[inline]
     fn load_root(&mut self, _cpu: CurrentCpu, root: Frame) {
+        self.root_loads += 1;
         // SAFETY: M1: `root` carries the kernel's half.
         unsafe { processor::write_cr3(root.number() << PAGE_BITS) }
     }
 
     #[inline]
     fn invalidate_page(&mut self, _cpu: CurrentCpu, address: VirtualAddress) {
+        self.flushes += 1;
         processor::invalidate_page(address.get());
     }
 
     fn flush(&mut self, _cpu: CurrentCpu) {
+        self.flushes += 1;
         // SAFETY: the root that is loaded stays loaded.
         unsafe { processor::write_cr3(processor::read_cr3()) }
     }
 
     fn flush_all(&mut self, _cpu: CurrentCpu) {
+        self.flushes += 1;
         let control = processor::read_cr4();
         if control & GLOBAL_PAGES == 0 {
             // Without global translations every load of the root drops everything.

@@ -7,8 +7,9 @@
 //! | `environment`, `slots`, `heap` | where the kernel's own memory lies and how it is mapped |
 //! | `machine` | the raw operations on page tables and memory |
 //! | `entry.s`, `cpu` | how the processor gets into the kernel and back |
-//! | `context`, `extended_state`, `execution` | how a program's registers are kept and run |
-//! | `timer`, `pci`, `ports`, `log`, `shutdown`, `panic` | the few devices that the kernel drives |
+//! | `context`, `extended_state`, `debug`, `execution` | how a program's registers are kept and run |
+//! | `irq`, `port_permissions`, `device_access`, `measure` | what clients do with devices, and to measure |
+//! | `timer`, `pci`, `log`, `shutdown`, `panic` | the few devices that the kernel drives |
 //!
 //! The numbers in `SAFETY` comments are those of `docs/soundness.md`. Two are kept by no module
 //! alone:
@@ -21,17 +22,21 @@ use core::arch::global_asm;
 
 mod context;
 mod cpu;
+mod debug;
+mod device_access;
 mod environment;
 mod execution;
 mod extended_state;
 mod features;
 mod hal;
 mod heap;
+mod irq;
 pub mod log;
 mod machine;
+mod measure;
 mod panic;
 mod pci;
-mod ports;
+mod port_permissions;
 mod processor;
 mod shutdown;
 mod slots;
@@ -39,10 +44,13 @@ mod start;
 mod timer;
 
 pub use context::{Context, Register, RegisterError};
+pub use debug::{BreakpointError, BreakpointKind, BreakpointLength};
 pub use execution::{Interrupt, PageFaultError};
 pub use hal::{BootCost, BootReport, Hal, RealMemory};
 pub use heap::{Box, HeapError};
 pub use machine::RealMachine;
+pub use measure::{Events, Measurement};
+pub use port_permissions::PortPermissions;
 
 pub use panic::PANIC_STATUS;
 pub use shutdown::stop;

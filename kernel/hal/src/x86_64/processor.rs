@@ -87,6 +87,7 @@ read_control!(read_cr0, "cr0");
 read_control!(read_cr2, "cr2");
 read_control!(read_cr3, "cr3");
 read_control!(read_cr4, "cr4");
+read_control!(read_dr6, "dr6");
 
 /// Writes CR0.
 ///
@@ -96,6 +97,29 @@ pub(crate) unsafe fn write_cr0(value: u64) {
     // SAFETY: as the caller ensures.
     unsafe { asm!("mov cr0, {}", in(reg) value, options(nostack, preserves_flags)) }
 }
+
+/// Writes a debug register.
+macro_rules! write_debug {
+    ($name:ident, $register:literal) => {
+        #[doc = concat!("Writes ", $register, ".")]
+        ///
+        /// # Safety
+        /// No breakpoint may be set where the kernel runs or reads.
+        pub(crate) unsafe fn $name(value: u64) {
+            // SAFETY: as the caller ensures.
+            unsafe {
+                asm!(concat!("mov ", $register, ", {}"), in(reg) value,
+                    options(nomem, nostack, preserves_flags));
+            }
+        }
+    };
+}
+write_debug!(write_dr0, "dr0");
+write_debug!(write_dr1, "dr1");
+write_debug!(write_dr2, "dr2");
+write_debug!(write_dr3, "dr3");
+write_debug!(write_dr6, "dr6");
+write_debug!(write_dr7, "dr7");
 
 /// Loads the root of the page tables; drops all translations that are not global.
 ///
@@ -135,49 +159,39 @@ pub(crate) fn invalidate_page(address: u64) {
     unsafe { asm!("invlpg [{}]", in(reg) address, options(nostack, preserves_flags)) }
 }
 
-/// Reads a byte from port `port`.
-///
-/// # Safety
-/// Reading the port must not make a device write memory that it was not given.
-pub(crate) unsafe fn in8(port: u16) -> u8 {
-    let value;
-    // SAFETY: as the caller ensures.
-    unsafe { asm!("in al, dx", in("dx") port, out("al") value, options(nostack, preserves_flags)) }
-    value
-}
+/// Reads and writes ports with one width.
+macro_rules! port_access {
+    ($read:ident, $write:ident, $value:ty, $register:tt) => {
+        /// Reads port `port`.
+        ///
+        /// # Safety
+        /// Reading the port must not make a device write memory that it was not given.
+        pub(crate) unsafe fn $read(port: u16) -> $value {
+            let value;
+            // SAFETY: as the caller ensures.
+            unsafe {
+                asm!(concat!("in ", $register, ", dx"), in("dx") port, out($register) value,
+                    options(nostack, preserves_flags));
+            }
+            value
+        }
 
-/// Writes a byte to port `port`.
-///
-/// # Safety
-/// Writing the port must not make a device write memory that it was not given.
-pub(crate) unsafe fn out8(port: u16, value: u8) {
-    // SAFETY: as the caller ensures.
-    unsafe { asm!("out dx, al", in("dx") port, in("al") value, options(nostack, preserves_flags)) }
+        /// Writes `value` to port `port`.
+        ///
+        /// # Safety
+        /// Writing the port must not make a device write memory that it was not given.
+        pub(crate) unsafe fn $write(port: u16, value: $value) {
+            // SAFETY: as the caller ensures.
+            unsafe {
+                asm!(concat!("out dx, ", $register), in("dx") port, in($register) value,
+                    options(nostack, preserves_flags));
+            }
+        }
+    };
 }
-
-/// Reads 32 bits from port `port`.
-///
-/// # Safety
-/// As for [`in8`].
-pub(crate) unsafe fn in32(port: u16) -> u32 {
-    let value;
-    // SAFETY: as the caller ensures.
-    unsafe {
-        asm!("in eax, dx", in("dx") port, out("eax") value, options(nostack, preserves_flags));
-    }
-    value
-}
-
-/// Writes 32 bits to port `port`.
-///
-/// # Safety
-/// As for [`out8`].
-pub(crate) unsafe fn out32(port: u16, value: u32) {
-    // SAFETY: as the caller ensures.
-    unsafe {
-        asm!("out dx, eax", in("dx") port, in("eax") value, options(nostack, preserves_flags));
-    }
-}
+port_access!(in8, out8, u8, "al");
+port_access!(in16, out16, u16, "ax");
+port_access!(in32, out32, u32, "eax");
 
 /// Stops this CPU for good.
 pub(crate) fn halt_forever() -> ! {
@@ -192,6 +206,22 @@ pub(crate) fn wait_for_interrupt() {
     // SAFETY: the interrupt entry preserves every register of interrupted kernel code and
     // returns with interrupts off (entry.rs); STI takes effect only after HLT began.
     unsafe { asm!("sti", "hlt", "cli", options(nostack)) }
+}
+
+/// Steps through a few instructions of the kernel: each causes a debug exception, which the entry
+/// code counts and otherwise ignores.
+pub(crate) fn step() {
+    // SAFETY: the flags are as before at the end; the debug exception has a stack of its own.
+    unsafe {
+        asm!(
+            "pushfq",
+            "or qword ptr [rsp], 0x100",
+            "popfq",
+            "pushfq",
+            "and qword ptr [rsp], ~0x100",
+            "popfq"
+        )
+    }
 }
 
 /// Loads the program's data selector into DS, ES, FS and GS, so that a program does not see

@@ -2,7 +2,8 @@
 
 use core::sync::atomic::{AtomicU16, Ordering};
 
-use super::{log, ports, processor};
+use super::{log, processor};
+use crate::port::initial_ports;
 
 /// The port of QEMU's isa-debug-exit device; 0 if there is none.
 static EXIT_PORT: AtomicU16 = AtomicU16::new(0);
@@ -14,7 +15,7 @@ const LARGEST_STATUS: u8 = 63;
 /// be that; the others stay without effect.
 pub(super) fn set_exit_port(port: u16) -> bool {
     // The device has four ports.
-    let good = port <= u16::MAX - 3 && !(port..=port + 3).any(ports::is_withheld);
+    let good = initial_ports(false).any(|range| range.check(port, 4).is_ok());
     if good {
         EXIT_PORT.store(port, Ordering::Relaxed);
     }

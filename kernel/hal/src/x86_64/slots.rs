@@ -1,6 +1,7 @@
 //! Fixed slots: a few pages of kernel space whose mapping is changed by hand.
 //!
-//! Two uses: the registers of the local APIC, for as long as the kernel runs, and a peephole
+//! Three uses: the registers of the local APIC and of the I/O APIC, for as long as the kernel runs,
+//! and a peephole
 //! through which the boot code reads what the loader left and writes its first tables, before
 //! the frame-indexed window exists. Invariants:
 //!
@@ -34,6 +35,8 @@ pub(super) enum Slot {
     LocalApic = 0,
     /// The boot code's peephole.
     Peephole = 1,
+    /// The I/O APIC's registers.
+    IoApic = 2,
 }
 
 impl Slot {

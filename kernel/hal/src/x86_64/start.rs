@@ -3,9 +3,11 @@
 //! Everything happens here once, on one CPU, with interrupts off: processor features, log,
 //! boot information, the environment, timer and devices. Then the client gets its [`Hal`].
 
-use heliox_address::{FrameRange, PAGE_BYTES, PhysicalAddress};
+use heliox_address::{FrameRange, PAGE_BYTES, PhysicalAddress, VirtualAddress};
+use heliox_boot::acpi::InterruptControllers;
+use heliox_boot::elf::{FileInMemory, Program};
 use heliox_boot::information::{BootInformation, BootProtocol};
-use heliox_boot::memory_map::{Limits, MemoryMap};
+use heliox_boot::memory_map::{Limits, MemoryKind, MemoryMap};
 use heliox_boot::options::Options;
 
 use super::cpu::{Cpu, CpuOwned};
@@ -14,6 +16,7 @@ use super::execution::Executor;
 use super::features::Features;
 use super::hal::{BootReport, Hal};
 use super::heap::Heap;
+use super::irq::InterruptController;
 use super::machine::RealMachine;
 use super::timer::Timer;
 use super::{log, pci, shutdown};
@@ -36,6 +39,10 @@ unsafe extern "C" {
 
 /// What the loader said. Large, so it is filled where it lies.
 static BOOT_INFORMATION: CpuOwned<BootInformation> = CpuOwned::new(BootInformation::empty());
+
+/// Entry points of modules. Here, since the boot's stack is small.
+static ENTRIES: CpuOwned<[Option<VirtualAddress>; BootInformation::MODULES]> =
+    CpuOwned::new([None; BootInformation::MODULES]);
 
 /// A machine that Heliox cannot run on: says why, and stops with status 1.
 fn refuse(reason: &dyn core::fmt::Display) -> ! {
@@ -87,6 +94,20 @@ pub(super) extern "C" fn start(loader: u32, address: u32) -> ! {
         refuse(&error);
     }
 
+    let root_pointer = information.rsdp().filter(|_| !options.no_acpi);
+    let controllers = root_pointer.and_then(|root| {
+        let controllers = InterruptControllers::read(root, &mut memory);
+        controllers
+            .inspect_err(|error| crate::warn!("{error}"))
+            .ok()
+    });
+    // SAFETY: the only use of the static, by the only CPU (U1).
+    let entries = unsafe { &mut *ENTRIES.get() };
+    for (entry, module) in entries.iter_mut().zip(information.modules()) {
+        let program = Program::parse(&mut FileInMemory::new(&mut memory, module.range));
+        *entry = program.ok().map(|program| program.entry());
+    }
+
     information.reserve(environment::LOW_MEMORY);
     let layout = Layout::plan(information.memory_map(), options.kernel_memory)
         .unwrap_or_else(|error| refuse(&error));
@@ -112,6 +133,15 @@ pub(super) extern "C" fn start(loader: u32, address: u32) -> ! {
     // SAFETY: the only use of the static, by the only CPU (U1).
     let ranges = unsafe { &mut *RANGES.get() };
     ranges.fill(information, range);
+    let is_free = |address: PhysicalAddress| {
+        let kind = information.memory_map().kind_of(address.frame());
+        let offered = ranges
+            .io
+            .iter()
+            .any(|io| io.frames.contains(address.frame()));
+        matches!(kind, None | Some(MemoryKind::Reserved)) && !offered
+    };
+    let interrupts = InterruptController::start(controllers.as_ref(), is_free, features.no_execute);
     // SAFETY: E3: window and records are as they were built, and this is the only use of them.
     let (machine, storage, heap) = unsafe {
         let (storage, heap) = records(&environment, &layout);
@@ -140,11 +170,12 @@ pub(super) extern "C" fn start(loader: u32, address: u32) -> ! {
     heliox_kernel_main(Hal {
         memory,
         cpu: CurrentCpu::new(CpuIndex::BOOT),
-        executor: Executor::new(cpu, features),
+        executor: Executor::new(cpu, features, interrupts),
         timer,
         information,
         options,
         report,
+        entries,
     })
 }
 

@@ -1,8 +1,7 @@
 //! Time: the clock and the timer interrupt.
 //!
-//! Hides the local APIC, the 8254 that it is measured against, and the 8259s, which are switched
-//! off. The clock is the time-stamp counter; the timer is the local APIC's, one-shot. Both rates
-//! are measured once, in a window of half a millisecond (under instruction counting a window of
+//! Hides the local APIC and the 8254 that it is measured against. The clock is the time-stamp
+//! counter; the timer is the local APIC's, one-shot. Both rates are measured once, in a window of half a millisecond (under instruction counting a window of
 //! ten would be ten million instructions, `hazards` 17).
 
 use heliox_address::{Frame, PhysicalAddress};
@@ -14,8 +13,6 @@ use super::slots::Slot;
 pub(super) const TIMER_VECTOR: u8 = 0x40;
 /// Vector of an interrupt that the local APIC took back.
 const SPURIOUS_VECTOR: u8 = 0xff;
-/// First of the 16 vectors that the masked 8259s are moved to, away from the exceptions.
-const LEGACY_VECTORS: u8 = 0x20;
 
 /// Input rate of the 8254 in hertz.
 const PIT_HERTZ: u64 = 1_193_182;
@@ -25,10 +22,12 @@ const PIT_TICKS: u64 = 596;
 const LARGEST_POLLS: u32 = 1_000_000;
 
 /// Registers of the local APIC, as byte offsets (AMD64 manual volume 2, section 16.3).
+const IDENTITY: u64 = 0x20;
 const END_OF_INTERRUPT: u64 = 0xb0;
 const TASK_PRIORITY: u64 = 0x80;
 const SPURIOUS: u64 = 0xf0;
 const IN_SERVICE: u64 = 0x100;
+const COMMAND: u64 = 0x300;
 const LOCAL_TIMER: u64 = 0x320;
 const LOCAL_PERFORMANCE: u64 = 0x340;
 const LOCAL_INTERRUPT_0: u64 = 0x350;
@@ -40,6 +39,10 @@ const DIVIDE: u64 = 0x3e0;
 
 /// Bit of a local vector entry that keeps its interrupt away.
 const MASKED: u32 = 1 << 16;
+/// Delivery by the 8259s, which then name the vector.
+const FROM_8259: u32 = 0b111 << 8;
+/// Command: to this CPU itself.
+const TO_ITSELF: u32 = 1 << 18;
 /// Bits of a local vector entry that pass its input on as a non-maskable interrupt.
 const NON_MASKABLE: u32 = 0b100 << 8;
 /// Divide register: count every bus clock.
@@ -99,7 +102,7 @@ fn write(register: u64, value: u32) {
 }
 
 impl Timer {
-    /// Switches the 8259s off, sets up the local APIC, and measures the clock's rate.
+    /// Sets up the local APIC and measures the clock's rate.
     ///
     /// `start`: the time-stamp counter when the kernel began. `no_execute`: that bit of a
     /// page-table entry, if the processor has it.
@@ -107,7 +110,6 @@ impl Timer {
     /// # Errors
     /// If the processor has no usable local APIC.
     pub(super) fn start(start: u64, no_execute: u64) -> Result<Self, TimerError> {
-        mask_legacy_controllers();
         if processor::cpuid(1, 0).edx & 1 << 9 == 0 {
             return Err(TimerError::NoLocalApic);
         }
@@ -210,21 +212,19 @@ pub(super) fn end_of_interrupt(vector: u8) {
     }
 }
 
-/// Moves the 8259s' vectors away from the exceptions and masks every line.
-fn mask_legacy_controllers() {
-    // SAFETY: D1: the ports of the interrupt controllers reach no memory.
-    unsafe {
-        for (command, data, first, wiring) in [
-            (0x20, 0x21, LEGACY_VECTORS, 4),
-            (0xa0, 0xa1, LEGACY_VECTORS + 8, 2),
-        ] {
-            out8(command, 0x11);
-            out8(data, first);
-            out8(data, wiring);
-            out8(data, 0x01);
-            out8(data, 0xff);
-        }
-    }
+/// The number by which interrupts are sent to this CPU.
+pub(super) fn local_apic_identity() -> u8 {
+    (read(IDENTITY) >> 24) as u8
+}
+
+/// Lets the interrupts of the 8259s through to this CPU.
+pub(super) fn accept_8259() {
+    write(LOCAL_INTERRUPT_0, FROM_8259);
+}
+
+/// Makes this CPU interrupt itself with `vector`, as soon as it takes interrupts.
+pub(super) fn interrupt_itself(vector: u8) {
+    write(COMMAND, TO_ITSELF | u32::from(vector));
 }
 
 /// Rates of the time-stamp counter and the APIC's timer in hertz, measured against channel 2 of
