@@ -368,8 +368,8 @@ impl<P: Pages> PageAllocator<'_, P> {
     }
 
     /// Clear free pages of the heaps, at most `budget` of them, going on where the last call
-    /// stopped. After a whole pass every page is zeroized that was free all the time. `progress`
-    /// is called after each group of up to 64 pages in which one was cleared.
+    /// stopped. After a whole pass in which none was refused, every page is zeroized that was
+    /// free all the time. `progress` is called after each group of up to 64 pages in which one was cleared.
     ///
     /// # Errors
     /// [`Event::NotInitialised`].
