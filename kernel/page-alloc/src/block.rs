@@ -82,6 +82,15 @@ macro_rules! block {
 block! {
     /// A block of any zone that belongs to no domain.
     ///
+    /// It is freed once:
+    ///
+    /// ```
+    /// # use heliox_page_alloc::*;
+    /// fn free<P: Pages>(allocator: &mut PageAllocator<P>, block: HeapBlock) {
+    ///     let _ = allocator.free_heap_pages(Zone::Dom, block);
+    /// }
+    /// ```
+    ///
     /// A second free does not compile:
     ///
     /// ```compile_fail,E0382

@@ -171,7 +171,7 @@ impl<'m> PageMap<'m> {
         self.bits(page, Order::ZERO) == (true, true)
     }
 
-    /// Note that `page`, neither free nor held, is in a CPU's cache, or is not any more.
+    /// Note that `page`, not free, is in a CPU's cache, or is neither there nor held any more.
     #[inline]
     pub(crate) fn set_cached(&mut self, page: u64, cached: bool) {
         if let Some((words, bit)) = self.words_mut(page, Order::ZERO) {

@@ -233,9 +233,14 @@ impl<P: Pages> PageAllocator<'_, P> {
         if let Err(event) = self.check_initialised().and_then(|()| self.check_cpu(cpu)) {
             return Err(Refused::new(event, block));
         }
-        match self.release(zone, &block.0) {
+        let (page, order) = (block.0.page(), block.0.order());
+        match self.check_held(zone, page, order) {
             Ok(index) => {
-                self.put_near(cpu, index, block.0.page(), block.0.order());
+                // A held page may go straight into a cache.
+                if order != Order::ZERO || !self.put_cached(cpu, index, page) {
+                    self.map.set_held(page, order, false);
+                    self.heap.give(&mut self.map, index, page, order);
+                }
                 Ok(())
             }
             Err(event) => Err(Refused::new(event, block)),
@@ -363,8 +368,8 @@ impl<P: Pages> PageAllocator<'_, P> {
     }
 
     /// Clear free pages of the heaps, at most `budget` of them, going on where the last call
-    /// stopped. After a whole pass every page is zeroized that was free all the time. `progress`
-    /// is called after each group of up to 64 pages in which one was cleared.
+    /// stopped. After a whole pass in which none was refused, every page is zeroized that was
+    /// free all the time. `progress` is called after each group of up to 64 pages in which one was cleared.
     ///
     /// # Errors
     /// [`Event::NotInitialised`].

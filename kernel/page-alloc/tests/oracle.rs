@@ -1,7 +1,8 @@
 //! The allocator against the model: random sequences of all operations, wrong ones included.
 //!
 //! Each episode makes a new small machine (some hundred pages, up to three nodes and CPUs) and
-//! runs some hundred operations on the allocator and the model. After *every* operation, every
+//! runs some hundred operations on the allocator and the model. After *every* operation (but in
+//! the bursts `scatter`, `flood` and `exhaust_references` not after each of theirs), every
 //! attribute of every page, every sum, and every free block of the two are compared, so that the
 //! invariants hold at each step: free blocks and attributes agree; a page has at most one holder;
 //! pages of a zone add up; buddies are merged as far as possible (but for pages in CPUs' caches);
