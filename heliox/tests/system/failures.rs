@@ -175,3 +175,45 @@ fn without_a_module_there_is_nothing_to_run() {
             .require_line("there is no program to run");
     }
 }
+
+/// The source of a program that runs 64 KiB of random bytes as instructions.
+fn random_instructions(mut state: u64) -> String {
+    let mut source = include_str!("../fixtures/random.c").to_owned();
+    source.push_str("__asm__(\".text\\n.balign 4096\\nrandom_code:\\n\"\n");
+    for _ in 0..1 << 12 {
+        source.push_str("\".byte 0");
+        for _ in 0..16 {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            source.push_str(&format!(",{}", state >> 56));
+        }
+        source.push_str("\\n\"\n");
+    }
+    source.push_str("\"random_code_end: .skip 4096, 0xcc\\n\");\n");
+    source
+}
+
+#[test]
+fn random_instructions_harm_nobody_else() {
+    let random = c_program("random", &random_instructions(1));
+    let hello = c_program("hello", include_str!("../fixtures/hello.c"));
+    let boot = ["1", "2", "3", "4"]
+        .iter()
+        .fold(Boot::new(), |boot, seed| boot.module(random.path(), seed));
+    let outcome = boot.module(hello.path(), "").icount(true).run().unwrap();
+    // A program may do anything to itself, and end in any way. The others do not notice.
+    assert!(
+        matches!(outcome.status(), Some(status) if status < PANIC),
+        "{outcome}"
+    );
+    outcome
+        .require_line("hello: hello from C")
+        .require_line("all programs have ended");
+    assert!(!outcome.text().contains("not given back"), "{outcome}");
+    let rounds = outcome
+        .lines()
+        .filter(|line| line.ends_with("5000 more"))
+        .count();
+    assert!(rounds >= 8, "only {rounds} times 5000 rounds: {outcome}");
+}

@@ -16,6 +16,9 @@ const COMMAND_LINE_BYTES: usize = 256;
 /// Bytes of output that are collected until a line is complete.
 const LINE_BYTES: usize = 160;
 
+/// The number under which an alarm is raised: none of an exception.
+const ALARM: u8 = 32;
+
 /// The status of a program that was stopped for a fault.
 const FAULT_STATUS: u8 = 62;
 
@@ -46,6 +49,8 @@ pub(crate) struct Program {
     pub(crate) state: State,
     /// Where the program wants to go on after its next fault.
     pub(crate) fault_handler: Option<VirtualAddress>,
+    /// When the clock shows so many microseconds, the program wants a fault.
+    pub(crate) alarm: Option<u64>,
     pub(crate) devices: Devices,
 }
 
@@ -69,6 +74,7 @@ impl Program {
             context,
             state: State::Ready,
             fault_handler: None,
+            alarm: None,
             devices: Devices::default(),
         };
         for (target, byte) in program.command_line.iter_mut().zip(command_line.bytes()) {
@@ -169,8 +175,19 @@ impl Program {
         self.state = State::Ended(status);
     }
 
+    /// Raises the alarm if its time has come. Whether it has.
+    pub(crate) fn take_alarm(&mut self, now: u64) -> bool {
+        let due = self.alarm.is_some_and(|alarm| now >= alarm);
+        if due {
+            self.alarm = None;
+            self.fault(ALARM, 0, 0);
+        }
+        due
+    }
+
     /// Deals with a fault: the program goes on at its handler, which finds the exception's
-    /// number in RAX, the error code in RDX and the address in RCX; without a handler it ends.
+    /// number in RAX, the error code in RDX, the address in RCX, and all flags clear; without a
+    /// handler it ends.
     pub(crate) fn fault(&mut self, vector: u8, error_code: u64, address: u64) {
         let Some(handler) = self.fault_handler.take() else {
             info!(
@@ -185,6 +202,7 @@ impl Program {
         self.context.set_register(Register::Rax, u64::from(vector));
         self.context.set_register(Register::Rdx, error_code);
         self.context.set_register(Register::Rcx, address);
+        self.context.set_flags(0);
         if self.context.set_instruction_pointer(handler).is_err() {
             self.end(FAULT_STATUS);
         }

@@ -137,12 +137,15 @@ impl Scheduler {
 /// Runs one program until its time is over, it ends, it gives way, or a device asks for attention:
 /// on the line that is returned.
 fn run_slice(system: &mut System<'_>, program: &mut Program) -> Option<Irq> {
-    let deadline = system.hal().timer().now() + SLICE;
+    let slice_end = system.hal().timer().now().saturating_add(SLICE);
+    let deadline = program
+        .alarm
+        .map_or(slice_end, |alarm| alarm.min(slice_end));
     system.hal().timer().set_deadline(Some(deadline));
     while program.state == State::Ready {
         let go_on = match program.run(system.hal()) {
             Interrupt::SystemCall => system_call::handle(system, program),
-            Interrupt::Timer => false,
+            Interrupt::Timer => program.take_alarm(system.hal().timer().now()),
             Interrupt::External(irq) => return Some(irq),
             fault => program.take_fault(system.hal(), fault),
         };

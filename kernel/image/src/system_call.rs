@@ -28,6 +28,7 @@ enum Call {
     Argument(u64),
     SleepUntil(u64),
     FaultHandler(Option<VirtualAddress>),
+    Alarm(Option<u64>),
     Device(u64),
 }
 
@@ -63,6 +64,7 @@ impl Call {
                 let handler = VirtualAddress::new(argument).filter(|address| address.is_user())?;
                 Self::FaultHandler(Some(handler))
             }
+            7 => Self::Alarm((argument != 0).then_some(argument)),
             number @ 16.. => Self::Device(number),
             _ => return None,
         })
@@ -89,6 +91,11 @@ pub(crate) fn handle(system: &mut System<'_>, program: &mut Program) -> bool {
             go_on = false;
         }
         Some(Call::FaultHandler(handler)) => program.fault_handler = handler,
+        Some(Call::Alarm(alarm)) => {
+            program.alarm = alarm;
+            // The timer is set anew.
+            go_on = false;
+        }
         Some(Call::Device(number)) => {
             result = devices::handle(system, program, number).unwrap_or(REFUSED);
             go_on = program.state == State::Ready;

@@ -51,6 +51,9 @@ const SETTABLE_FLAGS: u64 =
 /// The flag that suppresses instruction breakpoints for one instruction.
 const RESUME: u64 = 1 << 16;
 
+/// Trap and nested task.
+const CLEARED_FLAGS: u64 = 1 << 8 | 1 << 14;
+
 /// The flags of a new program: interrupts enabled, and the bit that is always set.
 const INITIAL_FLAGS: u64 = 1 << 9 | 1 << 1;
 
@@ -185,12 +188,13 @@ impl Context {
         self.registers.frame.flags
     }
 
-    /// Sets those flags that a program may freely change; the others stay as they are
+    /// Sets those flags that a program may freely change, and clears the trap flag and the
+    /// nested-task flag, which a program can only set itself; the others stay as they are
     /// (`hazards` 13).
     pub fn set_flags(&mut self, flags: u64) {
         self.registers.frame.vector = 0;
-        self.registers.frame.flags =
-            self.registers.frame.flags & !SETTABLE_FLAGS | flags & SETTABLE_FLAGS;
+        let kept = self.registers.frame.flags & !(SETTABLE_FLAGS | CLEARED_FLAGS);
+        self.registers.frame.flags = kept | flags & SETTABLE_FLAGS;
     }
 
     /// Sets the base of the FS segment.
