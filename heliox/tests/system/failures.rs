@@ -22,8 +22,8 @@ fn a_panic_tells_where_and_shows_registers() {
         .require_status(PANIC)
         .require_line("[panic] on CPU 0: panicked at kernel/image/src/main.rs:")
         .require_line("as the command line asked")
-        .require_line("[panic] rsp ffffffff8")
-        .require_line("[panic] cr0 ");
+        .require_line("[panic] rsp   ffffffff8")
+        .require_line("[panic] cr0   ");
 }
 
 #[test]
@@ -32,7 +32,7 @@ fn a_stack_that_overflows_hits_its_guard_page() {
     outcome
         .require_status(PANIC)
         .require_line("exception 8 (double fault)")
-        .require_line("[panic] rip ffffffff8");
+        .require_line("[panic] rip   ffffffff8");
 }
 
 #[test]

@@ -15,109 +15,67 @@ pub const PANIC_STATUS: u8 = 63;
 
 static PANICKING: AtomicBool = AtomicBool::new(false);
 
-/// Prints what happened and `registers`, and stops the machine.
-fn die(what: fmt::Arguments<'_>, registers: &[(&str, u64)]) -> ! {
+/// Names of what the entry code saves, in the order of `Frame::general`.
+const GENERAL: [&str; 15] = [
+    "r15", "r14", "r13", "r12", "r11", "r10", "r9", "r8", "rbp", "rdi", "rsi", "rdx", "rcx", "rbx",
+    "rax",
+];
+
+/// Prints what happened and registers, and stops the machine.
+fn die<'a>(what: fmt::Arguments<'_>, registers: impl Iterator<Item = (&'a str, u64)>) -> ! {
     if PANICKING.swap(true, Ordering::Relaxed) {
         shutdown::stop(PANIC_STATUS);
     }
-    log::line(format_args!(
-        "[panic] on CPU {}: {what}",
-        processor::cpuid(1, 0).ebx >> 24
-    ));
-    for group in registers.chunks(4) {
-        log::text(format_args!("[panic]"));
-        for (name, value) in group {
-            log::text(format_args!(" {name} {value:016x}"));
-        }
-        log::line(format_args!(""));
+    let cpu = processor::cpuid(1, 0).ebx >> 24;
+    log::text(format_args!("[panic] on CPU {cpu}: {what}"));
+    let control = [
+        ("cr0", processor::read_cr0()),
+        ("cr2", processor::read_cr2()),
+        ("cr3", processor::read_cr3()),
+        ("cr4", processor::read_cr4()),
+    ];
+    for (number, (name, value)) in control.into_iter().chain(registers).enumerate() {
+        let start = if number % 4 == 0 { "\n[panic]" } else { "" };
+        log::text(format_args!("{start} {name:5} {value:016x}"));
     }
-    log::line(format_args!(
-        "[panic] cr0 {:016x} cr2 {:016x} cr3 {:016x} cr4 {:016x}",
-        processor::read_cr0(),
-        processor::read_cr2(),
-        processor::read_cr3(),
-        processor::read_cr4()
-    ));
+    log::line(format_args!(""));
     shutdown::stop(PANIC_STATUS)
 }
 
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
     // A panic is a call: the registers that say something are those that calls preserve.
-    let (rsp, rbp, rbx, r12, r13, r14, r15, flags): (u64, u64, u64, u64, u64, u64, u64, u64);
-    // SAFETY: reads registers only; the stack is used below the red-zone-less stack pointer.
+    let names = ["rsp", "rbp", "rbx", "r12", "r13", "r14", "r15"];
+    let mut values = [0_u64; 7];
+    // SAFETY: stores seven words into the array, which has room for them.
     unsafe {
         asm!(
-            "mov {}, rsp", "mov {}, rbp", "mov {}, rbx", "mov {}, r12", "mov {}, r13",
-            "mov {}, r14",
-            out(reg) rsp, out(reg) rbp, out(reg) rbx, out(reg) r12, out(reg) r13, out(reg) r14,
-            options(nomem, preserves_flags)
+            "mov [{0}], rsp", "mov [{0} + 8], rbp", "mov [{0} + 16], rbx", "mov [{0} + 24], r12",
+            "mov [{0} + 32], r13", "mov [{0} + 40], r14", "mov [{0} + 48], r15",
+            in(reg) values.as_mut_ptr(), options(nostack, preserves_flags)
         );
-        asm!("mov {}, r15", "pushfq", "pop {}", out(reg) r15, out(reg) flags);
     }
-    die(
-        format_args!("{info}"),
-        &[
-            ("rsp", rsp),
-            ("rbp", rbp),
-            ("rbx", rbx),
-            ("r12", r12),
-            ("r13", r13),
-            ("r14", r14),
-            ("r15", r15),
-            ("flags", flags),
-        ],
-    )
+    die(format_args!("{info}"), names.into_iter().zip(values))
 }
 
 /// An exception that the kernel itself caused, or a double fault or machine check; called by the
 /// entry code with the saved registers.
 pub(super) extern "C" fn fatal_exception(frame: &Frame) -> ! {
-    let [
-        r15,
-        r14,
-        r13,
-        r12,
-        r11,
-        r10,
-        r9,
-        r8,
-        rbp,
-        rdi,
-        rsi,
-        rdx,
-        rcx,
-        rbx,
-        rax,
-    ] = frame.general;
+    let (vector, code) = (frame.vector, frame.error_code);
+    let special = [
+        ("rip", frame.instruction_pointer),
+        ("rsp", frame.stack_pointer),
+        ("cs", frame.code_selector),
+        ("flags", frame.flags),
+    ];
     die(
         format_args!(
-            "exception {} ({}) with error code {:#x}",
-            frame.vector,
-            exception_name(frame.vector),
-            frame.error_code
+            "exception {vector} ({}), error code {code:#x}",
+            exception_name(vector)
         ),
-        &[
-            ("rip", frame.instruction_pointer),
-            ("rsp", frame.stack_pointer),
-            ("cs", frame.code_selector),
-            ("flags", frame.flags),
-            ("rax", rax),
-            ("rbx", rbx),
-            ("rcx", rcx),
-            ("rdx", rdx),
-            ("rsi", rsi),
-            ("rdi", rdi),
-            ("rbp", rbp),
-            ("r8 ", r8),
-            ("r9 ", r9),
-            ("r10", r10),
-            ("r11", r11),
-            ("r12", r12),
-            ("r13", r13),
-            ("r14", r14),
-            ("r15", r15),
-        ],
+        special
+            .into_iter()
+            .chain(GENERAL.into_iter().zip(frame.general)),
     )
 }
 
