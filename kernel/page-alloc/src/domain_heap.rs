@@ -205,7 +205,13 @@ impl<P: Pages> PageAllocator<'_, P> {
                 Ok(DomainBlock(block))
             }
             Err(event) => {
-                self.put_block(page, order);
+                match self.heap.section_of(page) {
+                    // The same block will come next, when it is cleared.
+                    Some(index) if matches!(event, Event::TooMuchToScrub { .. }) => {
+                        self.put_near(cpu, index, page, order);
+                    }
+                    _ => self.put_block(page, order),
+                }
                 Err(event)
             }
         }

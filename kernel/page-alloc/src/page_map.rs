@@ -2,9 +2,9 @@
 //!
 //! The secret: free memory is known as blocks, not as pages. For each order there is a bitmap with
 //! summaries (`bit_tree`) in which a bit is a free block; a page is free if one of the 19 blocks
-//! around it is, or if a CPU's cache holds it. Next to each word of such a bitmap lies one with a
-//! bit for each *held* block: one that was handed out and belongs to no domain. For order 0 both
-//! bits together mean that a CPU's cache holds the page. So what an operation on one page reads
+//! around it is, or if a CPU's cache holds one. Next to each word of such a bitmap lies one with a
+//! bit for each *held* block: one that was handed out and belongs to no domain. Both bits together
+//! mean that a CPU's cache holds the block, so it moves between a holder and a cache by one bit. So what an operation on one page reads
 //! and writes is one cache line, of a map so dense (16 bytes for 64 pages) that it stays in the
 //! processor's caches. Sets of pages of which few operations need to know are bitmaps of their
 //! own: bad ones, *retired* ones (bad, in a zone, and held by nobody), blocks that wait to be
@@ -166,18 +166,39 @@ impl<'m> PageMap<'m> {
     }
 
     /// Whether `page` is in a CPU's cache.
-    #[inline]
     pub(crate) fn is_cached(&self, page: u64) -> bool {
-        self.bits(page, Order::ZERO) == (true, true)
+        Order::all().any(|order| self.bits(page, order) == (true, true))
     }
 
-    /// Note that `page`, not free, is in a CPU's cache, or is neither there nor held any more.
+    /// Note that the block at `page`, not free, is in a CPU's cache, or is neither there nor held
+    /// any more.
     #[inline]
-    pub(crate) fn set_cached(&mut self, page: u64, cached: bool) {
-        if let Some((words, bit)) = self.words_mut(page, Order::ZERO) {
+    pub(crate) fn set_cached(&mut self, page: u64, order: Order, cached: bool) {
+        if let Some((words, bit)) = self.words_mut(page, order) {
             for word in words {
                 *word = if cached { *word | bit } else { *word & !bit };
             }
+        }
+    }
+
+    /// Note that the block at `page` moves from its holder into a CPU's cache; whether it was held.
+    #[inline]
+    pub(crate) fn shelve_held(&mut self, page: u64, order: Order) -> bool {
+        let Some(([free, held], bit)) = self.words_mut(page, order) else {
+            return false;
+        };
+        let is_held = page & (order.pages() - 1) == 0 && *held & !*free & bit != 0;
+        if is_held {
+            *free |= bit;
+        }
+        is_held
+    }
+
+    /// Note that the block at `page` moves out of a CPU's cache, to a holder.
+    #[inline]
+    pub(crate) fn hold_shelved(&mut self, page: u64, order: Order) {
+        if let Some(([free, _], bit)) = self.words_mut(page, order) {
+            *free &= !bit;
         }
     }
 
@@ -270,7 +291,7 @@ impl<'m> PageMap<'m> {
         let mut free = word(self.place(page, Order::ZERO).0);
         for order in Order::all().skip(1) {
             if order.number() >= 6 {
-                if self.is_free_block(page & !(order.pages() - 1), order) {
+                if self.bits(page, order).0 {
                     return u64::MAX;
                 }
                 continue;

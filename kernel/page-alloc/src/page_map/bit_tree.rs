@@ -143,20 +143,35 @@ impl BitTree {
     /// members. Costs little if none is, since only the summaries are looked at then.
     #[inline]
     pub(super) fn remove_range(&self, words: &mut [u64], start: u64, end: u64) {
-        for index in start >> 6..end.div_ceil(64) {
-            if self.levels > 0 && self.word(words, 1, index >> 6) & mask(index) == 0 {
-                continue;
+        let (mut index, last) = (start >> 6, end.div_ceil(64));
+        while index < last {
+            // Up to 64 leaves at a time.
+            let stop = last.min((index | 63) + 1);
+            let mut leaves = u64::MAX >> (64 - (stop - index)) << (index & 63);
+            if self.levels > 0 {
+                leaves &= self.word(words, 1, index >> 6);
             }
-            let first = start.max(index << 6);
-            let run = u64::MAX >> (64 - (end - first).min(64)) << (first & 63);
-            let Some(leaf) = words.get_mut(self.leaf_of(first)) else {
-                return;
-            };
-            if *leaf & run != 0 {
-                *leaf &= !run;
-                if *leaf == 0 {
-                    self.remove_above(words, index);
-                }
+            while leaves != 0 {
+                let leaf = (index & !63) + u64::from(leaves.trailing_zeros());
+                leaves &= leaves - 1;
+                self.remove_in_leaf(words, leaf, start, end);
+            }
+            index = stop;
+        }
+    }
+
+    /// The part of [`Self::remove_range`] that lies in leaf `index`.
+    #[cold]
+    fn remove_in_leaf(&self, words: &mut [u64], index: u64, start: u64, end: u64) {
+        let first = start.max(index << 6);
+        let run = u64::MAX >> (64 - (end - first).min(64)) << (first & 63);
+        let Some(leaf) = words.get_mut(self.leaf_of(first)) else {
+            return;
+        };
+        if *leaf & run != 0 {
+            *leaf &= !run;
+            if *leaf == 0 {
+                self.remove_above(words, index);
             }
         }
     }

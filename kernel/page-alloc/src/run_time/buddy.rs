@@ -66,11 +66,10 @@ impl FreeBlocks {
         Order::new(order.number() + larger.trailing_zeros()).ok()
     }
 
-    /// Note block `page` of order `order` as free.
+    /// Note block `page` of order `order` as free; `pages` is the caller's.
     #[inline]
     fn insert(&mut self, map: &mut PageMap<'_>, page: u64, order: Order) {
         map.insert_free(page, order);
-        self.pages += order.pages();
         if let Some(count) = self.counts.get_mut(order.index()) {
             *count += 1;
         }
@@ -81,11 +80,10 @@ impl FreeBlocks {
         }
     }
 
-    /// Note block `page` of order `order` as no longer free.
+    /// Note block `page` of order `order` as no longer free; `pages` is the caller's.
     #[inline]
     fn remove(&mut self, map: &mut PageMap<'_>, page: u64, order: Order) {
         map.remove_free(page, order);
-        self.pages -= order.pages();
         if let Some(count) = self.counts.get_mut(order.index()) {
             *count -= 1;
             if *count == 0 {
@@ -110,6 +108,7 @@ impl FreeBlocks {
         let page = map.first_free_block(u64::from(*hint) << found.number(), found)?;
         *hint = (page >> found.number()) as u32;
         self.remove(map, page, found);
+        self.pages -= order.pages();
         let mut rest = found;
         while rest > order {
             rest = rest.half()?;
@@ -127,6 +126,7 @@ impl FreeBlocks {
         mut page: u64,
         mut order: Order,
     ) {
+        self.pages += order.pages();
         while let Some(double) = order.double() {
             let buddy = page ^ order.pages();
             let merged = page & !order.pages();
@@ -161,7 +161,7 @@ impl FreeBlocks {
         let mut next = start;
         while next < end {
             let Some((first, order)) = map.free_block_around(next) else {
-                return;
+                break;
             };
             let behind = first + order.pages();
             self.remove(map, first, order);
@@ -171,6 +171,7 @@ impl FreeBlocks {
             }
             next = behind;
         }
+        self.pages -= end - start;
     }
 }
 
