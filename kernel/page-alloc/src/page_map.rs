@@ -107,6 +107,14 @@ impl<'m> PageMap<'m> {
         }
     }
 
+    /// Make the block at `page`, which may be held or cached, free; or, if `pair` and its buddy is
+    /// free, make neither a free block, to be one of twice the size. Whether it is free now.
+    #[inline]
+    pub(crate) fn insert_free_or_pair(&mut self, page: u64, order: Order, pair: bool) -> bool {
+        let tree = self.layout.free.get(order.index());
+        tree.is_none_or(|tree| tree.insert_or_pair(self.words, page >> order.number(), pair))
+    }
+
     #[inline]
     pub(crate) fn remove_free(&mut self, page: u64, order: Order) {
         if let Some(tree) = self.layout.free.get(order.index()) {

@@ -233,9 +233,9 @@ impl<P: Pages> PageAllocator<'_, P> {
         zone: Zone,
         block: HeapBlock,
     ) -> Result<(), Refused<HeapBlock>> {
-        match self.release(zone, &block.0) {
+        let (page, order) = (block.0.page(), block.0.order());
+        match self.check_held(zone, page, order) {
             Ok(index) => {
-                let (page, order) = (block.0.page(), block.0.order());
                 self.heap.give(&mut self.map, index, page, order);
                 Ok(())
             }
@@ -272,14 +272,6 @@ impl<P: Pages> PageAllocator<'_, P> {
             Ok(_) => self.free_heap_pages(zone, block),
             Err(event) => Err(Refused::new(event, block)),
         }
-    }
-
-    /// Make a held block of `zone` no longer held; its section.
-    #[inline]
-    fn release(&mut self, zone: Zone, block: &Extent) -> Result<usize, Event> {
-        let index = self.check_held(zone, block.page(), block.order())?;
-        self.map.set_held(block.page(), block.order(), false);
-        Ok(index)
     }
 
     /// Check that a block of `zone` is held; its section.
@@ -469,7 +461,7 @@ impl<P: Pages> PageAllocator<'_, P> {
                 bad: section.bad,
                 allocated: section.pages - free - section.pending - section.bad,
                 failing: section.failing,
-                free_blocks: *section.blocks.counts(),
+                free_blocks: section.blocks.counts(),
             };
             if let Some(entry) = figures.entry(section.zone, section.node) {
                 entry.add(&sum);
@@ -798,10 +790,8 @@ impl<P: Pages> PageAllocator<'_, P> {
 /// Put back what `shelf`, which is full, held longest.
 #[inline(never)]
 fn make_room(heap: &mut Heap, map: &mut PageMap<'_>, shelf: &mut Shelf) {
-    shelf.bring_up_oldest();
-    for _ in 0..shelf.batch() {
-        if let Some(page) = shelf.pop() {
-            heap.uncache(map, page, shelf.order());
-        }
+    for page in shelf.oldest() {
+        heap.uncache(map, u64::from(*page), shelf.order());
     }
+    shelf.drop_oldest();
 }

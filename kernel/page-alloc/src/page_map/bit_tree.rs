@@ -112,6 +112,32 @@ impl BitTree {
         }
     }
 
+    /// Make `number` a member and lift its veto; or, if `pair` and the number that makes an even
+    /// and odd pair with it is a member, make neither a member. Whether it is one now. The stride
+    /// is at least 2.
+    #[inline]
+    pub(super) fn insert_or_pair(&self, words: &mut [u64], number: u64, pair: bool) -> bool {
+        let rest = words.get_mut(self.leaf_of(number)..).unwrap_or_default();
+        let [leaf, veto, ..] = rest else {
+            return true;
+        };
+        let (own, other) = (mask(number), mask(number ^ 1));
+        let members = *leaf & !*veto;
+        *veto &= !own;
+        if pair && members & other != 0 {
+            *leaf &= !(own | other);
+            if members == other {
+                self.remove_above(words, number >> 6);
+            }
+            return false;
+        }
+        *leaf |= own;
+        if members == 0 {
+            self.insert_above(words, number >> 6);
+        }
+        true
+    }
+
     /// Note in the levels above that leaf `index` is no longer empty.
     fn insert_above(&self, words: &mut [u64], mut index: u64) {
         for base in self.upper.iter().take(self.levels) {
@@ -269,6 +295,24 @@ mod tests {
                         assert!(!tree.contains(&words, number));
                         words[tree.leaf_of(number)] &= !mask(number);
                         words[tree.leaf_of(number) + 1] &= !mask(number);
+                    }
+                } else if stride > 1 && random(&mut state).is_multiple_of(3) {
+                    let (other, pair) = (number ^ 1, random(&mut state).is_multiple_of(2));
+                    if !set.contains(&number) && other < numbers {
+                        // Free otherwise, held or cached.
+                        let [own, held] = [random(&mut state), random(&mut state)]
+                            .map(|bits| mask(number) & bits);
+                        words[tree.leaf_of(number)] |= own & held;
+                        words[tree.leaf_of(number) + 1] |= held;
+                        let added = tree.insert_or_pair(&mut words, number, pair);
+                        assert_eq!(added, !(pair && set.contains(&other)));
+                        assert_eq!(words[tree.leaf_of(number) + 1] & mask(number), 0);
+                        if added {
+                            set.insert(number);
+                        } else {
+                            set.remove(&other);
+                            assert_eq!(words[tree.leaf_of(number)] & mask(number), 0);
+                        }
                     }
                 } else if random(&mut state).is_multiple_of(3) {
                     tree.insert(&mut words, number);

@@ -6,9 +6,8 @@
 //! which it forms an aligned block of twice the size) at once and as often as possible, but never
 //! across its bounds.
 //!
-//! Invariants, of each [`FreeBlocks`]: `counts` are the numbers of its free blocks; bit `o` of
-//! `available` is set exactly if `counts[o] > 0`; every block of order `o` starts at or behind
-//! page `hints[o] << o`; no two of its blocks are buddies within bounds.
+//! Invariants, of each [`FreeBlocks`]: bit `o` of `available` is set exactly if there is a block
+//! of order `o`; every one starts at or behind page `hint << o` of its level; no two of its blocks are buddies within bounds.
 //!
 //! No operation here takes more steps than there are orders, save those on ranges, which take that
 //! many for each block in the range.
@@ -29,18 +28,29 @@ pub(crate) struct Bounds {
 /// Some of the map's free blocks: those of one stretch of memory.
 #[derive(Clone, Copy)]
 pub(crate) struct FreeBlocks {
-    counts: [u32; ORDERS],
-    hints: [u32; ORDERS],
+    levels: [Level; ORDERS],
     available: u32,
     pages: u64,
+}
+
+/// The blocks of one order.
+#[derive(Clone, Copy)]
+struct Level {
+    /// How many there are.
+    count: u32,
+    /// Number (page by size) that none is below.
+    hint: u32,
 }
 
 impl FreeBlocks {
     /// No blocks.
     pub(crate) const fn new() -> Self {
+        let level = Level {
+            count: 0,
+            hint: u32::MAX,
+        };
         Self {
-            counts: [0; ORDERS],
-            hints: [u32::MAX; ORDERS],
+            levels: [level; ORDERS],
             available: 0,
             pages: 0,
         }
@@ -52,8 +62,8 @@ impl FreeBlocks {
     }
 
     /// Number of blocks of each order.
-    pub(crate) const fn counts(&self) -> &[u32; ORDERS] {
-        &self.counts
+    pub(crate) fn counts(&self) -> [u32; ORDERS] {
+        self.levels.map(|level| level.count)
     }
 
     /// The smallest order, at least `order`, of which there is a block.
@@ -70,13 +80,16 @@ impl FreeBlocks {
     #[inline]
     fn insert(&mut self, map: &mut PageMap<'_>, page: u64, order: Order) {
         map.insert_free(page, order);
-        if let Some(count) = self.counts.get_mut(order.index()) {
-            *count += 1;
-        }
+        self.count(page, order);
+    }
+
+    /// Count a block that was just inserted.
+    #[inline]
+    fn count(&mut self, page: u64, order: Order) {
         self.available |= 1 << order.number();
-        if let Some(hint) = self.hints.get_mut(order.index()) {
-            let block = (page >> order.number()) as u32;
-            *hint = block.min(*hint);
+        if let Some(level) = self.levels.get_mut(order.index()) {
+            level.count += 1;
+            level.hint = level.hint.min((page >> order.number()) as u32);
         }
     }
 
@@ -84,13 +97,17 @@ impl FreeBlocks {
     #[inline]
     fn remove(&mut self, map: &mut PageMap<'_>, page: u64, order: Order) {
         map.remove_free(page, order);
-        if let Some(count) = self.counts.get_mut(order.index()) {
-            *count -= 1;
-            if *count == 0 {
+        self.uncount(order);
+    }
+
+    /// Count a block less, which was just removed.
+    #[inline]
+    fn uncount(&mut self, order: Order) {
+        if let Some(level) = self.levels.get_mut(order.index()) {
+            level.count -= 1;
+            if level.count == 0 {
                 self.available &= !(1 << order.number());
-                if let Some(hint) = self.hints.get_mut(order.index()) {
-                    *hint = u32::MAX;
-                }
+                level.hint = u32::MAX;
             }
         }
     }
@@ -104,7 +121,7 @@ impl FreeBlocks {
         found: Order,
         order: Order,
     ) -> Option<u64> {
-        let hint = self.hints.get_mut(found.index())?;
+        let hint = &mut self.levels.get_mut(found.index())?.hint;
         let page = map.first_free_block(u64::from(*hint) << found.number(), found)?;
         *hint = (page >> found.number()) as u32;
         self.remove(map, page, found);
@@ -117,7 +134,8 @@ impl FreeBlocks {
         Some(page)
     }
 
-    /// Put a block in that is in no set, merging it with its buddies within `bounds`.
+    /// Put a block in that is not free, merging it with its buddies within `bounds`; it is no
+    /// longer held or cached.
     #[inline]
     pub(crate) fn give(
         &mut self,
@@ -127,20 +145,21 @@ impl FreeBlocks {
         mut order: Order,
     ) {
         self.pages += order.pages();
-        while let Some(double) = order.double() {
-            let buddy = page ^ order.pages();
+        loop {
             let merged = page & !order.pages();
-            if !map.is_free_block(buddy, order)
-                || merged < bounds.start
-                || merged + double.pages() > bounds.end
-            {
-                break;
+            let double = order
+                .double()
+                .filter(|double| merged >= bounds.start && merged + double.pages() <= bounds.end);
+            if map.insert_free_or_pair(page, order, double.is_some()) {
+                return self.count(page, order);
             }
-            self.remove(map, buddy, order);
+            self.uncount(order);
+            let Some(double) = double else {
+                return;
+            };
             page = merged;
             order = double;
         }
-        self.insert(map, page, order);
     }
 
     /// Put the pages from `start` to `end` in, as the largest blocks possible.

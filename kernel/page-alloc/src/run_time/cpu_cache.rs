@@ -104,11 +104,17 @@ impl Shelf {
         self.blocks_mut().reverse();
     }
 
-    /// Move the longest held blocks to the top, for [`Self::batch`] of them to be taken off.
-    pub(crate) fn bring_up_oldest(&mut self) {
-        let batch = self.batch() as usize;
-        let blocks = self.blocks_mut();
-        blocks.rotate_left(blocks.len().min(batch));
+    /// The longest held blocks, at most [`Self::batch`].
+    pub(crate) fn oldest(&self) -> &[u32] {
+        let count = self.len.min(self.capacity / 2);
+        self.blocks.get(..count as usize).unwrap_or_default()
+    }
+
+    /// Forget [`Self::oldest`].
+    pub(crate) fn drop_oldest(&mut self) {
+        let count = self.oldest().len();
+        self.blocks_mut().copy_within(count.., 0);
+        self.len -= count as u32;
     }
 
     /// Take the block around `page` out, wherever it lies; its first page, if it was there.

@@ -297,7 +297,8 @@ impl Heap {
         Some(page)
     }
 
-    /// Put the block of section `index` that starts at `page` back; bad pages stay out.
+    /// Put the block of section `index` that starts at `page`, and may be held, back; bad pages
+    /// stay out.
     #[inline]
     pub(crate) fn give(&mut self, map: &mut PageMap<'_>, index: usize, page: u64, order: Order) {
         let Some(section) = self.sections.get_mut(index) else {
@@ -310,6 +311,7 @@ impl Heap {
             *free += order.pages();
             section.blocks.give(map, section.bounds, page, order);
         } else {
+            map.set_held(page, order, false);
             let bad = give_good(map, section, page, page + order.pages());
             section.failing -= bad;
             section.bad += bad;
@@ -355,11 +357,11 @@ impl Heap {
         let Some(section) = self.sections.get_mut(index) else {
             return;
         };
-        map.set_cached(page, order, false);
         if section.failing == 0 {
             section.blocks.give(map, section.bounds, page, order);
         } else {
             let zone = section.zone;
+            map.set_cached(page, order, false);
             self.count_uncached(zone, order);
             self.give(map, index, page, order);
         }
