@@ -710,7 +710,7 @@ impl<P: Pages> PageAllocator<'_, P> {
         let Some(shelf) = cache.shelf(zone, order) else {
             return false;
         };
-        let Some((_, section)) = self.heap.section_around(page) else {
+        let Some((index, section)) = self.heap.section_around(page) else {
             return false;
         };
         if section.zone != zone || section.node != node || section.failing != 0 {
@@ -720,7 +720,12 @@ impl<P: Pages> PageAllocator<'_, P> {
             if !self.map.is_held(page, order) {
                 return false;
             }
-            make_room(&mut self.heap, &mut self.map, shelf);
+            if order == Order::ZERO {
+                make_room(&mut self.heap, &mut self.map, shelf);
+            } else {
+                self.heap.give(&mut self.map, index, page, order);
+                return true;
+            }
         }
         if !self.map.shelve_held(page, order) {
             return false;
