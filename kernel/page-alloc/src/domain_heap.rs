@@ -564,7 +564,7 @@ impl<P: Pages> PageAllocator<'_, P> {
             Event::NoAddress { frame: page }
         } else if record.is_pending() {
             Event::ScrubPending { frame: page }
-        } else if self.map.is_free(page) {
+        } else if self.is_free(page) {
             Event::PagesNotAllocated { frame: page }
         } else {
             Event::NotAssigned { frame: page }

@@ -186,7 +186,7 @@ impl<P: Pages> PageAllocator<'_, P> {
         {
             self.heap.count_uncached(zone, order);
             self.map.forget_zeroized(page, order);
-            self.map.hold_shelved(page, order);
+            self.map.set_held(page, order, true);
             return Ok(HeapBlock(Extent::new(page, order)));
         }
         self.alloc_heap_pages_slowly(cpu, zone, order)
@@ -236,6 +236,7 @@ impl<P: Pages> PageAllocator<'_, P> {
         let (page, order) = (block.0.page(), block.0.order());
         match self.check_held(zone, page, order) {
             Ok(index) => {
+                self.map.set_held(page, order, false);
                 self.heap.give(&mut self.map, index, page, order);
                 Ok(())
             }
@@ -299,7 +300,7 @@ impl<P: Pages> PageAllocator<'_, P> {
         if !self.is_in_heap(page) {
             return bad_zone(page, None);
         }
-        if let Some(frame) = (page..page + order.pages()).find(|page| self.map.is_free(*page)) {
+        if let Some(frame) = (page..page + order.pages()).find(|page| self.is_free(*page)) {
             return Event::PagesNotAllocated { frame };
         }
         let record = self.records.get(page);
@@ -397,7 +398,8 @@ impl<P: Pages> PageAllocator<'_, P> {
         budget: u64,
         mut progress: impl FnMut(ScrubProgress),
     ) -> Result<ScrubStep, Event> {
-        self.check_initialised()?;
+        // What caches hold is cleared, too.
+        self.drain_caches()?;
         let max_page = self.map.max_page();
         let mut step = ScrubStep {
             cleared: 0,
@@ -495,17 +497,12 @@ impl<P: Pages> PageAllocator<'_, P> {
         let in_heap = self.is_in_heap(page);
         let section = self.heap.section_of(page);
         self.bad_pages += 1;
-        if self.map.is_cached(page)
-            && let Some(zone) = self.zone_of(page)
-            && let Some((first, order)) = self
-                .caches
-                .iter_mut()
-                .find_map(|cache| cache.remove(zone, page))
-        {
+        let mut caches = self.caches.iter_mut();
+        if let Some((first, order)) = caches.find_map(|cache| cache.remove(page)) {
             // Into the free blocks, to be taken out like any other.
             self.heap.uncache(&mut self.map, first, order);
         }
-        let free = self.map.is_free(page);
+        let free = self.is_free(page);
         self.map.mark_bad(page);
         match section {
             Some(index) if free => self.heap.retire(&mut self.map, index, page),
@@ -607,14 +604,12 @@ impl<P: Pages> PageAllocator<'_, P> {
         order: Order,
     ) -> Result<u64, Event> {
         if let Some(page) = self.take_cached(cpu, zone, near, order) {
-            self.map.set_cached(page, order, false);
             return Ok(page);
         }
         self.take_block(zone, near, exact, order)
     }
 
-    /// Take a block off the cache of `cpu`, if the CPU is of `node`; the map still says that it is
-    /// there.
+    /// Take a block out of the cache of `cpu`, if the CPU is of `node`.
     #[inline]
     fn take_cached(&mut self, cpu: Cpu, zone: Zone, node: Node, order: Order) -> Option<u64> {
         let cache = self.caches.get_mut(cpu.0)?;
@@ -647,7 +642,6 @@ impl<P: Pages> PageAllocator<'_, P> {
             self.heap.count_cached(zone, taken);
             for part in 0..taken.pages() >> order.number() {
                 let page = first + (part << order.number());
-                self.map.set_cached(page, order, true);
                 shelf.push(page);
             }
             room -= taken.pages();
@@ -693,7 +687,6 @@ impl<P: Pages> PageAllocator<'_, P> {
             make_room(&mut self.heap, &mut self.map, shelf);
         }
         shelf.push(page);
-        self.map.set_cached(page, order, true);
         self.heap.count_cached(zone, order);
         true
     }
@@ -716,19 +709,16 @@ impl<P: Pages> PageAllocator<'_, P> {
         if section.zone != zone || section.node != node || section.failing != 0 {
             return false;
         }
+        if !self.map.is_held(page, order) {
+            return false;
+        }
+        self.map.set_held(page, order, false);
         if shelf.is_full() {
-            if !self.map.is_held(page, order) {
-                return false;
-            }
-            if order == Order::ZERO {
-                make_room(&mut self.heap, &mut self.map, shelf);
-            } else {
+            if order != Order::ZERO {
                 self.heap.give(&mut self.map, index, page, order);
                 return true;
             }
-        }
-        if !self.map.shelve_held(page, order) {
-            return false;
+            make_room(&mut self.heap, &mut self.map, shelf);
         }
         shelf.push(page);
         self.heap.count_cached(zone, order);
@@ -749,13 +739,24 @@ impl<P: Pages> PageAllocator<'_, P> {
         any
     }
 
+    /// Whether `page` is in a CPU's cache.
+    pub(crate) fn is_cached(&self, page: u64) -> bool {
+        self.caches.iter().any(|cache| cache.contains(page))
+    }
+
+    /// Whether `page` is free: in a free block or a CPU's cache.
+    pub(crate) fn is_free(&self, page: u64) -> bool {
+        self.map.free_block_around(page).is_some() || self.is_cached(page)
+    }
+
     /// Whether `page` is in a zone: free there, held, assigned, waiting to be cleared, or bad.
     pub(crate) fn is_in_heap(&self, page: u64) -> bool {
         self.heap.section_of(page).is_some()
-            && (self.map.is_free(page)
+            && (self.map.free_block_around(page).is_some()
                 || self.map.is_retired(page)
                 || self.records.get(page).is_known()
-                || self.map.held_block_around(page).is_some())
+                || self.map.held_block_around(page).is_some()
+                || self.is_cached(page))
     }
 
     /// The zone that `page` is in.

@@ -134,8 +134,7 @@ impl FreeBlocks {
         Some(page)
     }
 
-    /// Put a block in that is not free, merging it with its buddies within `bounds`; it is no
-    /// longer held or cached.
+    /// Put a block in that is not free, merging it with its buddies within `bounds`.
     #[inline]
     pub(crate) fn give(
         &mut self,

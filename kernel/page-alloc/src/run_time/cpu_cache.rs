@@ -203,10 +203,19 @@ impl CpuCache {
             .sum()
     }
 
-    /// Take the block of `zone` around `page` out; its first page and order, if it was there.
-    pub(crate) fn remove(&mut self, zone: Zone, page: u64) -> Option<(u64, Order)> {
-        self.shelves(zone)
+    /// Whether a block around `page` is held.
+    pub(crate) fn contains(&self, page: u64) -> bool {
+        self.shelves.iter().flatten().any(|shelf| {
+            let first = page & !(shelf.order.pages() - 1);
+            shelf.blocks().any(|block| block == first)
+        })
+    }
+
+    /// Take the block around `page` out; its first page and order, if it was there.
+    pub(crate) fn remove(&mut self, page: u64) -> Option<(u64, Order)> {
+        self.shelves
             .iter_mut()
+            .flatten()
             .find_map(|shelf| Some((shelf.remove(page)?, shelf.order)))
     }
 }

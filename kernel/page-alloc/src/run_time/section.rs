@@ -297,8 +297,7 @@ impl Heap {
         Some(page)
     }
 
-    /// Put the block of section `index` that starts at `page`, and may be held, back; bad pages
-    /// stay out.
+    /// Put the block of section `index` that starts at `page` back; bad pages stay out.
     #[inline]
     pub(crate) fn give(&mut self, map: &mut PageMap<'_>, index: usize, page: u64, order: Order) {
         let Some(section) = self.sections.get_mut(index) else {
@@ -311,7 +310,6 @@ impl Heap {
             *free += order.pages();
             section.blocks.give(map, section.bounds, page, order);
         } else {
-            map.set_held(page, order, false);
             let bad = give_good(map, section, page, page + order.pages());
             section.failing -= bad;
             section.bad += bad;
@@ -361,7 +359,6 @@ impl Heap {
             section.blocks.give(map, section.bounds, page, order);
         } else {
             let zone = section.zone;
-            map.set_cached(page, order, false);
             self.count_uncached(zone, order);
             self.give(map, index, page, order);
         }
