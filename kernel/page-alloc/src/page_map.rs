@@ -18,6 +18,8 @@
 
 mod bit_tree;
 
+use core::hint::black_box;
+
 use heliox_address::{Frame, PAGE_BYTES};
 
 use self::bit_tree::BitTree;
@@ -122,6 +124,16 @@ impl<'m> PageMap<'m> {
     pub(crate) fn remove_free(&mut self, page: u64, order: Order) {
         if let Some(tree) = self.layout.free.get(order.index()) {
             tree.remove(self.words, page >> order.number());
+        }
+    }
+
+    /// Read what giving the block at `page` back begins with, for the sake of reading it early.
+    #[inline]
+    pub(crate) fn look_ahead(&self, page: u64, order: Order) {
+        for tall in [Some(order), order.double()].into_iter().flatten() {
+            if let Some(tree) = self.layout.free.get(tall.index()) {
+                black_box(tree.among_64(self.words, page >> tall.number()));
+            }
         }
     }
 

@@ -629,9 +629,7 @@ impl<P: Pages> PageAllocator<'_, P> {
     #[cold]
     fn exchange(&mut self, cpu: Cpu, zone: Zone, node: Node, order: Order) -> Option<u64> {
         let shelf = self.caches.get_mut(cpu.0)?.shelf(zone, order)?;
-        while let Some(page) = shelf.pop() {
-            self.heap.uncache(&mut self.map, page, order);
-        }
+        put_back(&mut self.heap, &mut self.map, shelf, u64::MAX);
         let mut room = shelf.batch() << order.number();
         while room > 0 {
             // Larger ones, to save splitting them one by one.
@@ -684,7 +682,8 @@ impl<P: Pages> PageAllocator<'_, P> {
             return false;
         };
         if shelf.is_full() {
-            make_room(&mut self.heap, &mut self.map, shelf);
+            let batch = shelf.batch();
+            put_back(&mut self.heap, &mut self.map, shelf, batch);
         }
         shelf.push(page);
         self.heap.count_cached(zone, order);
@@ -718,7 +717,8 @@ impl<P: Pages> PageAllocator<'_, P> {
                 self.heap.give(&mut self.map, index, page, order);
                 return true;
             }
-            make_room(&mut self.heap, &mut self.map, shelf);
+            let batch = shelf.batch();
+            put_back(&mut self.heap, &mut self.map, shelf, batch);
         }
         shelf.push(page);
         self.heap.count_cached(zone, order);
@@ -730,10 +730,8 @@ impl<P: Pages> PageAllocator<'_, P> {
         let mut any = false;
         for cache in self.caches.iter_mut() {
             for shelf in cache.shelves(zone) {
-                while let Some(page) = shelf.pop() {
-                    self.heap.uncache(&mut self.map, page, shelf.order());
-                    any = true;
-                }
+                any |= !shelf.is_empty();
+                put_back(&mut self.heap, &mut self.map, shelf, u64::MAX);
             }
         }
         any
@@ -793,11 +791,17 @@ impl<P: Pages> PageAllocator<'_, P> {
     }
 }
 
-/// Put back what `shelf`, which is full, held longest.
+/// Put back what `shelf` held longest: `count` blocks, or all that it holds.
 #[inline(never)]
-fn make_room(heap: &mut Heap, map: &mut PageMap<'_>, shelf: &mut Shelf) {
-    for page in shelf.oldest() {
-        heap.uncache(map, u64::from(*page), shelf.order());
+fn put_back(heap: &mut Heap, map: &mut PageMap<'_>, shelf: &mut Shelf, count: u64) {
+    let (blocks, order) = (shelf.oldest(count), shelf.order());
+    // The map of their places may not be in the processor's caches. Asked for at once, it comes
+    // sooner than block by block.
+    for page in blocks {
+        map.look_ahead(u64::from(*page), order);
     }
-    shelf.drop_oldest();
+    for page in blocks {
+        heap.uncache(map, u64::from(*page), order);
+    }
+    shelf.drop_oldest(count);
 }

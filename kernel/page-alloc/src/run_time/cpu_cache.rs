@@ -80,6 +80,10 @@ impl Shelf {
         self.len >= self.capacity
     }
 
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
     /// Put the block that starts at `page` on top; there is room for it.
     #[inline]
     pub(crate) fn push(&mut self, page: u64) {
@@ -104,15 +108,15 @@ impl Shelf {
         self.blocks_mut().reverse();
     }
 
-    /// The longest held blocks, at most [`Self::batch`].
-    pub(crate) fn oldest(&self) -> &[u32] {
-        let count = self.len.min(self.capacity / 2);
+    /// The blocks held longest, at most `count`, longest first.
+    pub(crate) fn oldest(&self, count: u64) -> &[u32] {
+        let count = count.min(u64::from(self.len));
         self.blocks.get(..count as usize).unwrap_or_default()
     }
 
     /// Forget [`Self::oldest`].
-    pub(crate) fn drop_oldest(&mut self) {
-        let count = self.oldest().len();
+    pub(crate) fn drop_oldest(&mut self, count: u64) {
+        let count = self.oldest(count).len();
         self.blocks_mut().copy_within(count.., 0);
         self.len -= count as u32;
     }
