@@ -13,7 +13,7 @@ pub(crate) mod section;
 
 use heliox_address::{Frame, FrameRange};
 
-use self::cpu_cache::Shelf;
+use self::cpu_cache::{HandedOut, Shelf};
 use self::figures::{HeapFigures, ZoneFigures};
 use self::section::Heap;
 use crate::block::Extent;
@@ -182,10 +182,13 @@ impl<P: Pages> PageAllocator<'_, P> {
         // The hypervisor's memory keeps its owner.
         if !zone.is_domain()
             && let Some(cache) = self.caches.get_mut(cpu.0)
-            && let Some(page) = cache.shelf(zone, order).and_then(Shelf::hand_out)
+            && let Some(HandedOut { page, fresh }) =
+                cache.shelf(zone, order).and_then(Shelf::hand_out)
         {
             self.heap.count_uncached(zone, order);
-            self.map.forget_zeroized(page, order);
+            if fresh {
+                self.map.forget_zeroized(page, order);
+            }
             self.map.set_held(page, order, true);
             return Ok(HeapBlock(Extent::new(page, order)));
         }
@@ -617,7 +620,7 @@ impl<P: Pages> PageAllocator<'_, P> {
             return None;
         }
         let page = match cache.shelf(zone, order)?.hand_out() {
-            Some(page) => page,
+            Some(block) => block.page,
             None => self.exchange(cpu, zone, node, order)?,
         };
         self.heap.count_uncached(zone, order);
@@ -645,7 +648,7 @@ impl<P: Pages> PageAllocator<'_, P> {
             room -= taken.pages();
         }
         shelf.renew();
-        shelf.hand_out()
+        shelf.hand_out().map(|block| block.page)
     }
 
     /// Put a block back that was taken.
@@ -686,6 +689,7 @@ impl<P: Pages> PageAllocator<'_, P> {
             put_back(&mut self.heap, &mut self.map, shelf, batch);
         }
         shelf.push(page);
+        shelf.freshen();
         self.heap.count_cached(zone, order);
         true
     }

@@ -29,6 +29,16 @@ pub(crate) struct Shelf {
     len: u32,
     /// Blocks handed out since the last exchange.
     age: u32,
+    /// Those below this place may be zeroized; the rest came from holders, who wrote to them.
+    fresh: u32,
+}
+
+/// A block that a shelf handed out.
+pub(crate) struct HandedOut {
+    /// Its first page.
+    pub(crate) page: u64,
+    /// Whether pages of it may be known as zeroized.
+    pub(crate) fresh: bool,
 }
 
 impl Shelf {
@@ -39,6 +49,7 @@ impl Shelf {
             capacity: capacity as u32,
             len: 0,
             age: 0,
+            fresh: 0,
         }
     }
 
@@ -55,13 +66,22 @@ impl Shelf {
 
     /// The block that came last, unless it is time to exchange the shelf.
     #[inline]
-    pub(crate) fn hand_out(&mut self) -> Option<u64> {
+    pub(crate) fn hand_out(&mut self) -> Option<HandedOut> {
         if self.age >= LIFETIME {
             return None;
         }
-        let block = self.pop()?;
+        let top = self.len.checked_sub(1)?;
+        let page = self.blocks.get(top as usize).copied()?;
+        self.len = top;
         self.age += 1;
-        Some(block)
+        let fresh = top < self.fresh;
+        if fresh {
+            self.fresh = top;
+        }
+        Some(HandedOut {
+            page: u64::from(page),
+            fresh,
+        })
     }
 
     /// The blocks.
@@ -84,7 +104,8 @@ impl Shelf {
         self.len == 0
     }
 
-    /// Put the block that starts at `page` on top; there is room for it.
+    /// Put the block that starts at `page` on top; there is room for it, and it is not zeroized
+    /// unless [`Self::freshen`] follows.
     #[inline]
     pub(crate) fn push(&mut self, page: u64) {
         if let Some(slot) = self.blocks.get_mut(self.len as usize) {
@@ -93,19 +114,17 @@ impl Shelf {
         }
     }
 
-    /// The block that came last.
+    /// All blocks may be zeroized.
     #[inline]
-    pub(crate) fn pop(&mut self) -> Option<u64> {
-        let top = self.len.checked_sub(1)?;
-        let block = self.blocks.get(top as usize).copied()?;
-        self.len = top;
-        Some(u64::from(block))
+    pub(crate) const fn freshen(&mut self) {
+        self.fresh = self.len;
     }
 
     /// Begin anew with the blocks pushed since the shelf was empty; those pushed first come first.
     pub(crate) fn renew(&mut self) {
         self.age = 0;
         self.blocks_mut().reverse();
+        self.freshen();
     }
 
     /// The blocks held longest, at most `count`, longest first.
@@ -119,6 +138,7 @@ impl Shelf {
         let count = self.oldest(count).len();
         self.blocks_mut().copy_within(count.., 0);
         self.len -= count as u32;
+        self.fresh = self.fresh.saturating_sub(count as u32);
     }
 
     /// Take the block around `page` out, wherever it lies; its first page, if it was there.
@@ -128,6 +148,9 @@ impl Shelf {
         let place = blocks.iter().position(|block| u64::from(*block) == first)?;
         blocks.get_mut(place..)?.rotate_left(1);
         self.len -= 1;
+        if place < self.fresh as usize {
+            self.fresh -= 1;
+        }
         Some(first)
     }
 }
