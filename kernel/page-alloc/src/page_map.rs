@@ -167,6 +167,21 @@ impl<'m> PageMap<'m> {
             && self.words.get(index).is_some_and(|word| word & bit != 0)
     }
 
+    /// Make the block of this order that starts at `page`, a page that exists, no longer held;
+    /// whether it was.
+    #[inline]
+    pub(crate) fn take_held(&mut self, page: u64, order: Order) -> bool {
+        let (index, bit) = self.held_bit(page, order);
+        let Some(word) = self.words.get_mut(index) else {
+            return false;
+        };
+        let was_held = page & (order.pages() - 1) == 0 && *word & bit != 0;
+        if was_held {
+            *word &= !bit;
+        }
+        was_held
+    }
+
     #[inline]
     pub(crate) fn set_held(&mut self, page: u64, order: Order, held: bool) {
         let (index, bit) = self.held_bit(page, order);

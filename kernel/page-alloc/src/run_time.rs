@@ -712,10 +712,9 @@ impl<P: Pages> PageAllocator<'_, P> {
         if section.zone != zone || section.node != node || section.failing != 0 {
             return false;
         }
-        if !self.map.is_held(page, order) {
+        if !self.map.take_held(page, order) {
             return false;
         }
-        self.map.set_held(page, order, false);
         if shelf.is_full() {
             if order != Order::ZERO {
                 self.heap.give(&mut self.map, index, page, order);

@@ -18,7 +18,7 @@ const PAGES: usize = 64;
 /// Most larger blocks of one zone in one cache.
 const LARGE_BLOCKS: usize = 16;
 /// Blocks handed out before a shelf is exchanged.
-const LIFETIME: u32 = 256;
+const LIFETIME: u32 = 512;
 
 /// What a CPU holds of one zone and order: a stack of blocks, by their first pages.
 #[derive(Debug)]
