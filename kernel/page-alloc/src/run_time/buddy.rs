@@ -146,16 +146,14 @@ impl FreeBlocks {
         self.pages += order.pages();
         loop {
             let merged = page & !order.pages();
-            let double = order
-                .double()
-                .filter(|double| merged >= bounds.start && merged + double.pages() <= bounds.end);
-            if map.insert_free_or_pair(page, order, double.is_some()) {
+            // The largest order is its own double, and never paired.
+            let double = order.double().unwrap_or(order);
+            let pair =
+                double != order && merged >= bounds.start && merged + double.pages() <= bounds.end;
+            if map.insert_free_or_pair(page, order, pair) {
                 return self.count(page, order);
             }
             self.uncount(order);
-            let Some(double) = double else {
-                return;
-            };
             page = merged;
             order = double;
         }
