@@ -177,8 +177,8 @@ impl<P: Pages> PageAllocator<'_, P> {
         self.alloc_domheap_pages_on(Cpu(0), domain, order, flags)
     }
 
-    /// As [`Self::alloc_domheap_pages`], near `cpu`: of its node if that has a block, and a single
-    /// page through its cache.
+    /// As [`Self::alloc_domheap_pages`], near `cpu`: of its node if that has a block, and through
+    /// its cache if that holds such blocks.
     ///
     /// # Errors
     /// Also [`Event::UnknownCpu`].

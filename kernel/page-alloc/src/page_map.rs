@@ -112,8 +112,8 @@ impl<'m> PageMap<'m> {
         }
     }
 
-    /// Make the block at `page` free; or, if `pair` and its buddy is
-    /// free, make neither a free block, to be one of twice the size. Whether it is free now.
+    /// Make the block at `page` free; or, if `pair` and its buddy is free, make neither a free
+    /// block, so that they can be one of twice the size. Whether it is free now.
     #[inline]
     pub(crate) fn insert_free_or_pair(&mut self, page: u64, order: Order, pair: bool) -> bool {
         let tree = self.layout.free.get(order.index());

@@ -303,7 +303,14 @@ impl<P: Pages> PageAllocator<'_, P> {
         if !self.is_in_heap(page) {
             return bad_zone(page, None);
         }
-        if let Some(frame) = (page..page + order.pages()).find(|page| self.is_free(*page)) {
+        let in_blocks = self.map.first_free_from(page).map(|(first, _)| first);
+        let in_caches = self
+            .caches
+            .iter()
+            .filter_map(|cache| cache.first_from(page));
+        let first = in_caches.chain(in_blocks).min();
+        if let Some(frame) = first.filter(|first| *first < page + order.pages()) {
+            let frame = frame.max(page);
             return Event::PagesNotAllocated { frame };
         }
         let record = self.records.get(page);
@@ -392,7 +399,7 @@ impl<P: Pages> PageAllocator<'_, P> {
 
     /// Clear free pages of the heaps, at most `budget` of them, going on where the last call
     /// stopped. After a whole pass in which none was refused, every page is zeroized that was
-    /// free all the time. `progress` is called after each group of up to 64 pages in which one was cleared.
+    /// free all the time. CPUs' caches are drained first. `progress` is called after each group of up to 64 pages in which one was cleared.
     ///
     /// # Errors
     /// [`Event::NotInitialised`].

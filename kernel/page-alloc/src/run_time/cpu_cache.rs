@@ -100,6 +100,7 @@ impl Shelf {
         self.len >= self.capacity
     }
 
+    /// Whether there is no block.
     pub(crate) const fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -228,6 +229,17 @@ impl CpuCache {
             .flatten()
             .map(|shelf| shelf.blocks().count() as u64 * shelf.order.pages())
             .sum()
+    }
+
+    /// First page of the first block held that has a page at or behind `page`.
+    pub(crate) fn first_from(&self, page: u64) -> Option<u64> {
+        let shelves = self.shelves.iter().flatten();
+        shelves
+            .flat_map(|shelf| {
+                let pages = shelf.order.pages();
+                shelf.blocks().filter(move |block| page < block + pages)
+            })
+            .min()
     }
 
     /// Whether a block around `page` is held.
