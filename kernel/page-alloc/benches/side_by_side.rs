@@ -23,7 +23,8 @@ use heliox_page_alloc::{
     PageAllocator, Pages, Zone,
 };
 
-const RUNS: usize = 5;
+/// Runs for single pages, and for 2 MiB blocks, of which there are few.
+const RUNS: [usize; 2] = [5, 15];
 /// Operations of which the slowest is looked for.
 const REPEATS: usize = 1_000_000;
 
@@ -283,13 +284,16 @@ impl Test for Speed {
                 allocator.put(block, order);
             }
         });
-        // Once through the blocks, which are in random order.
-        let mut kept = Vec::with_capacity(held.len());
-        let repeat = time(held.len(), || {
-            for block in held {
-                allocator.put(block, order);
-                kept.extend(allocator.get(order));
-            }
+        // Once through the blocks, which are in random order, in place: no new memory.
+        let (count, mut kept) = (held.len(), Vec::new());
+        let repeat = time(count, || {
+            kept = held
+                .into_iter()
+                .map(|block| {
+                    allocator.put(block, order);
+                    allocator.get(order).unwrap()
+                })
+                .collect();
         });
         black_box(kept.len());
         [bulk_get, bulk_put, random_put, repeat]
@@ -369,7 +373,7 @@ fn median(mut values: Vec<f64>) -> f64 {
 /// Medians of the tests for each of `setups`, a kind and a number of pages, whose runs take turns.
 fn medians(setups: &[(usize, u64)], order: u32) -> Vec<[f64; 4]> {
     let mut runs = vec![Vec::new(); setups.len()];
-    for run in 0..RUNS {
+    for run in 0..RUNS[usize::from(order != 0)] {
         for (place, (kind, pages)) in setups.iter().enumerate() {
             let seed = run as u64 + 1;
             runs[place].push(Speed { order, seed }.run_on(*kind, *pages));
@@ -380,9 +384,28 @@ fn medians(setups: &[(usize, u64)], order: u32) -> Vec<[f64; 4]> {
         .collect()
 }
 
+const GIB: u64 = 1 << 18;
+
 fn main() {
-    const GIB: u64 = 1 << 18;
-    println!("nanoseconds per operation, median of {RUNS} runs; 4 GiB of frames");
+    // Names of parts, to run only those; all otherwise.
+    let named: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|argument| !argument.starts_with('-'))
+        .collect();
+    let parts: [(&str, fn()); 3] = [
+        ("speed", speed),
+        ("sizes", sizes),
+        ("fragmentation", fragmentation),
+    ];
+    for (name, part) in parts {
+        if named.is_empty() || named.iter().any(|other| other == name) {
+            part();
+        }
+    }
+}
+
+fn speed() {
+    println!("nanoseconds per operation, medians; 4 GiB of frames");
     println!(
         "order  test          crate     heap    cache   domain   crate/heap crate/cache crate/domain"
     );
@@ -402,14 +425,20 @@ fn main() {
             );
         }
     }
+}
 
-    println!("\nthe same from 1 GiB to 64 GiB of frames, order 0");
-    println!("kind    test          1 GiB    4 GiB   16 GiB   64 GiB   64 GiB/1 GiB");
-    for (kind, kind_name) in KINDS.iter().enumerate() {
-        let sizes = medians(&[1, 4, 16, 64].map(|gib| (kind, gib * GIB)), 0);
+fn sizes() {
+    println!("\nthe same from 1 GiB to 64 GiB of frames");
+    println!("order  kind    test          1 GiB    4 GiB   16 GiB   64 GiB   64 GiB/1 GiB");
+    for (order, kind) in [0, 9]
+        .into_iter()
+        .flat_map(|order| (0..4).map(move |kind| (order, kind)))
+    {
+        let sizes = medians(&[1, 4, 16, 64].map(|gib| (kind, gib * GIB)), order);
         for (test, name) in TESTS.iter().enumerate() {
             println!(
-                "{kind_name:<7} {name:<10} {:8.1} {:8.1} {:8.1} {:8.1}   {:>8.2}x",
+                "{order:>5}  {:<7} {name:<10} {:8.1} {:8.1} {:8.1} {:8.1}   {:>8.2}x",
+                KINDS[kind],
                 sizes[0][test],
                 sizes[1][test],
                 sizes[2][test],
@@ -418,7 +447,9 @@ fn main() {
             );
         }
     }
+}
 
+fn fragmentation() {
     println!("\n4 GiB, half full; free 2 MiB blocks after random frees and allocations of pages,");
     println!("by which half was full at first and how many million there were; slowest operation,");
     println!("and slowest but one in a thousand, in nanoseconds");

@@ -177,8 +177,8 @@ impl<P: Pages> PageAllocator<'_, P> {
         self.alloc_domheap_pages_on(Cpu(0), domain, order, flags)
     }
 
-    /// As [`Self::alloc_domheap_pages`], near `cpu`: of its node if that has a block, and a single
-    /// page through its cache.
+    /// As [`Self::alloc_domheap_pages`], near `cpu`: of its node if that has a block, and through
+    /// its cache if that holds such blocks.
     ///
     /// # Errors
     /// Also [`Event::UnknownCpu`].
@@ -205,7 +205,13 @@ impl<P: Pages> PageAllocator<'_, P> {
                 Ok(DomainBlock(block))
             }
             Err(event) => {
-                self.put_block(page, order);
+                match self.heap.section_of(page) {
+                    // The same block will come next, when it is cleared.
+                    Some(index) if matches!(event, Event::TooMuchToScrub { .. }) => {
+                        self.put_near(cpu, index, page, order);
+                    }
+                    _ => self.put_block(page, order),
+                }
                 Err(event)
             }
         }
@@ -558,7 +564,7 @@ impl<P: Pages> PageAllocator<'_, P> {
             Event::NoAddress { frame: page }
         } else if record.is_pending() {
             Event::ScrubPending { frame: page }
-        } else if self.map.is_free(page) {
+        } else if self.is_free(page) {
             Event::PagesNotAllocated { frame: page }
         } else {
             Event::NotAssigned { frame: page }

@@ -275,7 +275,7 @@ impl<'m, P: Pages> PageAllocator<'m, P> {
         let record = self.records.get(page);
         let assigned = record.is_assigned();
         Ok(PageAttributes {
-            allocated: !self.map.is_free(page),
+            allocated: !self.is_free(page),
             bad: self.map.is_bad(page),
             zeroized: self.map.is_zeroized(page),
             zone: self.zone_of(page),
@@ -284,7 +284,7 @@ impl<'m, P: Pages> PageAllocator<'m, P> {
             ref_count: record.references(),
             domain_assigned: assigned,
             scrub_pending: record.is_pending(),
-            cached: self.map.is_cached(page),
+            cached: self.is_cached(page),
         })
     }
 

@@ -1,12 +1,11 @@
 //! Page map: how allocated and free pages are told apart.
 //!
 //! The secret: free memory is known as blocks, not as pages. For each order there is a bitmap with
-//! summaries (`bit_tree`) in which a bit is a free block; a page is free if one of the 19 blocks
-//! around it is, or if a CPU's cache holds it. Next to each word of such a bitmap lies one with a
-//! bit for each *held* block: one that was handed out and belongs to no domain. For order 0 both
-//! bits together mean that a CPU's cache holds the page. So what an operation on one page reads
-//! and writes is one cache line, of a map so dense (16 bytes for 64 pages) that it stays in the
-//! processor's caches. Sets of pages of which few operations need to know are bitmaps of their
+//! summaries (`bit_tree`) in which a bit is a free block, and a bitmap of *held* blocks: those that
+//! were handed out and belong to no domain. A page is free if one of the 19 blocks around it is,
+//! or if a CPU's cache holds one, of which the map knows only that it is neither free nor held. So
+//! a block moves between its holder and a cache by one bit, in a bitmap so dense that it stays in
+//! the processor's caches. Sets of pages of which few operations need to know are bitmaps of their
 //! own: bad ones, *retired* ones (bad, in a zone, and held by nobody), blocks that wait to be
 //! cleared, and pages known to contain only zeros; the summary of the last is all that is read
 //! where there are none.
@@ -14,10 +13,12 @@
 //! All words zero means: every page allocated, nothing known of it. So making the map costs
 //! nothing per page, and giving it 64 GiB writes about as many words as there are blocks of 1 GiB.
 //!
-//! Invariants: free blocks, held blocks and cached pages are disjoint. Outside the heaps, free
+//! Invariants: free blocks and held blocks are disjoint. Outside the heaps, free
 //! blocks are those of the boot-time allocator, merged as far as possible.
 
 mod bit_tree;
+
+use core::hint::black_box;
 
 use heliox_address::{Frame, PAGE_BYTES};
 
@@ -25,8 +26,6 @@ use self::bit_tree::BitTree;
 use crate::environment::ORDERS;
 use crate::{Event, MAX_ORDER, Order, PageAllocator, Pages, Phase};
 
-/// Words for each 64 blocks of an order: free, held.
-const BLOCK_WORDS: usize = 2;
 /// The map of all pages. Numbers of pages and blocks that are out of range are ignored by writes
 /// and found in no set by reads.
 pub(crate) struct PageMap<'m> {
@@ -38,6 +37,8 @@ pub(crate) struct PageMap<'m> {
 /// Where everything lies, and how many words it takes.
 struct Layout {
     free: [BitTree; ORDERS],
+    /// Index of the first word of the held blocks of each order.
+    held: [usize; ORDERS],
     bad: BitTree,
     retired: BitTree,
     pending: BitTree,
@@ -46,25 +47,29 @@ struct Layout {
 }
 
 const fn layout(max_page: u64) -> Layout {
-    let (first, mut next) = BitTree::place(0, max_page, BLOCK_WORDS);
+    let (first, mut next) = BitTree::place(0, max_page);
     let mut free = [first; ORDERS];
-    let mut order = 1;
+    let mut held = [0; ORDERS];
+    let mut order = 0;
     while order <= MAX_ORDER {
         let blocks = max_page.div_ceil(1 << order);
-        let (tree, end) = BitTree::place(next, blocks, BLOCK_WORDS);
         #[expect(clippy::indexing_slicing, reason = "order is at most MAX_ORDER")]
         {
-            free[order as usize] = tree;
+            if order > 0 {
+                (free[order as usize], next) = BitTree::place(next, blocks);
+            }
+            held[order as usize] = next;
         }
-        next = end;
+        next += blocks.div_ceil(64) as usize;
         order += 1;
     }
-    let (bad, next) = BitTree::place(next, max_page, 1);
-    let (retired, next) = BitTree::place(next, max_page, 1);
-    let (pending, next) = BitTree::place(next, max_page, 1);
-    let (zeroized, words) = BitTree::place(next, max_page, 1);
+    let (bad, next) = BitTree::place(next, max_page);
+    let (retired, next) = BitTree::place(next, max_page);
+    let (pending, next) = BitTree::place(next, max_page);
+    let (zeroized, words) = BitTree::place(next, max_page);
     Layout {
         free,
+        held,
         bad,
         retired,
         pending,
@@ -107,10 +112,28 @@ impl<'m> PageMap<'m> {
         }
     }
 
+    /// Make the block at `page` free; or, if `pair` and its buddy is free, make neither a free
+    /// block, so that they can be one of twice the size. Whether it is free now.
+    #[inline]
+    pub(crate) fn insert_free_or_pair(&mut self, page: u64, order: Order, pair: bool) -> bool {
+        let tree = self.layout.free.get(order.index());
+        tree.is_none_or(|tree| tree.insert_or_pair(self.words, page >> order.number(), pair))
+    }
+
     #[inline]
     pub(crate) fn remove_free(&mut self, page: u64, order: Order) {
         if let Some(tree) = self.layout.free.get(order.index()) {
             tree.remove(self.words, page >> order.number());
+        }
+    }
+
+    /// Read what giving the block at `page` back begins with, for the sake of reading it early.
+    #[inline]
+    pub(crate) fn look_ahead(&self, page: u64, order: Order) {
+        for tall in [Some(order), order.double()].into_iter().flatten() {
+            if let Some(tree) = self.layout.free.get(tall.index()) {
+                black_box(tree.among_64(self.words, page >> tall.number()));
+            }
         }
     }
 
@@ -126,58 +149,44 @@ impl<'m> PageMap<'m> {
         Some(block << order.number())
     }
 
-    /// Where the words for the block at `page` lie, and the block's bit in them.
+    /// Where the held bit of the block at `page` lies: its word's index, and the bit.
     #[inline]
-    fn place(&self, page: u64, order: Order) -> (usize, u64) {
+    fn held_bit(&self, page: u64, order: Order) -> (usize, u64) {
         let block = page >> order.number();
-        let tree = self.layout.free.get(order.index());
-        let leaf = tree.map_or(usize::MAX, |tree| tree.leaf_of(block));
-        (leaf, 1 << (block & 63))
-    }
-
-    /// Whether the block at `page` is free or cached, and whether it is held or cached.
-    #[inline]
-    fn bits(&self, page: u64, order: Order) -> (bool, bool) {
-        let (leaf, bit) = self.place(page, order);
-        match self.words.get(leaf..) {
-            Some([free, held, ..]) => (free & bit != 0, held & bit != 0),
-            _ => (false, false),
-        }
-    }
-
-    /// The words for the block at `page`, and the block's bit in them.
-    #[inline]
-    fn words_mut(&mut self, page: u64, order: Order) -> Option<(&mut [u64; BLOCK_WORDS], u64)> {
-        let (leaf, bit) = self.place(page, order);
-        Some((self.words.get_mut(leaf..)?.first_chunk_mut()?, bit))
+        let base = self.layout.held.get(order.index()).copied();
+        let index = base.unwrap_or(usize::MAX >> 1) + (block >> 6) as usize;
+        (index, 1 << (block & 63))
     }
 
     /// Whether the block of this order that starts at `page` is held.
     #[inline]
     pub(crate) fn is_held(&self, page: u64, order: Order) -> bool {
-        page & (order.pages() - 1) == 0 && self.bits(page, order) == (false, true)
+        let (index, bit) = self.held_bit(page, order);
+        page & (order.pages() - 1) == 0
+            && page < self.max_page
+            && self.words.get(index).is_some_and(|word| word & bit != 0)
+    }
+
+    /// Make the block of this order that starts at `page`, a page that exists, no longer held;
+    /// whether it was.
+    #[inline]
+    pub(crate) fn take_held(&mut self, page: u64, order: Order) -> bool {
+        let (index, bit) = self.held_bit(page, order);
+        let Some(word) = self.words.get_mut(index) else {
+            return false;
+        };
+        let was_held = page & (order.pages() - 1) == 0 && *word & bit != 0;
+        if was_held {
+            *word &= !bit;
+        }
+        was_held
     }
 
     #[inline]
     pub(crate) fn set_held(&mut self, page: u64, order: Order, held: bool) {
-        if let Some(([_, word], bit)) = self.words_mut(page, order) {
+        let (index, bit) = self.held_bit(page, order);
+        if let Some(word) = self.words.get_mut(index) {
             *word = if held { *word | bit } else { *word & !bit };
-        }
-    }
-
-    /// Whether `page` is in a CPU's cache.
-    #[inline]
-    pub(crate) fn is_cached(&self, page: u64) -> bool {
-        self.bits(page, Order::ZERO) == (true, true)
-    }
-
-    /// Note that `page`, not free, is in a CPU's cache, or is neither there nor held any more.
-    #[inline]
-    pub(crate) fn set_cached(&mut self, page: u64, cached: bool) {
-        if let Some((words, bit)) = self.words_mut(page, Order::ZERO) {
-            for word in words {
-                *word = if cached { *word | bit } else { *word & !bit };
-            }
         }
     }
 
@@ -258,17 +267,10 @@ impl<'m> PageMap<'m> {
         })
     }
 
-    /// Whether `page` is free: in a free block or a CPU's cache.
-    pub(crate) fn is_free(&self, page: u64) -> bool {
-        self.is_cached(page) || self.free_block_around(page).is_some()
-    }
-
-    /// Which of the 64 pages from `page` on, a multiple of 64, are free (bit 0 is `page`).
+    /// Which of the 64 pages from `page` on, a multiple of 64, are in free blocks (bit 0 is `page`).
     pub(crate) fn free_among_64(&self, page: u64) -> u64 {
-        let word = |index: usize| self.words.get(index).copied().unwrap_or(0);
-        // Free or cached.
-        let mut free = word(self.place(page, Order::ZERO).0);
-        for order in Order::all().skip(1) {
+        let mut free = 0;
+        for (order, tree) in Order::all().zip(&self.layout.free) {
             if order.number() >= 6 {
                 if self.is_free_block(page & !(order.pages() - 1), order) {
                     return u64::MAX;
@@ -276,9 +278,9 @@ impl<'m> PageMap<'m> {
                 continue;
             }
             // 64 >> order blocks of this order; they lie within one word.
-            let (index, bit) = self.place(page, order);
-            let mut blocks =
-                word(index) >> bit.trailing_zeros() & ((1 << (64 >> order.number())) - 1);
+            let block = page >> order.number();
+            let mut blocks = tree.among_64(self.words, block) >> (block & 63)
+                & (u64::MAX >> (64 - (64 >> order.number())));
             while blocks != 0 {
                 let first = blocks.trailing_zeros() << order.number();
                 free |= ((1 << order.pages()) - 1) << first;
@@ -333,7 +335,7 @@ impl<P: Pages> PageAllocator<'_, P> {
     pub fn allocated_in_map(&self, page: Frame) -> Result<bool, Event> {
         self.check_initialised()?;
         self.check_legal(page.number())?;
-        Ok(!self.map.is_free(page.number()))
+        Ok(!self.is_free(page.number()))
     }
 
     /// Allocate the `count` pages from `page` on, of memory that is in no zone.

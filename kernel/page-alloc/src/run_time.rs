@@ -1,7 +1,7 @@
 //! Run-time allocator: how blocks of 2^order pages of a zone are found, split and merged.
 //!
 //! The secrets of its parts: `section` (which stretches of memory make up a zone), `buddy` (which
-//! block is taken, how blocks split and merge) and `cpu_cache` (how single pages come faster).
+//! block is taken, how blocks split and merge) and `cpu_cache` (how common sizes come faster).
 //!
 //! Invariants: a page is in at most one of the free blocks, the CPUs' caches, and the holders'
 //! blocks; what is free in a section was given to it; nothing merges across a section's ends.
@@ -13,10 +13,12 @@ pub(crate) mod section;
 
 use heliox_address::{Frame, FrameRange};
 
-use self::cpu_cache::BATCH;
+use self::cpu_cache::{HandedOut, Shelf};
 use self::figures::{HeapFigures, ZoneFigures};
+use self::section::Heap;
 use crate::block::Extent;
 use crate::event::{bad_zone, unknown_node};
+use crate::page_map::PageMap;
 use crate::{Cpu, Event, HeapBlock, Node, Order, PageAllocator, Pages, Phase, Refused, Zone};
 
 /// What became of a page that was found bad.
@@ -166,12 +168,36 @@ impl<P: Pages> PageAllocator<'_, P> {
         self.hold(zone, page, order)
     }
 
-    /// As [`Self::alloc_heap_pages`], but a single page goes through the cache of `cpu`, and a
-    /// block comes from the CPU's node if that has one.
+    /// As [`Self::alloc_heap_pages`], but through the cache of `cpu`, if that holds blocks of
+    /// this order, and from the CPU's node if that has one.
     ///
     /// # Errors
     /// Also [`Event::UnknownCpu`].
     pub fn alloc_heap_pages_on(
+        &mut self,
+        cpu: Cpu,
+        zone: Zone,
+        order: Order,
+    ) -> Result<HeapBlock, Event> {
+        // The hypervisor's memory keeps its owner.
+        if !zone.is_domain()
+            && let Some(cache) = self.caches.get_mut(cpu.0)
+            && let Some(HandedOut { page, fresh }) =
+                cache.shelf(zone, order).and_then(Shelf::hand_out)
+        {
+            self.heap.count_uncached(zone, order);
+            if fresh {
+                self.map.forget_zeroized(page, order);
+            }
+            self.map.set_held(page, order, true);
+            return Ok(HeapBlock(Extent::new(page, order)));
+        }
+        self.alloc_heap_pages_slowly(cpu, zone, order)
+    }
+
+    /// The rest of [`Self::alloc_heap_pages_on`].
+    #[inline(never)]
+    fn alloc_heap_pages_slowly(
         &mut self,
         cpu: Cpu,
         zone: Zone,
@@ -210,9 +236,10 @@ impl<P: Pages> PageAllocator<'_, P> {
         zone: Zone,
         block: HeapBlock,
     ) -> Result<(), Refused<HeapBlock>> {
-        match self.release(zone, &block.0) {
+        let (page, order) = (block.0.page(), block.0.order());
+        match self.check_held(zone, page, order) {
             Ok(index) => {
-                let (page, order) = (block.0.page(), block.0.order());
+                self.map.set_held(page, order, false);
                 self.heap.give(&mut self.map, index, page, order);
                 Ok(())
             }
@@ -220,7 +247,8 @@ impl<P: Pages> PageAllocator<'_, P> {
         }
     }
 
-    /// As [`Self::free_heap_pages`], but a single page goes through the cache of `cpu`.
+    /// As [`Self::free_heap_pages`], but through the cache of `cpu` if that holds blocks of this
+    /// order.
     ///
     /// # Errors
     /// Also [`Event::UnknownCpu`].
@@ -230,29 +258,24 @@ impl<P: Pages> PageAllocator<'_, P> {
         zone: Zone,
         block: HeapBlock,
     ) -> Result<(), Refused<HeapBlock>> {
-        if let Err(event) = self.check_initialised().and_then(|()| self.check_cpu(cpu)) {
-            return Err(Refused::new(event, block));
+        if self.shelve_held(cpu, zone, block.0.page(), block.0.order()) {
+            return Ok(());
         }
-        let (page, order) = (block.0.page(), block.0.order());
-        match self.check_held(zone, page, order) {
-            Ok(index) => {
-                // A held page may go straight into a cache.
-                if order != Order::ZERO || !self.put_cached(cpu, index, page) {
-                    self.map.set_held(page, order, false);
-                    self.heap.give(&mut self.map, index, page, order);
-                }
-                Ok(())
-            }
-            Err(event) => Err(Refused::new(event, block)),
-        }
+        self.free_heap_pages_slowly(cpu, zone, block)
     }
 
-    /// Make a held block of `zone` no longer held; its section.
-    #[inline]
-    fn release(&mut self, zone: Zone, block: &Extent) -> Result<usize, Event> {
-        let index = self.check_held(zone, block.page(), block.order())?;
-        self.map.set_held(block.page(), block.order(), false);
-        Ok(index)
+    /// The rest of [`Self::free_heap_pages_on`]: the block is no cache's, or it is wrong.
+    #[inline(never)]
+    fn free_heap_pages_slowly(
+        &mut self,
+        cpu: Cpu,
+        zone: Zone,
+        block: HeapBlock,
+    ) -> Result<(), Refused<HeapBlock>> {
+        match self.check_initialised().and_then(|()| self.check_cpu(cpu)) {
+            Ok(_) => self.free_heap_pages(zone, block),
+            Err(event) => Err(Refused::new(event, block)),
+        }
     }
 
     /// Check that a block of `zone` is held; its section.
@@ -280,7 +303,14 @@ impl<P: Pages> PageAllocator<'_, P> {
         if !self.is_in_heap(page) {
             return bad_zone(page, None);
         }
-        if let Some(frame) = (page..page + order.pages()).find(|page| self.map.is_free(*page)) {
+        let in_blocks = self.map.first_free_from(page).map(|(first, _)| first);
+        let in_caches = self
+            .caches
+            .iter()
+            .filter_map(|cache| cache.first_from(page));
+        let first = in_caches.chain(in_blocks).min();
+        if let Some(frame) = first.filter(|first| *first < page + order.pages()) {
+            let frame = frame.max(page);
             return Event::PagesNotAllocated { frame };
         }
         let record = self.records.get(page);
@@ -358,18 +388,18 @@ impl<P: Pages> PageAllocator<'_, P> {
             .map(|section| section.blocks.pages())
             .sum();
         // A cache holds pages of its own node only.
-        let in_caches: usize = self
+        let in_caches: u64 = self
             .caches
             .iter()
             .filter(|cache| cache.node() == node)
-            .map(|cache| cache.pages(zone).count())
+            .map(|cache| cache.pages(zone))
             .sum();
-        Ok(in_blocks + in_caches as u64)
+        Ok(in_blocks + in_caches)
     }
 
     /// Clear free pages of the heaps, at most `budget` of them, going on where the last call
     /// stopped. After a whole pass in which none was refused, every page is zeroized that was
-    /// free all the time. `progress` is called after each group of up to 64 pages in which one was cleared.
+    /// free all the time. CPUs' caches are drained first. `progress` is called after each group of up to 64 pages in which one was cleared.
     ///
     /// # Errors
     /// [`Event::NotInitialised`].
@@ -378,7 +408,8 @@ impl<P: Pages> PageAllocator<'_, P> {
         budget: u64,
         mut progress: impl FnMut(ScrubProgress),
     ) -> Result<ScrubStep, Event> {
-        self.check_initialised()?;
+        // What caches hold is cleared, too.
+        self.drain_caches()?;
         let max_page = self.map.max_page();
         let mut step = ScrubStep {
             cleared: 0,
@@ -442,7 +473,7 @@ impl<P: Pages> PageAllocator<'_, P> {
                 bad: section.bad,
                 allocated: section.pages - free - section.pending - section.bad,
                 failing: section.failing,
-                free_blocks: *section.blocks.counts(),
+                free_blocks: section.blocks.counts(),
             };
             if let Some(entry) = figures.entry(section.zone, section.node) {
                 entry.add(&sum);
@@ -450,7 +481,7 @@ impl<P: Pages> PageAllocator<'_, P> {
         }
         for cache in self.caches.iter() {
             for zone in Zone::ALL {
-                let cached = cache.pages(zone).count() as u64;
+                let cached = cache.pages(zone);
                 if let Some(entry) = figures.entry(zone, cache.node()) {
                     entry.cached += cached;
                     entry.free += cached;
@@ -476,14 +507,12 @@ impl<P: Pages> PageAllocator<'_, P> {
         let in_heap = self.is_in_heap(page);
         let section = self.heap.section_of(page);
         self.bad_pages += 1;
-        if self.map.is_cached(page)
-            && let Some(zone) = self.zone_of(page)
-            && self.caches.iter_mut().any(|cache| cache.remove(zone, page))
-        {
+        let mut caches = self.caches.iter_mut();
+        if let Some((first, order)) = caches.find_map(|cache| cache.remove(page)) {
             // Into the free blocks, to be taken out like any other.
-            self.heap.uncache(&mut self.map, zone, page);
+            self.heap.uncache(&mut self.map, first, order);
         }
-        let free = self.map.is_free(page);
+        let free = self.is_free(page);
         self.map.mark_bad(page);
         match section {
             Some(index) if free => self.heap.retire(&mut self.map, index, page),
@@ -574,7 +603,7 @@ impl<P: Pages> PageAllocator<'_, P> {
             .find_map(|node| self.heap.take(&mut self.map, zone, node, order))
     }
 
-    /// As [`Self::take_block`], but a single page of the CPU's own node comes from its cache.
+    /// As [`Self::take_block`], but from the cache of `cpu` if that holds such blocks.
     #[inline]
     pub(crate) fn take_near(
         &mut self,
@@ -584,49 +613,49 @@ impl<P: Pages> PageAllocator<'_, P> {
         exact: bool,
         order: Order,
     ) -> Result<u64, Event> {
-        if order == Order::ZERO
-            && let Some(page) = self.take_cached(cpu, zone, near)
-        {
+        if let Some(page) = self.take_cached(cpu, zone, near, order) {
             return Ok(page);
         }
         self.take_block(zone, near, exact, order)
     }
 
-    /// Take a page from the cache of `cpu`, if the CPU is of `node`.
+    /// Take a block out of the cache of `cpu`, if the CPU is of `node`.
     #[inline]
-    fn take_cached(&mut self, cpu: Cpu, zone: Zone, node: Node) -> Option<u64> {
+    fn take_cached(&mut self, cpu: Cpu, zone: Zone, node: Node, order: Order) -> Option<u64> {
         let cache = self.caches.get_mut(cpu.0)?;
         if cache.node() != node {
             return None;
         }
-        let page = match cache.shelf(zone)?.hand_out() {
-            Some(page) => page,
-            None => self.exchange(cpu, zone, node)?,
+        let page = match cache.shelf(zone, order)?.hand_out() {
+            Some(block) => block.page,
+            None => self.exchange(cpu, zone, node, order)?,
         };
-        self.heap.remove_cached(&mut self.map, zone, page);
+        self.heap.count_uncached(zone, order);
         Some(page)
     }
 
-    /// Fill the cache of `cpu` anew, with the lowest pages; one of them, still counted as cached.
-    fn exchange(&mut self, cpu: Cpu, zone: Zone, node: Node) -> Option<u64> {
-        let shelf = self.caches.get_mut(cpu.0)?.shelf(zone)?;
-        while let Some(page) = shelf.pop() {
-            self.heap.uncache(&mut self.map, zone, page);
-        }
-        let mut room = BATCH;
+    /// Fill a shelf of the cache of `cpu` anew, with the lowest blocks; one of them, still counted
+    /// as cached.
+    #[cold]
+    fn exchange(&mut self, cpu: Cpu, zone: Zone, node: Node, order: Order) -> Option<u64> {
+        let shelf = self.caches.get_mut(cpu.0)?.shelf(zone, order)?;
+        put_back(&mut self.heap, &mut self.map, shelf, u64::MAX);
+        let mut room = shelf.batch() << order.number();
         while room > 0 {
-            // Whole blocks, to save splitting them page by page.
-            let Some((first, order)) = self.heap.take_up_to(&mut self.map, zone, node, room) else {
+            // Larger ones, to save splitting them one by one.
+            let Some((first, taken)) = self.heap.take_up_to(&mut self.map, zone, node, order, room)
+            else {
                 break;
             };
-            for page in first..first + order.pages() {
-                self.heap.add_cached(&mut self.map, zone, page);
+            self.heap.count_cached(zone, taken);
+            for part in 0..taken.pages() >> order.number() {
+                let page = first + (part << order.number());
                 shelf.push(page);
             }
-            room -= order.pages();
+            room -= taken.pages();
         }
         shelf.renew();
-        shelf.hand_out()
+        shelf.hand_out().map(|block| block.page)
     }
 
     /// Put a block back that was taken.
@@ -636,20 +665,19 @@ impl<P: Pages> PageAllocator<'_, P> {
         }
     }
 
-    /// As [`Self::put_block`], for a block of section `index`, but a single page of the CPU's own
-    /// node goes to its cache.
+    /// As [`Self::put_block`], for a block of section `index`, but into the cache of `cpu` if that
+    /// holds such blocks.
     #[inline]
     pub(crate) fn put_near(&mut self, cpu: Cpu, index: usize, page: u64, order: Order) {
-        if order == Order::ZERO && self.put_cached(cpu, index, page) {
-            return;
+        if !self.put_cached(cpu, index, page, order) {
+            self.heap.give(&mut self.map, index, page, order);
         }
-        self.heap.give(&mut self.map, index, page, order);
     }
 
-    /// Put a page into the cache of `cpu`, if the CPU is of its node and no page of the section is
-    /// to be kept back; whether it is there now.
+    /// Put a block into the cache of `cpu`, if that holds such blocks, the CPU is of its node, and
+    /// no page of the section is to be kept back; whether it is there now.
     #[inline]
-    fn put_cached(&mut self, cpu: Cpu, index: usize, page: u64) -> bool {
+    fn put_cached(&mut self, cpu: Cpu, index: usize, page: u64, order: Order) -> bool {
         let Some(section) = self.heap.section(index) else {
             return false;
         };
@@ -660,19 +688,50 @@ impl<P: Pages> PageAllocator<'_, P> {
         if cache.node() != node || failing != 0 {
             return false;
         }
-        let Some(shelf) = cache.shelf(zone) else {
+        let Some(shelf) = cache.shelf(zone, order) else {
             return false;
         };
         if shelf.is_full() {
-            shelf.bring_up_oldest();
-            for _ in 0..BATCH {
-                if let Some(page) = shelf.pop() {
-                    self.heap.uncache(&mut self.map, zone, page);
-                }
-            }
+            let batch = shelf.batch();
+            put_back(&mut self.heap, &mut self.map, shelf, batch);
         }
         shelf.push(page);
-        self.heap.add_cached(&mut self.map, zone, page);
+        shelf.freshen();
+        self.heap.count_cached(zone, order);
+        true
+    }
+
+    /// Move a block of `zone` from its holder into the cache of `cpu`, if it is held and
+    /// [`Self::put_cached`] would put it there; whether it is there now. If not, nothing
+    /// changed.
+    #[inline]
+    fn shelve_held(&mut self, cpu: Cpu, zone: Zone, page: u64, order: Order) -> bool {
+        let Some(cache) = self.caches.get_mut(cpu.0) else {
+            return false;
+        };
+        let node = cache.node();
+        let Some(shelf) = cache.shelf(zone, order) else {
+            return false;
+        };
+        let Some((index, section)) = self.heap.section_around(page) else {
+            return false;
+        };
+        if section.zone != zone || section.node != node || section.failing != 0 {
+            return false;
+        }
+        if !self.map.take_held(page, order) {
+            return false;
+        }
+        if shelf.is_full() {
+            if order != Order::ZERO {
+                self.heap.give(&mut self.map, index, page, order);
+                return true;
+            }
+            let batch = shelf.batch();
+            put_back(&mut self.heap, &mut self.map, shelf, batch);
+        }
+        shelf.push(page);
+        self.heap.count_cached(zone, order);
         true
     }
 
@@ -680,24 +739,32 @@ impl<P: Pages> PageAllocator<'_, P> {
     fn drain(&mut self, zone: Zone) -> bool {
         let mut any = false;
         for cache in self.caches.iter_mut() {
-            let Some(shelf) = cache.shelf(zone) else {
-                continue;
-            };
-            while let Some(page) = shelf.pop() {
-                self.heap.uncache(&mut self.map, zone, page);
-                any = true;
+            for shelf in cache.shelves(zone) {
+                any |= !shelf.is_empty();
+                put_back(&mut self.heap, &mut self.map, shelf, u64::MAX);
             }
         }
         any
     }
 
+    /// Whether `page` is in a CPU's cache.
+    pub(crate) fn is_cached(&self, page: u64) -> bool {
+        self.caches.iter().any(|cache| cache.contains(page))
+    }
+
+    /// Whether `page` is free: in a free block or a CPU's cache.
+    pub(crate) fn is_free(&self, page: u64) -> bool {
+        self.map.free_block_around(page).is_some() || self.is_cached(page)
+    }
+
     /// Whether `page` is in a zone: free there, held, assigned, waiting to be cleared, or bad.
     pub(crate) fn is_in_heap(&self, page: u64) -> bool {
         self.heap.section_of(page).is_some()
-            && (self.map.is_free(page)
+            && (self.map.free_block_around(page).is_some()
                 || self.map.is_retired(page)
                 || self.records.get(page).is_known()
-                || self.map.held_block_around(page).is_some())
+                || self.map.held_block_around(page).is_some()
+                || self.is_cached(page))
     }
 
     /// The zone that `page` is in.
@@ -732,4 +799,19 @@ impl<P: Pages> PageAllocator<'_, P> {
         self.map.mark_zeroized(page);
         Ok(())
     }
+}
+
+/// Put back what `shelf` held longest: `count` blocks, or all that it holds.
+#[inline(never)]
+fn put_back(heap: &mut Heap, map: &mut PageMap<'_>, shelf: &mut Shelf, count: u64) {
+    let (blocks, order) = (shelf.oldest(count), shelf.order());
+    // The map of their places may not be in the processor's caches. Asked for at once, it comes
+    // sooner than block by block.
+    for page in blocks {
+        map.look_ahead(u64::from(*page), order);
+    }
+    for page in blocks {
+        heap.uncache(map, u64::from(*page), order);
+    }
+    shelf.drop_oldest(count);
 }

@@ -64,6 +64,8 @@ impl<P: Pages> PageAllocator<'_, P> {
         let start = page.number() & !(order.pages() - 1);
         let end = start + order.pages();
         self.check_legal_range(start, end)?;
+        // What caches hold is cleared, too.
+        self.drain_caches()?;
         let mut step = ScrubStep {
             cleared: 0,
             refused: 0,

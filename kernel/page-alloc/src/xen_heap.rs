@@ -46,7 +46,8 @@ impl<P: Pages> PageAllocator<'_, P> {
             .map(|block| XenBlock(block.0))
     }
 
-    /// As [`Self::alloc_xenheap_pages`], near `cpu` and, a single page, through its cache.
+    /// As [`Self::alloc_xenheap_pages`], near `cpu`, and through its cache if that holds such
+    /// blocks.
     ///
     /// # Errors
     /// Also [`Event::UnknownCpu`].
@@ -65,7 +66,8 @@ impl<P: Pages> PageAllocator<'_, P> {
             .map_err(|refused| Refused::new(refused.event, XenBlock(refused.block.0)))
     }
 
-    /// As [`Self::free_xenheap_pages`], and a single page through the cache of `cpu`.
+    /// As [`Self::free_xenheap_pages`], but through the cache of `cpu` if that holds such
+    /// blocks.
     ///
     /// # Errors
     /// Also [`Event::UnknownCpu`].

@@ -6,8 +6,8 @@ mod common;
 use common::{FIRMWARE, FIRST_DOMAIN, HYPERVISOR, TestPages, frame};
 use heliox_address::{FrameRange, PhysicalAddress};
 use heliox_page_alloc::{
-    Cpu, CpuCache, Domain, MAX_ORDER, Machine, MemoryFlags, Node, NodeFlag, NodeRange, Offlined,
-    Order, PageAllocator, Zone,
+    Cpu, CpuCache, Domain, Event, MAX_ORDER, Machine, MemoryFlags, Node, NodeFlag, NodeRange,
+    Offlined, Order, PageAllocator, Zone,
 };
 
 type Allocator = PageAllocator<'static, TestPages>;
@@ -413,6 +413,62 @@ fn drain_caches() {
     assert!(allocator.dump_heap().unwrap().zone(Zone::Dom).cached > 0);
     allocator.drain_caches().unwrap();
     assert_eq!(allocator.dump_heap().unwrap(), before);
+}
+
+#[test]
+fn large_blocks_in_a_cache() {
+    let (mut allocator, _) = running();
+    let before = allocator.dump_heap().unwrap();
+    for zone in [Zone::Dma, Zone::Dom] {
+        let large = Order::TWO_MIB;
+        let block = allocator.alloc_heap_pages_on(Cpu(0), zone, large).unwrap();
+        let page = block.first();
+        let forged = allocator.heap_block_at(zone, page, large).unwrap();
+        allocator.free_heap_pages_on(Cpu(0), zone, block).unwrap();
+        // It counts as free, and a second free is detected.
+        assert!(allocator.attributes(page).unwrap().cached);
+        assert!(!allocator.attributes(page).unwrap().allocated);
+        let figures = allocator.dump_heap().unwrap().zone(zone);
+        assert_eq!(figures.free, before.zone(zone).free);
+        assert!(figures.cached >= large.pages() && figures.cached % large.pages() == 0);
+        let refused = allocator.free_heap_pages_on(Cpu(0), zone, forged);
+        let event = Event::PagesNotAllocated {
+            frame: page.number(),
+        };
+        assert_eq!(refused.map_err(|refused| refused.event), Err(event));
+    }
+    allocator.drain_caches().unwrap();
+    assert_eq!(allocator.dump_heap().unwrap(), before);
+    // What a cache holds makes no request fail: single pages come out of its large blocks.
+    let block = allocator
+        .alloc_heap_pages_on(Cpu(0), Zone::Dom, Order::TWO_MIB)
+        .unwrap();
+    allocator
+        .free_heap_pages_on(Cpu(0), Zone::Dom, block)
+        .unwrap();
+    let free = allocator.avail_heap_pages(Some(Zone::Dom)).unwrap();
+    for _ in 0..free {
+        let _kept = allocator
+            .alloc_heap_pages_on(Cpu(0), Zone::Dom, Order::ZERO)
+            .unwrap()
+            .into_frame();
+    }
+}
+
+#[test]
+fn a_bad_page_of_a_large_block_in_a_cache() {
+    let (mut allocator, _) = running();
+    let block = allocator
+        .alloc_heap_pages_on(Cpu(0), Zone::Dom, Order::TWO_MIB)
+        .unwrap();
+    let bad = frame(block.frames().start() + 7);
+    allocator
+        .free_heap_pages_on(Cpu(0), Zone::Dom, block)
+        .unwrap();
+    let free = allocator.avail_heap_pages(Some(Zone::Dom)).unwrap();
+    assert_eq!(allocator.offline_page(bad), Ok(Offlined::Removed));
+    assert!(!allocator.attributes(bad).unwrap().cached);
+    assert_eq!(allocator.avail_heap_pages(Some(Zone::Dom)), Ok(free - 1));
 }
 
 #[test]

@@ -208,7 +208,11 @@ fn episode(random: &mut Random, counts: &mut Counts) -> u64 {
     let words = PageAllocator::<TestPages>::metadata_words(max_page);
     let mut metadata = vec![0; words];
     let mut caches: Vec<CpuCache> = (0..1 + random.below(3))
-        .map(|_| CpuCache::new(Node::new(random.below(3) as u32).unwrap()))
+        .map(|_| {
+            let node = Node::new(random.below(3) as u32).unwrap();
+            // There are no blocks of 2 MiB.
+            CpuCache::with_large_order(node, Order::new(random.below(5) as u32).unwrap())
+        })
         .collect();
     let cpus: Vec<Node> = caches.iter().map(CpuCache::node).collect();
     let own = (words as u64 * 8).div_ceil(4096);

@@ -2,10 +2,8 @@
 //! found in as many steps as the tree has levels (at most six), whatever the set looks like.
 //!
 //! Level 0 (the leaves) has one bit for each number; bit `i` of level `l + 1` is set exactly if
-//! word `i` of level `l` has a member. Leaves may lie `stride` words apart, so that other facts
-//! about the same 64 numbers share their cache line; then a bit set in the word behind a leaf
-//! means that the number is no member whatever the leaf says. The words are passed to each
-//! operation, since several trees share one slice; all words zero is the empty set.
+//! word `i` of level `l` has a member. The words are passed to each operation, since several trees
+//! share one slice; all words zero is the empty set.
 
 /// Most levels above the leaves: 2^32 numbers need five.
 const LEVELS: usize = 5;
@@ -17,8 +15,6 @@ pub(super) struct BitTree {
     numbers: u64,
     /// Index of leaf 0.
     leaves: usize,
-    /// Distance from leaf to leaf.
-    stride: usize,
     /// Index of the first word of each level above the leaves.
     upper: [usize; LEVELS],
     /// Number of levels above the leaves.
@@ -26,18 +22,16 @@ pub(super) struct BitTree {
 }
 
 impl BitTree {
-    /// A tree for the numbers below `numbers`, at `base`, with leaves `stride` words apart; and
-    /// the index of the first word behind it.
-    pub(super) const fn place(base: usize, numbers: u64, stride: usize) -> (Self, usize) {
+    /// A tree for the numbers below `numbers`, at `base`; and the index of the first word behind it.
+    pub(super) const fn place(base: usize, numbers: u64) -> (Self, usize) {
         let mut words = numbers.div_ceil(64) as usize;
         let mut tree = Self {
             numbers,
             leaves: base,
-            stride,
             upper: [0; LEVELS],
             levels: 0,
         };
-        let mut next = base + words * stride;
+        let mut next = base + words;
         while words > 1 && tree.levels < LEVELS {
             words = words.div_ceil(64);
             #[expect(
@@ -53,11 +47,10 @@ impl BitTree {
         (tree, next)
     }
 
-    /// Index of the leaf for `number`; the words behind it up to the stride are the user's.
+    /// Index of the leaf for `number`.
     #[inline]
-    pub(super) const fn leaf_of(&self, number: u64) -> usize {
-        let leaf = (number >> 6) as usize;
-        self.leaves + leaf * self.stride
+    const fn leaf_of(&self, number: u64) -> usize {
+        self.leaves + (number >> 6) as usize
     }
 
     /// The members among the 64 numbers around `number`, from a multiple of 64 on (bit 0 is the
@@ -70,11 +63,7 @@ impl BitTree {
     /// The members among the numbers of the leaf that lies at `place`.
     #[inline]
     fn members(&self, words: &[u64], place: usize) -> u64 {
-        match words.get(place..) {
-            Some([leaf, veto, ..]) if self.stride > 1 => leaf & !veto,
-            Some([leaf, ..]) => *leaf,
-            _ => 0,
-        }
+        words.get(place).copied().unwrap_or(0)
     }
 
     /// Word `index` of `level`.
@@ -82,7 +71,7 @@ impl BitTree {
     fn word(&self, words: &[u64], level: usize, index: u64) -> u64 {
         let index = index as usize;
         match level.checked_sub(1) {
-            None => self.members(words, self.leaves + index * self.stride),
+            None => self.members(words, self.leaves + index),
             Some(level) => {
                 let place = self.upper.get(level).map(|base| base + index);
                 place
@@ -99,7 +88,7 @@ impl BitTree {
         number < self.numbers && self.members(words, self.leaf_of(number)) & mask(number) != 0
     }
 
-    /// Make `number` a member; it is not vetoed.
+    /// Make `number` a member.
     #[inline]
     pub(super) fn insert(&self, words: &mut [u64], number: u64) {
         let place = self.leaf_of(number);
@@ -110,6 +99,29 @@ impl BitTree {
         if was_empty {
             self.insert_above(words, number >> 6);
         }
+    }
+
+    /// Make `number` a member; or, if `pair` and the number that makes an even and odd pair with it
+    /// is a member, make that one none instead. Whether `number` is a member now.
+    #[inline]
+    pub(super) fn insert_or_pair(&self, words: &mut [u64], number: u64, pair: bool) -> bool {
+        let Some(leaf) = words.get_mut(self.leaf_of(number)) else {
+            return true;
+        };
+        let members = *leaf;
+        let other = mask(number ^ 1);
+        if pair && members & other != 0 {
+            *leaf = members & !other;
+            if members == other {
+                self.remove_above(words, number >> 6);
+            }
+            return false;
+        }
+        *leaf = members | mask(number);
+        if members == 0 {
+            self.insert_above(words, number >> 6);
+        }
+        true
     }
 
     /// Note in the levels above that leaf `index` is no longer empty.
@@ -127,7 +139,7 @@ impl BitTree {
         }
     }
 
-    /// Make `number`, a member or at least not vetoed, no member.
+    /// Make `number` no member.
     #[inline]
     pub(super) fn remove(&self, words: &mut [u64], number: u64) {
         let place = self.leaf_of(number);
@@ -143,20 +155,35 @@ impl BitTree {
     /// members. Costs little if none is, since only the summaries are looked at then.
     #[inline]
     pub(super) fn remove_range(&self, words: &mut [u64], start: u64, end: u64) {
-        for index in start >> 6..end.div_ceil(64) {
-            if self.levels > 0 && self.word(words, 1, index >> 6) & mask(index) == 0 {
-                continue;
+        let (mut index, last) = (start >> 6, end.div_ceil(64));
+        while index < last {
+            // Up to 64 leaves at a time.
+            let stop = last.min((index | 63) + 1);
+            let mut leaves = u64::MAX >> (64 - (stop - index)) << (index & 63);
+            if self.levels > 0 {
+                leaves &= self.word(words, 1, index >> 6);
             }
-            let first = start.max(index << 6);
-            let run = u64::MAX >> (64 - (end - first).min(64)) << (first & 63);
-            let Some(leaf) = words.get_mut(self.leaf_of(first)) else {
-                return;
-            };
-            if *leaf & run != 0 {
-                *leaf &= !run;
-                if *leaf == 0 {
-                    self.remove_above(words, index);
-                }
+            while leaves != 0 {
+                let leaf = (index & !63) + u64::from(leaves.trailing_zeros());
+                leaves &= leaves - 1;
+                self.remove_in_leaf(words, leaf, start, end);
+            }
+            index = stop;
+        }
+    }
+
+    /// The part of [`Self::remove_range`] that lies in leaf `index`.
+    #[cold]
+    fn remove_in_leaf(&self, words: &mut [u64], index: u64, start: u64, end: u64) {
+        let first = start.max(index << 6);
+        let run = u64::MAX >> (64 - (end - first).min(64)) << (first & 63);
+        let Some(leaf) = words.get_mut(self.leaf_of(first)) else {
+            return;
+        };
+        if *leaf & run != 0 {
+            *leaf &= !run;
+            if *leaf == 0 {
+                self.remove_above(words, index);
             }
         }
     }
@@ -237,8 +264,8 @@ mod tests {
     #[test]
     fn behaves_like_a_set() {
         let mut state = 1;
-        for (numbers, stride) in [(1, 1), (64, 4), (65, 2), (4096, 1), (4097, 4), (300_000, 2)] {
-            let (tree, end) = BitTree::place(3, numbers, stride);
+        for numbers in [1, 64, 65, 4096, 4097, 300_000] {
+            let (tree, end) = BitTree::place(3, numbers);
             let whole = numbers & !63;
             // Other words behind those of the tree.
             let mut words = vec![0; end];
@@ -246,14 +273,16 @@ mod tests {
             let mut set = BTreeSet::new();
             for _ in 0..20_000 {
                 let number = random(&mut state) % numbers;
-                if stride > 1 && random(&mut state).is_multiple_of(3) {
-                    // Vetoed, whether its bit is set or not; not a member, before and after.
-                    if !set.contains(&number) {
-                        words[tree.leaf_of(number)] ^= mask(number);
-                        words[tree.leaf_of(number) + 1] |= mask(number);
-                        assert!(!tree.contains(&words, number));
-                        words[tree.leaf_of(number)] &= !mask(number);
-                        words[tree.leaf_of(number) + 1] &= !mask(number);
+                if random(&mut state).is_multiple_of(3) {
+                    let (other, pair) = (number ^ 1, random(&mut state).is_multiple_of(2));
+                    if !set.contains(&number) && other < numbers {
+                        let added = tree.insert_or_pair(&mut words, number, pair);
+                        assert_eq!(added, !(pair && set.contains(&other)));
+                        if added {
+                            set.insert(number);
+                        } else {
+                            set.remove(&other);
+                        }
                     }
                 } else if random(&mut state).is_multiple_of(3) {
                     tree.insert(&mut words, number);

@@ -6,9 +6,8 @@
 //! which it forms an aligned block of twice the size) at once and as often as possible, but never
 //! across its bounds.
 //!
-//! Invariants, of each [`FreeBlocks`]: `counts` are the numbers of its free blocks; bit `o` of
-//! `available` is set exactly if `counts[o] > 0`; every block of order `o` starts at or behind
-//! page `hints[o] << o`; no two of its blocks are buddies within bounds.
+//! Invariants, of each [`FreeBlocks`]: bit `o` of `available` is set exactly if there is a block
+//! of order `o`; every one starts at or behind page `hint << o` of its level; no two of its blocks are buddies within bounds.
 //!
 //! No operation here takes more steps than there are orders, save those on ranges, which take that
 //! many for each block in the range.
@@ -29,18 +28,29 @@ pub(crate) struct Bounds {
 /// Some of the map's free blocks: those of one stretch of memory.
 #[derive(Clone, Copy)]
 pub(crate) struct FreeBlocks {
-    counts: [u32; ORDERS],
-    hints: [u32; ORDERS],
+    levels: [Level; ORDERS],
     available: u32,
     pages: u64,
+}
+
+/// The blocks of one order.
+#[derive(Clone, Copy)]
+struct Level {
+    /// How many there are.
+    count: u32,
+    /// Number (page by size) that none is below.
+    hint: u32,
 }
 
 impl FreeBlocks {
     /// No blocks.
     pub(crate) const fn new() -> Self {
+        let level = Level {
+            count: 0,
+            hint: u32::MAX,
+        };
         Self {
-            counts: [0; ORDERS],
-            hints: [u32::MAX; ORDERS],
+            levels: [level; ORDERS],
             available: 0,
             pages: 0,
         }
@@ -52,8 +62,8 @@ impl FreeBlocks {
     }
 
     /// Number of blocks of each order.
-    pub(crate) const fn counts(&self) -> &[u32; ORDERS] {
-        &self.counts
+    pub(crate) fn counts(&self) -> [u32; ORDERS] {
+        self.levels.map(|level| level.count)
     }
 
     /// The smallest order, at least `order`, of which there is a block.
@@ -66,33 +76,38 @@ impl FreeBlocks {
         Order::new(order.number() + larger.trailing_zeros()).ok()
     }
 
-    /// Note block `page` of order `order` as free.
+    /// Note block `page` of order `order` as free; `pages` is the caller's.
     #[inline]
     fn insert(&mut self, map: &mut PageMap<'_>, page: u64, order: Order) {
         map.insert_free(page, order);
-        self.pages += order.pages();
-        if let Some(count) = self.counts.get_mut(order.index()) {
-            *count += 1;
-        }
+        self.count(page, order);
+    }
+
+    /// Count a block that was just inserted.
+    #[inline]
+    fn count(&mut self, page: u64, order: Order) {
         self.available |= 1 << order.number();
-        if let Some(hint) = self.hints.get_mut(order.index()) {
-            let block = (page >> order.number()) as u32;
-            *hint = block.min(*hint);
+        if let Some(level) = self.levels.get_mut(order.index()) {
+            level.count += 1;
+            level.hint = level.hint.min((page >> order.number()) as u32);
         }
     }
 
-    /// Note block `page` of order `order` as no longer free.
+    /// Note block `page` of order `order` as no longer free; `pages` is the caller's.
     #[inline]
     fn remove(&mut self, map: &mut PageMap<'_>, page: u64, order: Order) {
         map.remove_free(page, order);
-        self.pages -= order.pages();
-        if let Some(count) = self.counts.get_mut(order.index()) {
-            *count -= 1;
-            if *count == 0 {
+        self.uncount(order);
+    }
+
+    /// Count a block less, which was just removed.
+    #[inline]
+    fn uncount(&mut self, order: Order) {
+        if let Some(level) = self.levels.get_mut(order.index()) {
+            level.count -= 1;
+            if level.count == 0 {
                 self.available &= !(1 << order.number());
-                if let Some(hint) = self.hints.get_mut(order.index()) {
-                    *hint = u32::MAX;
-                }
+                level.hint = u32::MAX;
             }
         }
     }
@@ -106,10 +121,11 @@ impl FreeBlocks {
         found: Order,
         order: Order,
     ) -> Option<u64> {
-        let hint = self.hints.get_mut(found.index())?;
+        let hint = &mut self.levels.get_mut(found.index())?.hint;
         let page = map.first_free_block(u64::from(*hint) << found.number(), found)?;
         *hint = (page >> found.number()) as u32;
         self.remove(map, page, found);
+        self.pages -= order.pages();
         let mut rest = found;
         while rest > order {
             rest = rest.half()?;
@@ -118,7 +134,7 @@ impl FreeBlocks {
         Some(page)
     }
 
-    /// Put a block in that is in no set, merging it with its buddies within `bounds`.
+    /// Put a block in that is not free, merging it with its buddies within `bounds`.
     #[inline]
     pub(crate) fn give(
         &mut self,
@@ -127,20 +143,20 @@ impl FreeBlocks {
         mut page: u64,
         mut order: Order,
     ) {
-        while let Some(double) = order.double() {
-            let buddy = page ^ order.pages();
+        self.pages += order.pages();
+        loop {
             let merged = page & !order.pages();
-            if !map.is_free_block(buddy, order)
-                || merged < bounds.start
-                || merged + double.pages() > bounds.end
-            {
-                break;
+            // The largest order is its own double, and never paired.
+            let double = order.double().unwrap_or(order);
+            let pair =
+                double != order && merged >= bounds.start && merged + double.pages() <= bounds.end;
+            if map.insert_free_or_pair(page, order, pair) {
+                return self.count(page, order);
             }
-            self.remove(map, buddy, order);
+            self.uncount(order);
             page = merged;
             order = double;
         }
-        self.insert(map, page, order);
     }
 
     /// Put the pages from `start` to `end` in, as the largest blocks possible.
@@ -161,7 +177,7 @@ impl FreeBlocks {
         let mut next = start;
         while next < end {
             let Some((first, order)) = map.free_block_around(next) else {
-                return;
+                break;
             };
             let behind = first + order.pages();
             self.remove(map, first, order);
@@ -171,6 +187,7 @@ impl FreeBlocks {
             }
             next = behind;
         }
+        self.pages -= end - start;
     }
 }
 

@@ -266,16 +266,17 @@ impl Heap {
         self.take_from(map, index, found, order)
     }
 
-    /// Take the smallest block out of `zone` and `node`, or a part of it of at most `most` pages;
-    /// its first page and order.
+    /// Take the smallest block of at least `least` out of `zone` and `node`, or a part of it of at
+    /// most `most` pages, which are not fewer; its first page and order.
     pub(crate) fn take_up_to(
         &mut self,
         map: &mut PageMap<'_>,
         zone: Zone,
         node: Node,
+        least: Order,
         most: u64,
     ) -> Option<(u64, Order)> {
-        let (found, index) = self.best(zone, node, Order::ZERO)?;
+        let (found, index) = self.best(zone, node, least)?;
         let order = found.min(Order::largest(0, most));
         let page = self.take_from(map, index, found, order)?;
         Some((page, order))
@@ -329,29 +330,37 @@ impl Heap {
         }
     }
 
-    /// Note that `page`, of `zone`, moved into a CPU's cache, from the free blocks or a holder.
+    /// Note that a block of `zone` moved into a CPU's cache, from the free blocks or a holder.
     #[inline]
-    pub(crate) fn add_cached(&mut self, map: &mut PageMap<'_>, zone: Zone, page: u64) {
-        map.set_cached(page, true);
+    pub(crate) fn count_cached(&mut self, zone: Zone, order: Order) {
         if let Some(free) = self.free.get_mut(zone.index()) {
-            *free += 1;
+            *free += order.pages();
         }
     }
 
-    /// Note that `page`, of `zone`, moved out of a CPU's cache, to the free blocks or a holder.
+    /// Note that a block of `zone` moved out of a CPU's cache, to the free blocks or a holder.
     #[inline]
-    pub(crate) fn remove_cached(&mut self, map: &mut PageMap<'_>, zone: Zone, page: u64) {
-        map.set_cached(page, false);
+    pub(crate) fn count_uncached(&mut self, zone: Zone, order: Order) {
         if let Some(free) = self.free.get_mut(zone.index()) {
-            *free -= 1;
+            *free -= order.pages();
         }
     }
 
-    /// Put `page`, of `zone`, which just left a CPU's cache, back.
-    pub(crate) fn uncache(&mut self, map: &mut PageMap<'_>, zone: Zone, page: u64) {
-        if let Some(index) = self.section_of(page) {
-            self.remove_cached(map, zone, page);
-            self.give(map, index, page, Order::ZERO);
+    /// Put the block at `page`, which just left a CPU's cache, back; it was counted as free.
+    #[inline]
+    pub(crate) fn uncache(&mut self, map: &mut PageMap<'_>, page: u64, order: Order) {
+        let Some(index) = self.section_of(page) else {
+            return;
+        };
+        let Some(section) = self.sections.get_mut(index) else {
+            return;
+        };
+        if section.failing == 0 {
+            section.blocks.give(map, section.bounds, page, order);
+        } else {
+            let zone = section.zone;
+            self.count_uncached(zone, order);
+            self.give(map, index, page, order);
         }
     }
 
