@@ -34,11 +34,7 @@ pub struct Writer<W: Write> {
 impl<W: Write> Writer<W> {
     /// Starts an archive at the beginning of `output`.
     pub fn new(output: W) -> Self {
-        Self {
-            output,
-            written: 0,
-            entries: 0,
-        }
+        Self { output, written: 0, entries: 0 }
     }
 
     /// Adds one entry: `command_line` as its name, and `data`.
@@ -82,9 +78,7 @@ impl<W: Write> Writer<W> {
         let too_large = |_| io::Error::new(io::ErrorKind::InvalidInput, "larger than 4 GiB");
         let data_bytes = u32::try_from(data.len()).map_err(too_large)?;
         let name_field = u32::try_from(name_bytes).map_err(too_large)?;
-        let fields = [
-            inode, mode, 0, 0, 1, 0, data_bytes, 0, 0, 0, 0, name_field, 0,
-        ];
+        let fields = [inode, mode, 0, 0, 1, 0, data_bytes, 0, 0, 0, 0, name_field, 0];
         let mut header = String::from("070701");
         for field in fields {
             header.push_str(&format!("{field:08x}"));

@@ -66,19 +66,12 @@ fn package(package: &str, binary: &str, consent: Consent) -> Result<PathBuf, Err
         command.arg("--quiet");
     }
     terminal::status("Building", package);
-    let status = command.status().map_err(|source| Error::Spawn {
-        command: "cargo".to_owned(),
-        source,
-    })?;
+    let status =
+        command.status().map_err(|source| Error::Spawn { command: "cargo".to_owned(), source })?;
     if !status.success() {
-        return Err(Error::Build {
-            package: package.to_owned(),
-        });
+        return Err(Error::Build { package: package.to_owned() });
     }
-    let file = target_directory
-        .join(BARE_TARGET)
-        .join(PROFILE)
-        .join(binary);
+    let file = target_directory.join(BARE_TARGET).join(PROFILE).join(binary);
     built.insert(package.to_owned(), file.clone());
     Ok(file)
 }
@@ -96,10 +89,7 @@ pub fn lint(consent: Consent) -> Result<(), Error> {
     let root = workspace()?;
     let target_directory = target_directory(&root, env::var_os("CARGO_TARGET_DIR").as_deref());
     for directory in bare_packages(&root) {
-        let package = directory
-            .strip_prefix(&root)
-            .unwrap_or(&directory)
-            .display();
+        let package = directory.strip_prefix(&root).unwrap_or(&directory).display();
         terminal::status("Linting", &package);
         let mut command = toolchain.clippy();
         command
@@ -109,14 +99,11 @@ pub fn lint(consent: Consent) -> Result<(), Error> {
             .args(["--", "-D", "warnings"])
             .current_dir(&root)
             .stdin(Stdio::null());
-        let status = command.status().map_err(|source| Error::Spawn {
-            command: "cargo clippy".to_owned(),
-            source,
-        })?;
+        let status = command
+            .status()
+            .map_err(|source| Error::Spawn { command: "cargo clippy".to_owned(), source })?;
         if !status.success() {
-            return Err(Error::Lint {
-                package: package.to_string(),
-            });
+            return Err(Error::Lint { package: package.to_string() });
         }
     }
     Ok(())
@@ -135,10 +122,8 @@ fn bare_packages(root: &Path) -> Vec<PathBuf> {
 
 /// What every call of cargo for the bare machine has in common.
 fn arguments(toolchain: Toolchain, target_directory: &Path, consent: Consent) -> Vec<OsString> {
-    let mut arguments: Vec<OsString> = ["--target", BARE_TARGET, "--target-dir"]
-        .iter()
-        .map(OsString::from)
-        .collect();
+    let mut arguments: Vec<OsString> =
+        ["--target", BARE_TARGET, "--target-dir"].iter().map(OsString::from).collect();
     arguments.push(target_directory.into());
     arguments.extend(toolchain.build_options().iter().map(OsString::from));
     if consent == Consent::Offline {
@@ -184,10 +169,7 @@ mod tests {
 
     fn line(toolchain: Toolchain, consent: Consent) -> String {
         let arguments = arguments(toolchain, Path::new("/t/bare"), consent);
-        let words: Vec<_> = arguments
-            .iter()
-            .map(|word| word.to_str().unwrap())
-            .collect();
+        let words: Vec<_> = arguments.iter().map(|word| word.to_str().unwrap()).collect();
         words.join(" ")
     }
 
@@ -195,10 +177,7 @@ mod tests {
     fn cargo_is_told_where_core_comes_from() {
         let common = "--target x86_64-unknown-none --target-dir /t/bare";
         assert_eq!(line(Toolchain::Prebuilt, Consent::Unattended), common);
-        assert_eq!(
-            line(Toolchain::Prebuilt, Consent::Offline),
-            format!("{common} --offline")
-        );
+        assert_eq!(line(Toolchain::Prebuilt, Consent::Offline), format!("{common} --offline"));
         assert_eq!(
             line(Toolchain::FromSource, Consent::Ask),
             format!(
@@ -218,10 +197,7 @@ mod tests {
             (Some("build"), "/heliox/build/bare"),
             (Some("/elsewhere"), "/elsewhere/bare"),
         ] {
-            assert_eq!(
-                target_directory(root, configured.map(OsStr::new)),
-                Path::new(expected)
-            );
+            assert_eq!(target_directory(root, configured.map(OsStr::new)), Path::new(expected));
         }
     }
 

@@ -305,11 +305,7 @@ impl Boot {
         let payload = match self.via {
             Via::Pvh => {
                 write_archive(&modules, &archive)?;
-                Payload::Pvh {
-                    kernel: &kernel,
-                    archive: &archive,
-                    command_line: &command_line,
-                }
+                Payload::Pvh { kernel: &kernel, archive: &archive, command_line: &command_line }
             }
             Via::Multiboot2 => {
                 disc::write(&kernel, &modules, &command_line, OnFailure::Halt, &image)?;
@@ -356,10 +352,7 @@ fn check_room(modules: &[Module], memory: Size) -> Result<(), Error> {
         total = total.saturating_add(module.size()?);
     }
     if total.saturating_add(KERNEL_ROOM.bytes()) > memory.bytes() {
-        return Err(Error::ModulesTooLarge {
-            modules: total,
-            memory,
-        });
+        return Err(Error::ModulesTooLarge { modules: total, memory });
     }
     Ok(())
 }
@@ -381,13 +374,11 @@ fn write_archive(modules: &[Module], path: &Path) -> Result<(), Error> {
         }
         Ok(())
     };
-    write()
-        .and_then(|()| writer.finish())
-        .map_err(|source| Error::File {
-            action: "write",
-            path: path.to_path_buf(),
-            source,
-        })
+    write().and_then(|()| writer.finish()).map_err(|source| Error::File {
+        action: "write",
+        path: path.to_path_buf(),
+        source,
+    })
 }
 
 static FREE_TURNS: Mutex<u32> = Mutex::new(MOST_RUNS);
@@ -428,10 +419,7 @@ mod tests {
             kernel_memory: Some(Size::from_mib(4)),
             words: vec!["unsafe-dma".to_owned()],
         };
-        assert_eq!(
-            options.command_line(false),
-            "log=trace kernel-memory=4194304 unsafe-dma"
-        );
+        assert_eq!(options.command_line(false), "log=trace kernel-memory=4194304 unsafe-dma");
     }
 
     #[test]
@@ -450,10 +438,7 @@ mod tests {
         let module = Module::new(&path, "").unwrap();
         assert!(check_room(std::slice::from_ref(&module), Size::from_mib(16)).is_ok());
         let two = [module.clone(), module];
-        assert!(matches!(
-            check_room(&two, Size::from_mib(16)),
-            Err(Error::ModulesTooLarge { .. })
-        ));
+        assert!(matches!(check_room(&two, Size::from_mib(16)), Err(Error::ModulesTooLarge { .. })));
         assert!(check_room(&two, Size::from_mib(24)).is_ok());
     }
 }

@@ -33,11 +33,7 @@ pub fn write(
     output: &Path,
 ) -> Result<(), Error> {
     let written = |path: &Path, result: std::io::Result<()>| {
-        result.map_err(|source| Error::File {
-            action: "write",
-            path: path.to_path_buf(),
-            source,
-        })
+        result.map_err(|source| Error::File { action: "write", path: path.to_path_buf(), source })
     };
     let directory = tempfile::tempdir().map_err(|source| Error::File {
         action: "make a directory in",
@@ -48,13 +44,7 @@ pub fn write(
     written(&boot, fs::create_dir_all(boot.join("grub")))?;
     // GRUB would load debug information too, which is larger than the kernel.
     let bare_kernel = boot.join("heliox-kernel");
-    run(
-        Command::new("objcopy")
-            .arg("--strip-all")
-            .arg(kernel)
-            .arg(&bare_kernel),
-        "objcopy",
-    )?;
+    run(Command::new("objcopy").arg("--strip-all").arg(kernel).arg(&bare_kernel), "objcopy")?;
     for (index, module) in modules.iter().enumerate() {
         let path = boot.join(file_name(index, module));
         written(&path, fs::write(&path, module.read()?))?;
@@ -79,10 +69,7 @@ fn run(command: &mut Command, name: &str) -> Result<(), Error> {
     let output = command
         .stdin(Stdio::null())
         .output()
-        .map_err(|source| Error::Spawn {
-            command: name.to_owned(),
-            source,
-        })?;
+        .map_err(|source| Error::Spawn { command: name.to_owned(), source })?;
     if output.status.success() {
         return Ok(());
     }

@@ -81,12 +81,7 @@ struct ModuleArguments {
 impl ModuleArguments {
     fn modules(&self) -> Result<Modules, ModuleError> {
         let mut modules = Modules::default();
-        let given: Vec<_> = self
-            .sigma0
-            .iter()
-            .chain(&self.root)
-            .chain(&self.module)
-            .collect();
+        let given: Vec<_> = self.sigma0.iter().chain(&self.root).chain(&self.module).collect();
         for text in &given {
             modules.add(Module::parse(text)?);
         }
@@ -209,8 +204,7 @@ fn main() -> ExitCode {
 /// What no command means: `boot` without options, defaults and all.
 fn demonstration() -> Action {
     let line = CommandLine::parse_from(["heliox", "boot"].map(OsStr::new));
-    line.command
-        .unwrap_or(Action::Setup(SetupArguments::default()))
+    line.command.unwrap_or(Action::Setup(SetupArguments::default()))
 }
 
 fn boot(arguments: BootArguments) -> Result<u8, Error> {
@@ -271,13 +265,7 @@ fn image(arguments: &ImageArguments) -> Result<u8, Error> {
     let command_line = arguments.kernel.options().command_line(false);
     terminal::status("Writing", arguments.output.display());
     let spinner = terminal::Spinner::start("grub-mkrescue");
-    disc::write(
-        &kernel,
-        &modules,
-        &command_line,
-        OnFailure::Prompt,
-        &arguments.output,
-    )?;
+    disc::write(&kernel, &modules, &command_line, OnFailure::Prompt, &arguments.output)?;
     drop(spinner);
     if let Err(error) = uefi {
         terminal::note(format!("the image boots on BIOS machines only: {error}"));

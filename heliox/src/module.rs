@@ -81,20 +81,11 @@ impl Module {
             .to_owned();
         let printable = |byte: u8| (b' '..=b'~').contains(&byte) && !b"'\"\\".contains(&byte);
         if !arguments.bytes().all(printable) {
-            return Err(ModuleError::Arguments(
-                arguments.escape_default().to_string(),
-            ));
+            return Err(ModuleError::Arguments(arguments.escape_default().to_string()));
         }
         // Boot loaders keep words apart by one space, whatever was written.
-        let words: Vec<&str> = arguments
-            .split(' ')
-            .filter(|word| !word.is_empty())
-            .collect();
-        Ok(Self {
-            path,
-            name,
-            arguments: words.join(" "),
-        })
+        let words: Vec<&str> = arguments.split(' ').filter(|word| !word.is_empty()).collect();
+        Ok(Self { path, name, arguments: words.join(" ") })
     }
 
     /// A module as it is written on the command line: `FILE` or `FILE,ARGUMENTS`, split at
@@ -172,10 +163,7 @@ impl Module {
     fn unreadable(&self, source: io::Error) -> ModuleError {
         match source.kind() {
             io::ErrorKind::NotFound => ModuleError::NotFound(self.path.clone()),
-            _ => ModuleError::Unreadable {
-                path: self.path.clone(),
-                source,
-            },
+            _ => ModuleError::Unreadable { path: self.path.clone(), source },
         }
     }
 }
@@ -209,10 +197,7 @@ impl Modules {
     /// Adds a program of this repository, to be built: `x` is the binary of the package
     /// `heliox-x`.
     pub fn add_program(&mut self, name: &str, arguments: &str) {
-        self.0.push(Source::Program {
-            name: name.to_owned(),
-            arguments: arguments.to_owned(),
-        });
+        self.0.push(Source::Program { name: name.to_owned(), arguments: arguments.to_owned() });
     }
 
     /// The files, once programs are built and everything was checked to be loadable.
@@ -275,10 +260,7 @@ mod tests {
             assert!(matches!(parse(name), Err(ModuleError::Name(_))), "{name}");
         }
         for arguments in ["f,it's", "f,\"q\"", "f,back\\slash", "f,tab\t", "f,\u{e9}"] {
-            assert!(
-                matches!(parse(arguments), Err(ModuleError::Arguments(_))),
-                "{arguments}"
-            );
+            assert!(matches!(parse(arguments), Err(ModuleError::Arguments(_))), "{arguments}");
         }
     }
 
@@ -289,10 +271,7 @@ mod tests {
         fs::write(directory.path().join("good"), b"123").unwrap();
         fs::write(directory.path().join("empty"), b"").unwrap();
         fs::create_dir(directory.path().join("directory")).unwrap();
-        fs::File::create(directory.path().join("huge"))
-            .unwrap()
-            .set_len(1 << 32)
-            .unwrap();
+        fs::File::create(directory.path().join("huge")).unwrap().set_len(1 << 32).unwrap();
         assert_eq!(check("good").unwrap(), 3);
         assert!(matches!(check("missing"), Err(ModuleError::NotFound(_))));
         assert!(matches!(check("empty"), Err(ModuleError::Empty(_))));

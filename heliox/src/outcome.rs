@@ -58,10 +58,8 @@ impl Outcome {
     /// The lines of the serial port, without their line ends.
     pub fn lines(&self) -> impl Iterator<Item = String> {
         let text = self.text().into_owned();
-        let lines: Vec<_> = text
-            .lines()
-            .map(|line| line.trim_end_matches('\r').to_owned())
-            .collect();
+        let lines: Vec<_> =
+            text.lines().map(|line| line.trim_end_matches('\r').to_owned()).collect();
         lines.into_iter()
     }
 
@@ -161,10 +159,7 @@ fn report(line: &str) -> Option<TestReport> {
         Some((name, why)) => (name, Err(why.to_owned())),
         None => (rest.strip_suffix(" ok")?, Ok(())),
     };
-    Some(TestReport {
-        name: name.to_owned(),
-        result,
-    })
+    Some(TestReport { name: name.to_owned(), result })
 }
 
 #[cfg(test)]
@@ -209,9 +204,7 @@ mod tests {
 
     #[test]
     fn tests_that_passed_are_accepted() {
-        outcome(0, "test a ok\ntest b ok\n")
-            .require_tests(&["a", "b"])
-            .require_line("test b");
+        outcome(0, "test a ok\ntest b ok\n").require_tests(&["a", "b"]).require_line("test b");
     }
 
     fn refused(check: fn(&Outcome), status: u8, serial: &str) -> String {

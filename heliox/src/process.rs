@@ -53,12 +53,7 @@ impl Process {
             .stderr(writer)
             .spawn()
             .map_err(spawn_error)?;
-        Ok(Self {
-            child,
-            started,
-            serial,
-            messages,
-        })
+        Ok(Self { child, started, serial, messages })
     }
 
     /// Waits for the end, or until `limit` is over and then kills QEMU. Meanwhile gives `show`
@@ -108,10 +103,7 @@ impl Drop for Process {
 }
 
 fn spawn_error(source: std::io::Error) -> Error {
-    Error::Spawn {
-        command: QEMU.to_owned(),
-        source,
-    }
+    Error::Spawn { command: QEMU.to_owned(), source }
 }
 
 /// A file that another process is still writing.
@@ -124,13 +116,8 @@ struct Tail {
 impl Tail {
     /// Makes the file, empty, and returns what reads it and what writes it.
     fn create(path: &Path) -> Result<(Self, File), Error> {
-        let failed = |action| {
-            move |source| Error::File {
-                action,
-                path: path.to_path_buf(),
-                source,
-            }
-        };
+        let failed =
+            |action| move |source| Error::File { action, path: path.to_path_buf(), source };
         let writer = File::create(path).map_err(failed("write"))?;
         let tail = Self {
             file: File::open(path).map_err(failed("read"))?,
@@ -143,13 +130,11 @@ impl Tail {
     /// What was written since the last call.
     fn read(&mut self) -> Result<&[u8], Error> {
         let known = self.all.len();
-        self.file
-            .read_to_end(&mut self.all)
-            .map_err(|source| Error::File {
-                action: "read",
-                path: self.path.clone(),
-                source,
-            })?;
+        self.file.read_to_end(&mut self.all).map_err(|source| Error::File {
+            action: "read",
+            path: self.path.clone(),
+            source,
+        })?;
         Ok(self.all.get(known..).unwrap_or_default())
     }
 }

@@ -39,11 +39,7 @@ impl CompiledProgram {
 pub fn compile_c(name: &str, source: &str, options: &[&str]) -> Result<CompiledProgram, Error> {
     let failed = |path: &Path| {
         let path = path.to_path_buf();
-        |source| Error::File {
-            action: "write",
-            path,
-            source,
-        }
+        |source| Error::File { action: "write", path, source }
     };
     let directory = tempfile::tempdir().map_err(failed(&std::env::temp_dir()))?;
     let input = directory.path().join(format!("{name}.c"));
@@ -63,10 +59,7 @@ pub fn compile_c(name: &str, source: &str, options: &[&str]) -> Result<CompiledP
             messages: String::from_utf8_lossy(&output.stderr).into_owned(),
         });
     }
-    Ok(CompiledProgram {
-        path,
-        _directory: directory,
-    })
+    Ok(CompiledProgram { path, _directory: directory })
 }
 
 fn arguments(input: &Path, output: &Path, options: &[&str]) -> Vec<OsString> {

@@ -190,26 +190,19 @@ pub fn plan(need: Need, facts: &Facts) -> Plan {
         };
         (commands, allowed)
     } else {
-        return Plan::Refuse(Refusal {
-            need,
-            command: None,
-            only_root: false,
-        });
+        return Plan::Refuse(Refusal { need, command: None, only_root: false });
     };
     match facts.consent {
-        Consent::Ask | Consent::Unattended if allowed => Plan::Install {
-            commands,
-            ask: facts.consent == Consent::Ask,
-        },
+        Consent::Ask | Consent::Unattended if allowed => {
+            Plan::Install { commands, ask: facts.consent == Consent::Ask }
+        }
         _ => Plan::Refuse(refusal(need, &commands, facts.privilege)),
     }
 }
 
 fn refusal(need: Need, commands: &[Vec<&str>], privilege: Privilege) -> Refusal {
     let lines: Vec<_> = commands.iter().map(|words| words.join(" ")).collect();
-    let by_rustup = commands
-        .iter()
-        .all(|words| words.first() == Some(&"rustup"));
+    let by_rustup = commands.iter().all(|words| words.first() == Some(&"rustup"));
     Refusal {
         need,
         only_root: privilege == Privilege::None && !by_rustup,
@@ -272,10 +265,7 @@ fn install(need: Need, words: &[&str]) -> Result<(), Error> {
         .stdin(Stdio::null())
         .output();
     drop(spinner);
-    let output = result.map_err(|source| Error::Spawn {
-        command: shown.clone(),
-        source,
-    })?;
+    let output = result.map_err(|source| Error::Spawn { command: shown.clone(), source })?;
     if output.status.success() {
         return Ok(());
     }
@@ -314,9 +304,7 @@ fn is_root(metadata: &fs::Metadata) -> bool {
 
 fn has_package_lists() -> bool {
     fs::read_dir("/var/lib/apt/lists").is_ok_and(|entries| {
-        entries
-            .flatten()
-            .any(|entry| entry.file_name().to_string_lossy().contains("_Packages"))
+        entries.flatten().any(|entry| entry.file_name().to_string_lossy().contains("_Packages"))
     })
 }
 
@@ -342,14 +330,11 @@ fn is_present(need: Need) -> bool {
 #[must_use]
 pub fn find_program(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH")?;
-    env::split_paths(&path)
-        .map(|directory| directory.join(name))
-        .find(|file| {
-            use std::os::unix::fs::PermissionsExt;
-            fs::metadata(file).is_ok_and(|metadata| {
-                metadata.is_file() && metadata.permissions().mode() & 0o111 != 0
-            })
-        })
+    env::split_paths(&path).map(|directory| directory.join(name)).find(|file| {
+        use std::os::unix::fs::PermissionsExt;
+        fs::metadata(file)
+            .is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+    })
 }
 
 /// The size of the host's RAM; zero, so that no memory is reserved, where it does not say.
@@ -397,12 +382,7 @@ mod tests {
     fn what_is_there_is_not_installed_whoever_asks() {
         for consent in [Consent::Ask, Consent::Unattended, Consent::Offline] {
             for privilege in [Privilege::Root, Privilege::Sudo, Privilege::None] {
-                let facts = Facts {
-                    present: true,
-                    consent,
-                    privilege,
-                    ..CLEAN
-                };
+                let facts = Facts { present: true, consent, privilege, ..CLEAN };
                 for need in [Need::BareTarget, Need::Qemu, Need::Grub, Need::GrubUefi] {
                     assert_eq!(planned(need, facts), "ready");
                 }
@@ -425,70 +405,30 @@ mod tests {
             (None, Ask, "refuse", ""),
             (None, Offline, "refuse", ""),
         ] {
-            let facts = Facts {
-                privilege,
-                consent,
-                ..CLEAN
-            };
-            assert_eq!(
-                planned(Need::Qemu, facts),
-                format!("{verb} {sudo}{QEMU_INSTALL}")
-            );
+            let facts = Facts { privilege, consent, ..CLEAN };
+            assert_eq!(planned(Need::Qemu, facts), format!("{verb} {sudo}{QEMU_INSTALL}"));
         }
     }
 
     #[test]
     fn package_lists_come_first() {
-        let facts = Facts {
-            package_lists: false,
-            ..CLEAN
-        };
-        assert_eq!(
-            planned(Need::Qemu, facts),
-            format!("run apt-get update && {QEMU_INSTALL}")
-        );
+        let facts = Facts { package_lists: false, ..CLEAN };
+        assert_eq!(planned(Need::Qemu, facts), format!("run apt-get update && {QEMU_INSTALL}"));
     }
 
     #[test]
     fn the_target_comes_from_rustup_or_else_from_packages() {
         let packages = "apt-get install --yes --no-install-recommends \
              rustc-web cargo-web rust-web-src binutils";
-        let without_rustup = Facts {
-            rustup: false,
-            ..CLEAN
-        };
+        let without_rustup = Facts { rustup: false, ..CLEAN };
         let rustup = "rustup target add x86_64-unknown-none";
         for (facts, expected) in [
             (CLEAN, format!("run {rustup}")),
-            (
-                Facts {
-                    privilege: Privilege::None,
-                    ..CLEAN
-                },
-                format!("run {rustup}"),
-            ),
-            (
-                Facts {
-                    consent: Consent::Ask,
-                    ..CLEAN
-                },
-                format!("ask {rustup}"),
-            ),
-            (
-                Facts {
-                    consent: Consent::Offline,
-                    ..CLEAN
-                },
-                format!("refuse {rustup}"),
-            ),
+            (Facts { privilege: Privilege::None, ..CLEAN }, format!("run {rustup}")),
+            (Facts { consent: Consent::Ask, ..CLEAN }, format!("ask {rustup}")),
+            (Facts { consent: Consent::Offline, ..CLEAN }, format!("refuse {rustup}")),
             (without_rustup, format!("run {packages}")),
-            (
-                Facts {
-                    consent: Consent::Offline,
-                    ..without_rustup
-                },
-                format!("refuse {packages}"),
-            ),
+            (Facts { consent: Consent::Offline, ..without_rustup }, format!("refuse {packages}")),
         ] {
             assert_eq!(planned(Need::BareTarget, facts), expected);
         }
@@ -498,10 +438,7 @@ mod tests {
     fn lints_come_from_where_the_toolchain_came_from() {
         let rustup = "run rustup component add clippy";
         assert_eq!(planned(Need::BareLints, CLEAN), rustup);
-        let from_source = Facts {
-            rustup: false,
-            ..CLEAN
-        };
+        let from_source = Facts { rustup: false, ..CLEAN };
         let packages = "run apt-get install --yes --no-install-recommends rust-web-clippy";
         assert_eq!(planned(Need::BareLints, from_source), packages);
     }
@@ -509,11 +446,7 @@ mod tests {
     #[test]
     fn a_refusal_is_one_sentence_with_the_command() {
         let says = |need, privilege| {
-            let facts = Facts {
-                privilege,
-                consent: Consent::Offline,
-                ..CLEAN
-            };
+            let facts = Facts { privilege, consent: Consent::Offline, ..CLEAN };
             match plan(need, &facts) {
                 Plan::Refuse(refusal) => refusal.to_string(),
                 other => panic!("{other:?}"),
@@ -522,14 +455,8 @@ mod tests {
         let prefix = "QEMU (qemu-system-x86_64) is not installed:";
         for (privilege, expected) in [
             (Privilege::Root, format!("{prefix} type `{QEMU_INSTALL}`")),
-            (
-                Privilege::Sudo,
-                format!("{prefix} type `sudo {QEMU_INSTALL}`"),
-            ),
-            (
-                Privilege::None,
-                format!("{prefix} as root, type `{QEMU_INSTALL}`"),
-            ),
+            (Privilege::Sudo, format!("{prefix} type `sudo {QEMU_INSTALL}`")),
+            (Privilege::None, format!("{prefix} as root, type `{QEMU_INSTALL}`")),
         ] {
             assert_eq!(says(Need::Qemu, privilege), expected);
         }
@@ -541,10 +468,7 @@ mod tests {
 
     #[test]
     fn other_systems_are_told_what_to_look_for() {
-        let facts = Facts {
-            apt: false,
-            ..CLEAN
-        };
+        let facts = Facts { apt: false, ..CLEAN };
         let Plan::Refuse(refusal) = plan(Need::Qemu, &facts) else {
             panic!("nothing can be installed without apt-get");
         };

@@ -116,7 +116,7 @@ impl Machine {
         }
         if self.icount && self.accelerator == Accelerator::Kvm {
             return Err(
-                "--icount counts instructions that are emulated: leave out --accel kvm".to_owned(),
+                "--icount counts instructions that are emulated: leave out --accel kvm".to_owned()
             );
         }
         Ok(())
@@ -141,10 +141,7 @@ impl Machine {
         if self.memory.bytes() > host_memory.bytes() / 2 {
             arguments.pair(
                 "-object",
-                format!(
-                    "memory-backend-ram,id=memory,size={}B,reserve=off",
-                    self.memory.bytes()
-                ),
+                format!("memory-backend-ram,id=memory,size={}B,reserve=off", self.memory.bytes()),
             );
             arguments.pair("-machine", "q35,memory-backend=memory");
         } else {
@@ -166,10 +163,7 @@ impl Machine {
             arguments.pair(option, value);
         }
         arguments.add("-no-reboot");
-        arguments.pair(
-            "-device",
-            format!("isa-debug-exit,iobase={EXIT_PORT:#x},iosize=4"),
-        );
+        arguments.pair("-device", format!("isa-debug-exit,iobase={EXIT_PORT:#x},iosize=4"));
         arguments.pair("-chardev", with_path("file,id=serial,path=", serial));
         arguments.pair("-serial", "chardev:serial");
         if self.gdb {
@@ -177,11 +171,7 @@ impl Machine {
             arguments.pair("-gdb", format!("tcp:127.0.0.1:{GDB_PORT}"));
         }
         match payload {
-            Payload::Pvh {
-                kernel,
-                archive,
-                command_line,
-            } => {
+            Payload::Pvh { kernel, archive, command_line } => {
                 arguments.pair("-kernel", kernel);
                 arguments.pair("-initrd", archive);
                 arguments.pair("-append", command_line);
@@ -216,11 +206,7 @@ impl Arguments {
 /// `prefix` and a path in which commas are doubled, as QEMU's option syntax wants.
 fn with_path(prefix: &str, path: &Path) -> OsString {
     let mut argument = OsString::from(prefix);
-    for (index, part) in path
-        .as_os_str()
-        .as_encoded_bytes()
-        .split(|byte| *byte == b',')
-        .enumerate()
+    for (index, part) in path.as_os_str().as_encoded_bytes().split(|byte| *byte == b',').enumerate()
     {
         if index > 0 {
             argument.push(",,");
@@ -270,9 +256,7 @@ impl Ending {
             None if message.is_empty() => Self::Stopped("QEMU was killed by a signal".to_owned()),
             _ => Self::Stopped(format!(
                 "QEMU failed: {}",
-                message
-                    .strip_prefix("qemu-system-x86_64: ")
-                    .unwrap_or(message)
+                message.strip_prefix("qemu-system-x86_64: ").unwrap_or(message)
             )),
         }
     }
@@ -286,10 +270,7 @@ mod tests {
 
     fn line(machine: &Machine, payload: Payload<'_>) -> String {
         let arguments = machine.arguments(payload, Path::new("/tmp/a,b/serial"), HOST);
-        let words: Vec<_> = arguments
-            .iter()
-            .map(|word| word.to_str().unwrap())
-            .collect();
+        let words: Vec<_> = arguments.iter().map(|word| word.to_str().unwrap()).collect();
         format!(" {} ", words.join(" "))
     }
 
@@ -329,10 +310,7 @@ mod tests {
             ),
             (change(|m| m.gdb = true), " -S -gdb tcp:127.0.0.1:1234 "),
             (change(|m| m.extra = vec!["-d".into()]), " log=info -d "),
-            (
-                change(|m| m.memory = Size::from_mib(12 << 10)),
-                " -machine q35 -m 12884901888B ",
-            ),
+            (change(|m| m.memory = Size::from_mib(12 << 10)), " -machine q35 -m 12884901888B "),
             (
                 change(|m| m.memory = Size::from_mib(64 << 10)),
                 " -object memory-backend-ram,id=memory,size=68719476736B,reserve=off \
@@ -382,10 +360,7 @@ mod tests {
     #[test]
     fn other_endings_are_not_taken_for_a_status() {
         for code in (0..=0x80).chain((0x82..=0xfe).step_by(2)) {
-            assert!(
-                matches!(Ending::from_qemu(Some(code), ""), Ending::Stopped(_)),
-                "{code:#x}"
-            );
+            assert!(matches!(Ending::from_qemu(Some(code), ""), Ending::Stopped(_)), "{code:#x}");
         }
         assert!(matches!(Ending::from_qemu(None, ""), Ending::Stopped(_)));
     }

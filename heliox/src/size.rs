@@ -24,12 +24,7 @@ pub enum SizeError {
     TooLarge(String),
 }
 
-const SUFFIXES: [(u64, char); 4] = [
-    (1 << 40, 'T'),
-    (1 << 30, 'G'),
-    (1 << 20, 'M'),
-    (1 << 10, 'K'),
-];
+const SUFFIXES: [(u64, char); 4] = [(1 << 40, 'T'), (1 << 30, 'G'), (1 << 20, 'M'), (1 << 10, 'K')];
 
 impl Size {
     /// A size of `bytes` bytes.
@@ -56,9 +51,7 @@ impl FromStr for Size {
 
     fn from_str(text: &str) -> Result<Self, SizeError> {
         let suffix = text.chars().last().and_then(|last| {
-            SUFFIXES
-                .iter()
-                .find(|(_, letter)| letter.eq_ignore_ascii_case(&last))
+            SUFFIXES.iter().find(|(_, letter)| letter.eq_ignore_ascii_case(&last))
         });
         let (digits, unit) = match suffix {
             Some((unit, _)) => (&text[..text.len() - 1], *unit),
@@ -110,19 +103,11 @@ mod tests {
 
     #[test]
     fn refuses_what_is_not_a_size() {
-        for text in [
-            "", "M", "-1", "+1", "1.5G", "512MB", "512 M", "0x10", "é", "１",
-        ] {
-            assert_eq!(
-                text.parse::<Size>(),
-                Err(SizeError::Malformed(text.to_owned()))
-            );
+        for text in ["", "M", "-1", "+1", "1.5G", "512MB", "512 M", "0x10", "é", "１"] {
+            assert_eq!(text.parse::<Size>(), Err(SizeError::Malformed(text.to_owned())));
         }
         for text in ["18446744073709551616", "16777216T", "99999999999999999999G"] {
-            assert_eq!(
-                text.parse::<Size>(),
-                Err(SizeError::TooLarge(text.to_owned()))
-            );
+            assert_eq!(text.parse::<Size>(), Err(SizeError::TooLarge(text.to_owned())));
         }
     }
 

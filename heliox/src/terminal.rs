@@ -53,10 +53,7 @@ pub fn confirm(question: &str) -> bool {
     let read = asked.and_then(|()| BufReader::new(terminal).read_line(&mut answer));
     match read {
         Ok(0) | Err(_) => false,
-        Ok(_) => matches!(
-            answer.trim().to_ascii_lowercase().as_str(),
-            "" | "y" | "yes"
-        ),
+        Ok(_) => matches!(answer.trim().to_ascii_lowercase().as_str(), "" | "y" | "yes"),
     }
 }
 

@@ -90,43 +90,16 @@ impl Toolchain {
 /// cargo keeps its files and how it reaches the network stay.
 fn belongs_to_outer_cargo(name: &str) -> bool {
     let stays = ["CARGO_HOME", "CARGO_BUILD_JOBS"].contains(&name)
-        || [
-            "CARGO_HTTP_",
-            "CARGO_NET_",
-            "CARGO_REGISTR",
-            "CARGO_SOURCE_",
-            "CARGO_TERM_",
-        ]
-        .iter()
-        .any(|prefix| name.starts_with(prefix));
+        || ["CARGO_HTTP_", "CARGO_NET_", "CARGO_REGISTR", "CARGO_SOURCE_", "CARGO_TERM_"]
+            .iter()
+            .any(|prefix| name.starts_with(prefix));
     let set_by_cargo = name == "CARGO"
         || name.starts_with("CARGO_")
         || name.starts_with("DEP_")
-        || [
-            "RUSTC",
-            "RUSTC_BOOTSTRAP",
-            "RUSTC_WRAPPER",
-            "RUSTC_WORKSPACE_WRAPPER",
-        ]
-        .contains(&name)
-        || [
-            "RUSTFLAGS",
-            "RUSTDOCFLAGS",
-            "CLIPPY_ARGS",
-            "MAKEFLAGS",
-            "MFLAGS",
-        ]
-        .contains(&name)
-        || [
-            "OUT_DIR",
-            "TARGET",
-            "HOST",
-            "PROFILE",
-            "OPT_LEVEL",
-            "DEBUG",
-            "NUM_JOBS",
-        ]
-        .contains(&name);
+        || ["RUSTC", "RUSTC_BOOTSTRAP", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER"].contains(&name)
+        || ["RUSTFLAGS", "RUSTDOCFLAGS", "CLIPPY_ARGS", "MAKEFLAGS", "MFLAGS"].contains(&name)
+        || ["OUT_DIR", "TARGET", "HOST", "PROFILE", "OPT_LEVEL", "DEBUG", "NUM_JOBS"]
+            .contains(&name);
     set_by_cargo && !stays
 }
 
@@ -160,9 +133,7 @@ fn find_toolchain() -> Option<Toolchain> {
 
 fn has_core(library: &Path) -> bool {
     fs::read_dir(library).is_ok_and(|entries| {
-        entries
-            .flatten()
-            .any(|entry| entry.file_name().to_string_lossy().starts_with("libcore-"))
+        entries.flatten().any(|entry| entry.file_name().to_string_lossy().starts_with("libcore-"))
     })
 }
 

@@ -49,10 +49,7 @@ struct Program {
 }
 
 fn virtual_page(start: u64, bits: u32) -> Result<Flexpage<heliox_hal::flexpage::Virtual>, Error> {
-    Flexpage::new(
-        VirtualAddress::new(start).unwrap_or(VirtualAddress::ZERO),
-        bits,
-    )
+    Flexpage::new(VirtualAddress::new(start).unwrap_or(VirtualAddress::ZERO), bits)
 }
 
 fn fill(hal: &mut Hal, pages: &mut Pages, supply: &mut TableSupply) -> Result<(), Error> {
@@ -66,24 +63,15 @@ fn fill(hal: &mut Hal, pages: &mut Pages, supply: &mut TableSupply) -> Result<()
 fn program(hal: &mut Hal, pages: &mut Pages, supply: &mut TableSupply) -> Result<Program, Error> {
     let cpu = hal.cpu();
     let page = pages.next()?;
-    let window = hal
-        .memory()
-        .add_kernel_mapping(cpu, page, Rights::ReadWrite, false, None)?;
+    let window = hal.memory().add_kernel_mapping(cpu, page, Rights::ReadWrite, false, None)?;
     hal.memory().write_bytes(&window, 0, &PROGRAM)?;
     let (page, _) = hal.memory().remove_kernel_mapping(cpu, window);
     let root = hal.memory().create_page_map_page(pages.next()?)?;
-    let mut map = hal
-        .memory()
-        .allocate_page_map(root)
-        .map_err(|refused| refused.error)?;
+    let mut map = hal.memory().allocate_page_map(root).map_err(|refused| refused.error)?;
     fill(hal, pages, supply)?;
     let to = virtual_page(CODE, PAGE_BITS)?;
-    let _ = hal
-        .memory()
-        .add_mapping(&mut map, to, page, Rights::ReadExecute, None, supply)?;
-    let Ok(mut context) = hal.new_context() else {
-        panic!("the heap has no room")
-    };
+    let _ = hal.memory().add_mapping(&mut map, to, page, Rights::ReadExecute, None, supply)?;
+    let Ok(mut context) = hal.new_context() else { panic!("the heap has no room") };
     let start = context.set_instruction_pointer(to.start());
     assert!(start.is_ok(), "the code is at a user address");
     let held = hal.memory().attach(&map)?;
@@ -108,19 +96,12 @@ fn ticks<T>(hal: &mut Hal, it: &mut T, mut body: impl FnMut(&mut Hal, &mut T)) -
 
 fn run(hal: &mut Hal) -> Result<(), Error> {
     let cpu = hal.cpu();
-    let regions = hal
-        .memory()
-        .initial_regions()
-        .filter(|region| region.kind() == RegionKind::Ram);
-    let Some(small) = regions
-        .clone()
-        .find(|region| (22..GIBIBYTE_BITS).contains(&region.bits()))
+    let regions = hal.memory().initial_regions().filter(|region| region.kind() == RegionKind::Ram);
+    let Some(small) = regions.clone().find(|region| (22..GIBIBYTE_BITS).contains(&region.bits()))
     else {
         return Err(Error::BadSize { bits: 22 });
     };
-    let large = regions
-        .clone()
-        .find(|region| region.bits() >= GIBIBYTE_BITS);
+    let large = regions.clone().find(|region| region.bits() >= GIBIBYTE_BITS);
     let mut pages = Pages(small, 0);
     let mut supply = TableSupply::EMPTY;
     let mut first = program(hal, &mut pages, &mut supply)?;
@@ -132,20 +113,14 @@ fn run(hal: &mut Hal) -> Result<(), Error> {
         core::hint::black_box(hal.execute(&program.held, &mut program.context));
     });
     let stop = hal.execute(&first.held, &mut first.context);
-    assert!(
-        stop == Interrupt::SystemCall,
-        "the program does nothing else"
-    );
+    assert!(stop == Interrupt::SystemCall, "the program does nothing else");
     info!("measure: null system call, full context: {}", one - 1);
     let mut both = (first, second);
     let two = measure(hal, &mut both, |hal, (first, second)| {
         hal.execute(&first.held, &mut first.context);
         hal.execute(&second.held, &mut first.context);
     });
-    info!(
-        "measure: switching the page map adds: {}",
-        (two / 2).saturating_sub(one)
-    );
+    info!("measure: switching the page map adds: {}", (two / 2).saturating_sub(one));
     (first, second) = both;
     let _ = &mut second;
 
@@ -155,23 +130,17 @@ fn run(hal: &mut Hal) -> Result<(), Error> {
     let to = virtual_page(DATA, PAGE_BITS)?;
     let beside = virtual_page(DATA + (1 << PAGE_BITS), PAGE_BITS)?;
     let map = &mut first.map;
-    let _ = hal
-        .memory()
-        .add_mapping(map, beside, neighbour, Rights::Read, None, &mut supply)?;
+    let _ = hal.memory().add_mapping(map, beside, neighbour, Rights::Read, None, &mut supply)?;
     let mut it = (first.map, supply);
     let cost = measure(hal, &mut it, |hal, (map, supply)| {
-        let added = hal
-            .memory()
-            .add_mapping(map, to, page, Rights::ReadWrite, None, supply);
+        let added = hal.memory().add_mapping(map, to, page, Rights::ReadWrite, None, supply);
         let removed = hal.memory().remove_mapping(cpu, map, to, supply, |_| {});
         core::hint::black_box((added.is_ok(), removed.is_ok()));
     });
     info!("measure: add and remove a mapping of 4 KiB: {cost}");
     let (map, supply) = &mut it;
     let start = hal.timer().ticks();
-    let added = hal
-        .memory()
-        .add_mapping(map, to, page, Rights::ReadWrite, None, supply)?;
+    let added = hal.memory().add_mapping(map, to, page, Rights::ReadWrite, None, supply)?;
     let cost = hal.timer().ticks() - start;
     assert_eq!(added.done, 1);
     info!("measure: add one mapping of 4 KiB, with reading the counter: {cost}");
@@ -182,9 +151,7 @@ fn run(hal: &mut Hal) -> Result<(), Error> {
             let large = large.derive(Flexpage::physical(start, GIBIBYTE_BITS)?)?;
             let to = virtual_page(2 * DATA, GIBIBYTE_BITS)?;
             let start = hal.timer().ticks();
-            let added = hal
-                .memory()
-                .add_mapping(map, to, large, Rights::Read, None, supply)?;
+            let added = hal.memory().add_mapping(map, to, large, Rights::Read, None, supply)?;
             let cost = hal.timer().ticks() - start;
             assert_eq!(added.done, large.pages());
             info!("measure: map 1 GiB as one page: {cost}");

@@ -65,39 +65,24 @@ fn start(hal: &mut Hal, memory: &mut Memory, character: u8) -> Result<Program, E
     if let Some(byte) = code.get_mut(CHARACTER) {
         *byte = character;
     }
-    let window = hal
-        .memory()
-        .add_kernel_mapping(cpu, page, Rights::ReadWrite, false, None)?;
+    let window = hal.memory().add_kernel_mapping(cpu, page, Rights::ReadWrite, false, None)?;
     hal.memory().clear(&window)?;
     hal.memory().write_bytes(&window, 0, &code)?;
     let (page, done) = hal.memory().remove_kernel_mapping(cpu, window);
     assert!(hal.memory().is_complete(done), "there is one processor");
 
     let root = hal.memory().create_page_map_page(root)?;
-    let mut map = hal
-        .memory()
-        .allocate_page_map(root)
-        .map_err(|refused| refused.error)?;
+    let mut map = hal.memory().allocate_page_map(root).map_err(|refused| refused.error)?;
     let code = VirtualAddress::new(CODE).unwrap_or(VirtualAddress::ZERO);
     let to = Flexpage::new(code, PAGE_BITS)?;
     let added =
-        hal.memory()
-            .add_mapping(&mut map, to, page, Rights::ReadExecute, None, &mut supply)?;
+        hal.memory().add_mapping(&mut map, to, page, Rights::ReadExecute, None, &mut supply)?;
     assert_eq!(added.done, 1, "one page is mapped in one step");
 
-    let Ok(mut context) = hal.new_context() else {
-        panic!("the heap has no room")
-    };
-    context
-        .set_instruction_pointer(code)
-        .unwrap_or_else(|error| panic!("{error}"));
+    let Ok(mut context) = hal.new_context() else { panic!("the heap has no room") };
+    context.set_instruction_pointer(code).unwrap_or_else(|error| panic!("{error}"));
     let held = hal.memory().attach(&map)?;
-    Ok(Program {
-        held,
-        context,
-        alive: true,
-        _map: map,
-    })
+    Ok(Program { held, context, alive: true, _map: map })
 }
 
 /// Free memory: a region, and how many of its pages are used.
@@ -131,10 +116,7 @@ fn turn(hal: &mut Hal, program: &mut Program) {
 fn main(mut hal: Hal) -> ! {
     let objects = hal.heap_frames();
     assert!(hal.grow_heap(objects).is_ok(), "the heap's pages are free");
-    let regions = hal
-        .memory()
-        .initial_regions()
-        .filter(|region| region.kind() == RegionKind::Ram);
+    let regions = hal.memory().initial_regions().filter(|region| region.kind() == RegionKind::Ram);
     let Some(region) = regions.max_by_key(|region| region.bits()) else {
         panic!("there is no memory")
     };
@@ -143,9 +125,7 @@ fn main(mut hal: Hal) -> ! {
         start(&mut hal, &mut memory, character).unwrap_or_else(|error| panic!("{error}"))
     });
     while programs.iter().any(|program| program.alive) {
-        programs
-            .iter_mut()
-            .for_each(|program| turn(&mut hal, program));
+        programs.iter_mut().for_each(|program| turn(&mut hal, program));
     }
     info!("both programs have ended");
     heliox_hal::stop(0)

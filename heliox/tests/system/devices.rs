@@ -15,9 +15,9 @@ fn program() -> CompiledProgram {
 fn run(arguments: &[&str], tests: usize, change: impl Fn(Boot) -> Boot) -> [Outcome; 2] {
     let program = program();
     [Via::Pvh, Via::Multiboot2].map(|via| {
-        let boot = arguments.iter().fold(Boot::new(), |boot, arguments| {
-            boot.module(program.path(), arguments)
-        });
+        let boot = arguments
+            .iter()
+            .fold(Boot::new(), |boot, arguments| boot.module(program.path(), arguments));
         let outcome = change(boot.via(via)).run().unwrap();
         outcome.require_tests(&[]);
         if outcome.tests().len() != tests {
@@ -42,40 +42,30 @@ fn with_pci_serial(boot: Boot) -> Boot {
 
 #[test]
 fn ports_are_each_program_s_own() {
-    run(
-        &["devices ports", "devices other", "none", "devices none"],
-        28,
-        |boot| boot,
-    );
+    run(&["devices ports", "devices other", "none", "devices none"], 28, |boot| boot);
 }
 
 #[test]
 fn edges_arrive_through_the_io_apic() {
-    run(&["devices serial"], 8, |boot| {
-        boot.kernel_option("log=debug")
-    })
-    .iter()
-    .for_each(|outcome| {
-        outcome.require_line("external interrupts: I/O APIC");
-    });
+    run(&["devices serial"], 8, |boot| boot.kernel_option("log=debug")).iter().for_each(
+        |outcome| {
+            outcome.require_line("external interrupts: I/O APIC");
+        },
+    );
 }
 
 #[test]
 fn edges_arrive_through_the_8259s() {
-    run(&["devices serial"], 8, |boot| {
-        without_acpi(boot).kernel_option("log=debug")
-    })
-    .iter()
-    .for_each(|outcome| {
-        outcome.require_line("external interrupts: 8259");
-    });
+    run(&["devices serial"], 8, |boot| without_acpi(boot).kernel_option("log=debug"))
+        .iter()
+        .for_each(|outcome| {
+            outcome.require_line("external interrupts: 8259");
+        });
 }
 
 #[test]
 fn edges_arrive_on_the_older_machine_type() {
-    run(&["devices serial"], 8, |boot| {
-        boot.qemu_argument("-machine").qemu_argument("pc")
-    });
+    run(&["devices serial"], 8, |boot| boot.qemu_argument("-machine").qemu_argument("pc"));
 }
 
 #[test]
@@ -86,9 +76,7 @@ fn levels_arrive_and_pci_is_filtered() {
 
 #[test]
 fn levels_arrive_through_the_8259s() {
-    run(&["devices pci=00"], 13, |boot| {
-        with_pci_serial(without_acpi(boot))
-    });
+    run(&["devices pci=00"], 13, |boot| with_pci_serial(without_acpi(boot)));
 }
 
 #[test]
@@ -107,12 +95,6 @@ fn a_module_that_is_a_program_has_an_entry_point() {
     let program = program();
     let bytes = std::fs::read(program.path()).unwrap();
     let entry = u64::from_le_bytes(bytes[24..32].try_into().unwrap());
-    let outcome = Boot::new()
-        .module(program.path(), "")
-        .kernel_option("log=debug")
-        .run()
-        .unwrap();
-    outcome
-        .require_status(0)
-        .require_line(&format!("module devices: entry point {entry:#x}"));
+    let outcome = Boot::new().module(program.path(), "").kernel_option("log=debug").run().unwrap();
+    outcome.require_status(0).require_line(&format!("module devices: entry point {entry:#x}"));
 }

@@ -7,18 +7,13 @@ use heliox::outcome::Outcome;
 use heliox::provision::Consent;
 
 fn example(name: &str) -> Boot {
-    Boot::new()
-        .kernel(bare::program(name, Consent::Unattended).unwrap())
-        .icount(true)
+    Boot::new().kernel(bare::program(name, Consent::Unattended).unwrap()).icount(true)
 }
 
 #[test]
 fn a_second_kernel_runs_two_programs_in_turns() {
     let outcome = example("round-robin").run().unwrap();
-    outcome
-        .require_status(0)
-        .require_line("ABABABAB")
-        .require_line("both programs have ended");
+    outcome.require_status(0).require_line("ABABABAB").require_line("both programs have ended");
 }
 
 #[test]
@@ -32,21 +27,14 @@ fn the_second_kernel_is_short_and_safe() {
 /// The number of a line `measure: NAME: NUMBER`.
 fn measured(outcome: &Outcome, name: &str) -> u64 {
     let start = format!("[info] measure: {name}: ");
-    let number = outcome
-        .lines()
-        .find_map(|line| line.strip_prefix(&start).map(str::to_owned));
-    let Some(number) = number else {
-        outcome.fail(&format!("there is no measure of {name}"))
-    };
+    let number = outcome.lines().find_map(|line| line.strip_prefix(&start).map(str::to_owned));
+    let Some(number) = number else { outcome.fail(&format!("there is no measure of {name}")) };
     number.parse().unwrap()
 }
 
 #[test]
 fn operations_cost_at_most_so_many_instructions() {
-    let outcome = example("measure")
-        .memory("4G".parse().unwrap())
-        .run()
-        .unwrap();
+    let outcome = example("measure").memory("4G".parse().unwrap()).run().unwrap();
     outcome.require_status(0);
     for (name, most) in [
         ("null system call, full context", 100),
@@ -56,9 +44,6 @@ fn operations_cost_at_most_so_many_instructions() {
         ("map 1 GiB as one page", 300),
     ] {
         let cost = measured(&outcome, name);
-        assert!(
-            cost <= most,
-            "{name}: {cost} instructions, more than {most}"
-        );
+        assert!(cost <= most, "{name}: {cost} instructions, more than {most}");
     }
 }

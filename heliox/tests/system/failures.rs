@@ -41,14 +41,9 @@ fn a_program_that_faults_is_stopped_and_the_others_go_on() {
         format!("#include \"first_light.h\"\nint program(void) {{ {body}; return 0; }}\n")
     };
     let reads_null = c_program("reads-null", &source("(void)*(volatile int *)8"));
-    let steps = c_program(
-        "steps",
-        &source("__asm__ volatile(\"pushfq; orq $0x100, (%rsp); popfq; nop\")"),
-    );
-    let spins = c_program(
-        "spins",
-        &source("for (volatile int i = 0; i < 9000000; i++) {}"),
-    );
+    let steps =
+        c_program("steps", &source("__asm__ volatile(\"pushfq; orq $0x100, (%rsp); popfq; nop\")"));
+    let spins = c_program("spins", &source("for (volatile int i = 0; i < 9000000; i++) {}"));
     let outcome = Boot::new()
         .module(reads_null.path(), "")
         .module(steps.path(), "")
@@ -66,16 +61,10 @@ fn a_program_that_faults_is_stopped_and_the_others_go_on() {
 
 #[test]
 fn a_program_that_never_ends_is_bounded_by_the_timeout() {
-    let spins = c_program(
-        "spins",
-        "#include \"first_light.h\"\nint program(void) { for (;;) {} }\n",
-    );
+    let spins =
+        c_program("spins", "#include \"first_light.h\"\nint program(void) { for (;;) {} }\n");
     let limit = std::time::Duration::from_secs(3);
-    let outcome = Boot::new()
-        .module(spins.path(), "")
-        .timeout(limit)
-        .run()
-        .unwrap();
+    let outcome = Boot::new().module(spins.path(), "").timeout(limit).run().unwrap();
     assert_eq!(outcome.ending, heliox::outcome::Ending::TimedOut);
 }
 
@@ -119,9 +108,7 @@ fn a_program_without_write_protection_of_its_code_is_refused() {
     )
     .unwrap();
     let outcome = Boot::new().module(writable.path(), "").run().unwrap();
-    outcome
-        .require_status(NOTHING_TO_RUN)
-        .require_line("writable-code: not started: ");
+    outcome.require_status(NOTHING_TO_RUN).require_line("writable-code: not started: ");
 }
 
 #[test]
@@ -135,9 +122,7 @@ fn a_program_at_a_kernel_address_is_refused() {
     let path = directory.path().join("in-the-kernel");
     std::fs::write(&path, bytes).unwrap();
     let outcome = Boot::new().module(path, "").run().unwrap();
-    outcome
-        .require_status(NOTHING_TO_RUN)
-        .require_line("in-the-kernel: not started: ");
+    outcome.require_status(NOTHING_TO_RUN).require_line("in-the-kernel: not started: ");
 }
 
 #[test]
@@ -145,34 +130,22 @@ fn a_program_larger_than_memory_is_refused() {
     let source = "#include \"first_light.h\"\nstatic u8 much[1 << 28];\n\
                   int program(void) { much[5] = 1; return much[6]; }\n";
     let large = c_program("large", source);
-    let outcome = Boot::new()
-        .module(large.path(), "")
-        .memory("64M".parse().unwrap())
-        .run()
-        .unwrap();
-    outcome
-        .require_status(NOTHING_TO_RUN)
-        .require_line("large: not started: ");
+    let outcome =
+        Boot::new().module(large.path(), "").memory("64M".parse().unwrap()).run().unwrap();
+    outcome.require_status(NOTHING_TO_RUN).require_line("large: not started: ");
 }
 
 #[test]
 fn more_kernel_memory_than_there_is_is_refused() {
-    let outcome = demonstration()
-        .kernel_memory("1G".parse().unwrap())
-        .run()
-        .unwrap();
-    outcome
-        .require_status(CANNOT_BOOT)
-        .require_line("[error] cannot boot: the kernel needs ");
+    let outcome = demonstration().kernel_memory("1G".parse().unwrap()).run().unwrap();
+    outcome.require_status(CANNOT_BOOT).require_line("[error] cannot boot: the kernel needs ");
 }
 
 #[test]
 fn without_a_module_there_is_nothing_to_run() {
     for via in [Via::Pvh, Via::Multiboot2] {
         let outcome = Boot::new().via(via).run().unwrap();
-        outcome
-            .require_status(NOTHING_TO_RUN)
-            .require_line("there is no program to run");
+        outcome.require_status(NOTHING_TO_RUN).require_line("there is no program to run");
     }
 }
 
@@ -183,9 +156,7 @@ fn random_instructions(mut state: u64) -> String {
     for _ in 0..1 << 12 {
         source.push_str("\".byte 0");
         for _ in 0..16 {
-            state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1);
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             source.push_str(&format!(",{}", state >> 56));
         }
         source.push_str("\\n\"\n");
@@ -203,17 +174,9 @@ fn random_instructions_harm_nobody_else() {
         .fold(Boot::new(), |boot, seed| boot.module(random.path(), seed));
     let outcome = boot.module(hello.path(), "").icount(true).run().unwrap();
     // A program may do anything to itself, and end in any way. The others do not notice.
-    assert!(
-        matches!(outcome.status(), Some(status) if status < PANIC),
-        "{outcome}"
-    );
-    outcome
-        .require_line("hello: hello from C")
-        .require_line("all programs have ended");
+    assert!(matches!(outcome.status(), Some(status) if status < PANIC), "{outcome}");
+    outcome.require_line("hello: hello from C").require_line("all programs have ended");
     assert!(!outcome.text().contains("not given back"), "{outcome}");
-    let rounds = outcome
-        .lines()
-        .filter(|line| line.ends_with("5000 more"))
-        .count();
+    let rounds = outcome.lines().filter(|line| line.ends_with("5000 more")).count();
     assert!(rounds >= 8, "only {rounds} times 5000 rounds: {outcome}");
 }

@@ -27,9 +27,7 @@ fn twice_the_same_to_the_byte() {
 fn a_c_program_runs_and_its_status_is_the_run_s() {
     let hello = c_program("hello", include_str!("../fixtures/hello.c"));
     let outcome = Boot::new().module(hello.path(), "").run().unwrap();
-    outcome
-        .require_status(7)
-        .require_line("hello: hello from C");
+    outcome.require_status(7).require_line("hello: hello from C");
 }
 
 #[test]

@@ -22,10 +22,7 @@ fn no_page_reaches_a_new_owner_with_what_the_old_one_left() {
     let boot = (0..10).fold(boot, |boot, _| boot.module(fills.path(), ""));
     let outcome = boot.run().unwrap();
     outcome.require_status(0);
-    let ended = outcome
-        .lines()
-        .filter(|line| line.ends_with("fills: ended with status 0"))
-        .count();
+    let ended = outcome.lines().filter(|line| line.ends_with("fills: ended with status 0")).count();
     assert_eq!(ended, 10);
     // Nothing is lost either.
     assert!(!outcome.text().contains("not given back") && !outcome.text().contains("is lost"));
@@ -35,13 +32,8 @@ fn no_page_reaches_a_new_owner_with_what_the_old_one_left() {
 fn memory_is_not_cleared_at_boot() {
     let boot = demonstration().memory("64G".parse().unwrap()).icount(true);
     let outcome = boot.log(heliox::boot::LogLevel::Debug).run().unwrap();
-    outcome
-        .require_status(0)
-        .require_line("pages of the page allocator:");
-    let line = outcome
-        .lines()
-        .find(|line| line.starts_with("[info] boot: "))
-        .unwrap();
+    outcome.require_status(0).require_line("pages of the page allocator:");
+    let line = outcome.lines().find(|line| line.starts_with("[info] boot: ")).unwrap();
     let total: u64 = line.split(' ').nth(2).unwrap().parse().unwrap();
     // To clear 64 GiB takes a store for each of 2^33 words.
     assert!(total < 1 << 27, "{total} instructions");
@@ -62,12 +54,7 @@ fn a_program_that_never_fits_is_refused_and_the_others_run() {
         .module(fills.path(), "again")
         .run()
         .unwrap();
-    outcome
-        .require_status(2)
-        .require_line("large: not started: its ");
-    let ended = outcome
-        .lines()
-        .filter(|line| line.ends_with("fills: ended with status 0"))
-        .count();
+    outcome.require_status(2).require_line("large: not started: its ");
+    let ended = outcome.lines().filter(|line| line.ends_with("fills: ended with status 0")).count();
     assert_eq!(ended, 2);
 }

@@ -28,12 +28,8 @@ impl Monitor {
                 Err(error) => panic!("QEMU's monitor: {error}"),
             }
         };
-        stream
-            .set_read_timeout(Some(Duration::from_secs(30)))
-            .unwrap();
-        let mut monitor = Self {
-            stream: BufReader::new(stream),
-        };
+        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        let mut monitor = Self { stream: BufReader::new(stream) };
         monitor.line();
         monitor.command(r#"{"execute":"qmp_capabilities"}"#);
         monitor
@@ -62,15 +58,9 @@ impl Monitor {
 /// Boots, and lets `talk` talk to the monitor from when the serial port says `ready` on.
 fn with_monitor<T>(boot: Boot, ready: &str, talk: impl FnOnce(Monitor) -> T) -> (Outcome, T) {
     let directory = TempDir::new().unwrap();
-    let (socket, serial) = (
-        directory.path().join("monitor"),
-        directory.path().join("serial"),
-    );
+    let (socket, serial) = (directory.path().join("monitor"), directory.path().join("serial"));
     let argument = format!("unix:{},server=on,wait=off", socket.display());
-    let boot = boot
-        .serial(&serial)
-        .qemu_argument("-qmp")
-        .qemu_argument(argument);
+    let boot = boot.serial(&serial).qemu_argument("-qmp").qemu_argument(argument);
     thread::scope(|scope| {
         let run = scope.spawn(move || boot.run().unwrap());
         let mut monitor = Monitor::connect(&socket);
@@ -104,9 +94,7 @@ fn busy() -> String {
 #[test]
 fn non_maskable_interrupts_at_any_moment_are_counted_and_do_no_harm() {
     let busy = c_program("busy", &busy());
-    let boot = Boot::new()
-        .module(busy.path(), "")
-        .module(busy.path(), "twice");
+    let boot = Boot::new().module(busy.path(), "").module(busy.path(), "twice");
     let (outcome, sent) = with_monitor(boot, "busy: ready", |mut monitor| {
         let mut sent = 0;
         while monitor.command(r#"{"execute":"inject-nmi"}"#).is_some() {
@@ -115,9 +103,7 @@ fn non_maskable_interrupts_at_any_moment_are_counted_and_do_no_harm() {
         }
         sent
     });
-    outcome
-        .require_status(0)
-        .require_line("interrupts that nobody had asked for");
+    outcome.require_status(0).require_line("interrupts that nobody had asked for");
     assert!(sent > 50, "only {sent} interrupts were sent");
 }
 
@@ -133,20 +119,15 @@ fn mapped_pages(answer: &str) -> Vec<Mapped> {
             let line = line.rsplit('"').next()?;
             let (address, rest) = line.split_once(": ")?;
             let (frame, attributes) = rest.split_once(' ')?;
-            Some((
-                hexadecimal(address)?,
-                hexadecimal(frame)?,
-                attributes.to_owned(),
-            ))
+            Some((hexadecimal(address)?, hexadecimal(frame)?, attributes.to_owned()))
         })
         .collect()
 }
 
 /// Start and end of the range in the log line that begins with `start`.
 fn logged_range(outcome: &Outcome, start: &str) -> std::ops::Range<u64> {
-    let line = outcome
-        .lines()
-        .find_map(|line| line.split_once(start).map(|(_, end)| end.to_owned()));
+    let line =
+        outcome.lines().find_map(|line| line.split_once(start).map(|(_, end)| end.to_owned()));
     let line = line.unwrap();
     let (from, to) = line.split(' ').next().unwrap().split_once("..").unwrap();
     let number = |text: &str| u64::from_str_radix(text.trim_start_matches("0x"), 16).unwrap_or(0);
@@ -172,57 +153,33 @@ fn the_kernel_s_half_maps_nothing_that_it_does_not_need() {
     // The window's other view shows the same entries; programs see what is open to them.
     let visible = window.end..0xffff_c000_0000_0000;
 
-    let kernel: Vec<_> = pages
-        .iter()
-        .filter(|(address, ..)| address >> 63 == 1)
-        .collect();
-    let programs: Vec<_> = pages
-        .iter()
-        .filter(|(address, ..)| address >> 63 == 0)
-        .collect();
+    let kernel: Vec<_> = pages.iter().filter(|(address, ..)| address >> 63 == 1).collect();
+    let programs: Vec<_> = pages.iter().filter(|(address, ..)| address >> 63 == 0).collect();
     assert!(kernel.len() > 20 && !programs.is_empty());
     let mut open = 0;
     for (address, frame, attributes) in &kernel {
-        assert!(
-            !attributes.contains('U'),
-            "{address:#x} is a program's: {attributes}"
-        );
+        assert!(!attributes.contains('U'), "{address:#x} is a program's: {attributes}");
         let writable = attributes.contains('W');
-        assert!(
-            !writable || attributes.contains('X'),
-            "{address:#x} is writable code"
-        );
+        assert!(!writable || attributes.contains('X'), "{address:#x} is writable code");
         if window.contains(address) {
             // Indexed by frame; the tables of the one program, and the root of the kernel.
             assert_eq!(address - window.start, *frame);
             open += 1;
-            assert!(
-                programs.iter().all(|(_, used, _)| used != frame),
-                "{frame:#x} is a program's"
-            );
+            assert!(programs.iter().all(|(_, used, _)| used != frame), "{frame:#x} is a program's");
         } else if visible.contains(address) {
             assert_eq!(address - visible.start, *frame);
         } else {
             let known = environment.contains(frame)
                 || image.contains(frame)
                 || [local_apic, io_apic].contains(frame);
-            assert!(
-                known,
-                "{address:#x} maps {frame:#x}, which the kernel does not need"
-            );
+            assert!(known, "{address:#x} maps {frame:#x}, which the kernel does not need");
         }
     }
     // A root and three tables for the program, four pages in reserve at the most, and the
     // kernel's own root.
-    assert!(
-        (5..=9).contains(&open),
-        "{open} frames are open in the window"
-    );
+    assert!((5..=9).contains(&open), "{open} frames are open in the window");
     for (address, frame, attributes) in &programs {
-        assert!(
-            attributes.contains('U'),
-            "{address:#x} is in the lower half"
-        );
+        assert!(attributes.contains('U'), "{address:#x} is in the lower half");
         assert!(!environment.contains(frame) && !image.contains(frame));
         assert!(!attributes.contains('W') || attributes.contains('X'));
     }

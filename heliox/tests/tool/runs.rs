@@ -14,11 +14,7 @@ fn probe(arguments: &str) -> Boot {
     static PROBE: OnceLock<CompiledProgram> = OnceLock::new();
     static MODULE: OnceLock<tempfile::NamedTempFile> = OnceLock::new();
     let probe = PROBE.get_or_init(|| {
-        let options = [
-            "-m32",
-            "-fno-asynchronous-unwind-tables",
-            "-Wl,-Ttext-segment=0x200000",
-        ];
+        let options = ["-m32", "-fno-asynchronous-unwind-tables", "-Wl,-Ttext-segment=0x200000"];
         compile_c("probe", include_str!("../fixtures/probe.c"), &options).unwrap()
     });
     let module = MODULE.get_or_init(|| {
@@ -26,9 +22,7 @@ fn probe(arguments: &str) -> Boot {
         fs::write(file.path(), b"x").unwrap();
         file
     });
-    Boot::new()
-        .kernel(probe.path())
-        .module(module.path(), arguments)
+    Boot::new().kernel(probe.path()).module(module.path(), arguments)
 }
 
 /// The probe's lines, without what a boot loader prints before it.
@@ -55,10 +49,7 @@ fn modules_arrive(via: Via) {
         .unwrap();
     outcome.require_status(0);
     let lines = said(&outcome);
-    assert!(
-        lines[0].ends_with("[log=info kernel-memory=4194304 exit-port=0xf4]"),
-        "{outcome}"
-    );
+    assert!(lines[0].ends_with("[log=info kernel-memory=4194304 exit-port=0xf4]"), "{outcome}");
     assert_eq!(
         lines[2..4],
         [

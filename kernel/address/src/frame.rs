@@ -18,11 +18,7 @@ impl Frame {
     /// Frame number `number`, or `None` if it is not below [`Frame::LIMIT`].
     #[must_use]
     pub const fn new(number: u64) -> Option<Self> {
-        if number < Self::LIMIT {
-            Some(Self(number))
-        } else {
-            None
-        }
+        if number < Self::LIMIT { Some(Self(number)) } else { None }
     }
 
     /// The frame that the byte at `address` lies in.
@@ -85,11 +81,7 @@ impl FrameRange {
     /// after [`Frame::LIMIT`].
     #[must_use]
     pub const fn new(start: u64, end: u64) -> Option<Self> {
-        if start <= end && end <= Frame::LIMIT {
-            Some(Self { start, end })
-        } else {
-            None
-        }
+        if start <= end && end <= Frame::LIMIT { Some(Self { start, end }) } else { None }
     }
 
     /// `count` frames from `start` on, or `None` if they run past the last frame.
@@ -143,11 +135,7 @@ impl FrameRange {
     /// The first frame, or `None` of an empty range.
     #[must_use]
     pub const fn first(self) -> Option<Frame> {
-        if self.is_empty() {
-            None
-        } else {
-            Frame::new(self.start)
-        }
+        if self.is_empty() { None } else { Frame::new(self.start) }
     }
 
     /// Number of frames.
@@ -189,21 +177,9 @@ impl FrameRange {
     /// The frames that are in both ranges.
     #[must_use]
     pub const fn intersection(self, other: Self) -> Self {
-        let start = if self.start > other.start {
-            self.start
-        } else {
-            other.start
-        };
-        let end = if self.end < other.end {
-            self.end
-        } else {
-            other.end
-        };
-        if start < end {
-            Self { start, end }
-        } else {
-            Self::EMPTY
-        }
+        let start = if self.start > other.start { self.start } else { other.start };
+        let end = if self.end < other.end { self.end } else { other.end };
+        if start < end { Self { start, end } } else { Self::EMPTY }
     }
 
     /// What is left of this range without the frames of `other`: the part before it and the part
@@ -214,25 +190,13 @@ impl FrameRange {
         if hole.is_empty() {
             return (self, Self::EMPTY);
         }
-        (
-            Self {
-                start: self.start,
-                end: hole.start,
-            },
-            Self {
-                start: hole.end,
-                end: self.end,
-            },
-        )
+        (Self { start: self.start, end: hole.start }, Self { start: hole.end, end: self.end })
     }
 
     /// The frames of the range, in rising order.
     #[must_use]
     pub const fn iter(self) -> Frames {
-        Frames {
-            next: self.start,
-            end: self.end,
-        }
+        Frames { next: self.start, end: self.end }
     }
 }
 
@@ -253,12 +217,7 @@ impl fmt::Debug for FrameRange {
 
 impl fmt::Display for FrameRange {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            formatter,
-            "{:#x}..{:#x}",
-            self.start << PAGE_BITS,
-            self.end << PAGE_BITS
-        )
+        write!(formatter, "{:#x}..{:#x}", self.start << PAGE_BITS, self.end << PAGE_BITS)
     }
 }
 
@@ -313,23 +272,11 @@ mod tests {
 
     #[test]
     fn covering_rounds_outwards_and_within_inwards() {
-        assert_eq!(
-            FrameRange::covering(address(0xfff), 2),
-            FrameRange::new(0, 2)
-        );
+        assert_eq!(FrameRange::covering(address(0xfff), 2), FrameRange::new(0, 2));
         assert_eq!(FrameRange::within(address(0xfff), 2), FrameRange::new(1, 1));
-        assert_eq!(
-            FrameRange::within(address(0xfff), 0x1001),
-            FrameRange::new(1, 2)
-        );
-        assert_eq!(
-            FrameRange::covering(address(0x1234), 0),
-            FrameRange::new(1, 1)
-        );
-        assert_eq!(
-            FrameRange::within(address(0x1234), 1),
-            FrameRange::new(2, 2)
-        );
+        assert_eq!(FrameRange::within(address(0xfff), 0x1001), FrameRange::new(1, 2));
+        assert_eq!(FrameRange::covering(address(0x1234), 0), FrameRange::new(1, 1));
+        assert_eq!(FrameRange::within(address(0x1234), 1), FrameRange::new(2, 2));
     }
 
     #[test]
@@ -341,24 +288,15 @@ mod tests {
         assert_eq!(FrameRange::within(last, 4097), None);
         assert_eq!(FrameRange::within(last, u64::MAX), None);
         assert_eq!(FrameRange::new(2, 1), None);
-        assert_eq!(
-            FrameRange::from_count(Frame::new(1).unwrap(), u64::MAX),
-            None
-        );
+        assert_eq!(FrameRange::from_count(Frame::new(1).unwrap(), u64::MAX), None);
     }
 
     #[test]
     fn set_operations() {
         assert_eq!(range(0, 10).intersection(range(5, 15)), range(5, 10));
         assert!(range(0, 5).intersection(range(5, 9)).is_empty());
-        assert_eq!(
-            range(0, 10).without(range(3, 5)),
-            (range(0, 3), range(5, 10))
-        );
-        assert_eq!(
-            range(0, 10).without(range(20, 30)),
-            (range(0, 10), FrameRange::EMPTY)
-        );
+        assert_eq!(range(0, 10).without(range(3, 5)), (range(0, 3), range(5, 10)));
+        assert_eq!(range(0, 10).without(range(20, 30)), (range(0, 10), FrameRange::EMPTY));
         let (before, behind) = range(3, 5).without(range(0, 10));
         assert!(before.is_empty() && behind.is_empty());
         assert!(range(0, 10).contains_range(FrameRange::EMPTY));

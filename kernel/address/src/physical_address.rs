@@ -15,11 +15,7 @@ impl PhysicalAddress {
     /// The address `value`, or `None` if it is not below 2^52.
     #[must_use]
     pub const fn new(value: u64) -> Option<Self> {
-        if value >> PHYSICAL_BITS == 0 {
-            Some(Self(value))
-        } else {
-            None
-        }
+        if value >> PHYSICAL_BITS == 0 { Some(Self(value)) } else { None }
     }
 
     /// The address as a number.

@@ -23,11 +23,7 @@ impl VirtualAddress {
     #[must_use]
     pub const fn new(value: u64) -> Option<Self> {
         let high = value >> 47;
-        if high == 0 || high == 0x1_ffff {
-            Some(Self(value))
-        } else {
-            None
-        }
+        if high == 0 || high == 0x1_ffff { Some(Self(value)) } else { None }
     }
 
     /// The canonical address whose low 48 bits are those of `value`: that is, `value` itself if it

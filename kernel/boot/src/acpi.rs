@@ -88,26 +88,16 @@ impl fmt::Display for AcpiError {
                 expected.escape_ascii(),
                 found.escape_ascii()
             ),
-            Self::Checksum { table } => write!(
-                formatter,
-                "ACPI table \"{}\" has a wrong checksum",
-                table.escape_ascii()
-            ),
-            Self::Size {
-                table,
-                address,
-                bytes,
-            } => write!(
+            Self::Checksum { table } => {
+                write!(formatter, "ACPI table \"{}\" has a wrong checksum", table.escape_ascii())
+            }
+            Self::Size { table, address, bytes } => write!(
                 formatter,
                 "ACPI table \"{}\" cannot have {bytes} bytes at {address:#x}",
                 table.escape_ascii()
             ),
             Self::NoMadt => formatter.write_str("ACPI has no MADT"),
-            Self::Entry {
-                offset,
-                kind,
-                bytes,
-            } => write!(
+            Self::Entry { offset, kind, bytes } => write!(
                 formatter,
                 "entry of type {kind} at offset {offset} of the MADT cannot have {bytes} bytes"
             ),
@@ -196,10 +186,7 @@ impl InterruptControllers {
         let base: [u8; MADT_BYTES as usize] = read_array(memory, madt, 0)?;
         let mut found = Self {
             local_apic: address(u64::from(u32_at::<36, _>(&base)))?,
-            io_apics: List::empty(IoApic {
-                address: PhysicalAddress::ZERO,
-                first: 0,
-            }),
+            io_apics: List::empty(IoApic { address: PhysicalAddress::ZERO, first: 0 }),
             overrides: [None; ISA_INTERRUPTS as usize],
         };
         let mut offset = MADT_BYTES;
@@ -214,11 +201,7 @@ impl InterruptControllers {
                 _ => 2,
             };
             if bytes < least || madt.part(offset, u64::from(bytes)).is_none() {
-                return Err(AcpiError::Entry {
-                    offset,
-                    kind,
-                    bytes,
-                });
+                return Err(AcpiError::Entry { offset, kind, bytes });
             }
             match kind {
                 IO_APIC => {
@@ -282,11 +265,7 @@ impl InterruptControllers {
     /// another one has taken.
     #[must_use]
     pub fn wiring(&self, line: u8) -> Option<Wiring> {
-        let wiring = |trigger, polarity| Wiring {
-            interrupt: u32::from(line),
-            trigger,
-            polarity,
-        };
+        let wiring = |trigger, polarity| Wiring { interrupt: u32::from(line), trigger, polarity };
         if line >= ISA_INTERRUPTS {
             return Some(wiring(Trigger::Level, Polarity::Low));
         }
@@ -315,10 +294,7 @@ fn root_table(
         read_array(memory, range(ROOT_POINTER_BYTES)?, 0)?;
     if !short.starts_with(b"RSD PTR ") {
         let [a, b, c, d, ..] = short;
-        return Err(AcpiError::WrongSignature {
-            expected: NAME,
-            found: [a, b, c, d],
-        });
+        return Err(AcpiError::WrongSignature { expected: NAME, found: [a, b, c, d] });
     }
     check_sum(NAME, range(ROOT_POINTER_BYTES)?, memory)?;
     let revision = u8_at::<15, _>(&short);
@@ -343,25 +319,14 @@ fn table(
     address: u64,
     memory: &mut impl PhysicalMemory,
 ) -> Result<PhysicalRange, AcpiError> {
-    let size = |bytes| AcpiError::Size {
-        table: name,
-        address,
-        bytes,
-    };
+    let size = |bytes| AcpiError::Size { table: name, address, bytes };
     let header = PhysicalRange::new(address, HEADER_BYTES).ok_or(size(0))?;
     let header: [u8; 8] = read_array(memory, header, 0)?;
     let [a, b, c, d, ..] = header;
     if [a, b, c, d] != name {
-        return Err(AcpiError::WrongSignature {
-            expected: name,
-            found: [a, b, c, d],
-        });
+        return Err(AcpiError::WrongSignature { expected: name, found: [a, b, c, d] });
     }
-    let least = if name == *b"APIC" {
-        MADT_BYTES
-    } else {
-        HEADER_BYTES
-    };
+    let least = if name == *b"APIC" { MADT_BYTES } else { HEADER_BYTES };
     let bytes = u32_at::<4, _>(&header);
     let range = PhysicalRange::new(address, u64::from(bytes))
         .filter(|range| (least..=LARGEST_TABLE).contains(&range.bytes()))
@@ -388,11 +353,7 @@ fn check_sum(
         sum = chunk.iter().fold(sum, |sum, byte| sum.wrapping_add(*byte));
         offset += count;
     }
-    if sum == 0 {
-        Ok(())
-    } else {
-        Err(AcpiError::Checksum { table })
-    }
+    if sum == 0 { Ok(()) } else { Err(AcpiError::Checksum { table }) }
 }
 
 #[cfg(test)]
@@ -438,21 +399,11 @@ mod tests {
     }
 
     fn io_apic(address: u32, first: u32) -> Vec<u8> {
-        [
-            &[1, 12, 0, 0],
-            &address.to_le_bytes()[..],
-            &first.to_le_bytes(),
-        ]
-        .concat()
+        [&[1, 12, 0, 0], &address.to_le_bytes()[..], &first.to_le_bytes()].concat()
     }
 
     fn source_override(source: u8, interrupt: u32, flags: u16) -> Vec<u8> {
-        [
-            &[2, 10, 0, source],
-            &interrupt.to_le_bytes()[..],
-            &flags.to_le_bytes(),
-        ]
-        .concat()
+        [&[2, 10, 0, source], &interrupt.to_le_bytes()[..], &flags.to_le_bytes()].concat()
     }
 
     /// A machine whose MADT has `entries`; `revision` of ACPI as in the root pointer.
@@ -461,25 +412,15 @@ mod tests {
         memory.write(BASE, &root_pointer(revision));
         let tables = [OTHER, MADT];
         if revision < 2 {
-            let body: Vec<u8> = tables
-                .iter()
-                .flat_map(|table| (*table as u32).to_le_bytes())
-                .collect();
+            let body: Vec<u8> =
+                tables.iter().flat_map(|table| (*table as u32).to_le_bytes()).collect();
             memory.write(ROOT, &sealed(b"RSDT", &body));
         } else {
-            let body: Vec<u8> = tables
-                .iter()
-                .flat_map(|table| table.to_le_bytes())
-                .collect();
+            let body: Vec<u8> = tables.iter().flat_map(|table| table.to_le_bytes()).collect();
             memory.write(ROOT, &sealed(b"XSDT", &body));
         }
         memory.write(OTHER, &sealed(b"FACP", &[0; 8]));
-        let body = [
-            &0xfee0_0000_u32.to_le_bytes()[..],
-            &1_u32.to_le_bytes(),
-            entries,
-        ]
-        .concat();
+        let body = [&0xfee0_0000_u32.to_le_bytes()[..], &1_u32.to_le_bytes(), entries].concat();
         memory.write(MADT, &sealed(b"APIC", &body));
         memory
     }
@@ -510,13 +451,8 @@ mod tests {
             assert_eq!(found.local_apic().get(), 0xfee0_0000);
             let address = PhysicalAddress::new(0xfec0_0000).unwrap();
             assert_eq!(found.io_apics(), [IoApic { address, first: 0 }]);
-            let wiring = |interrupt, trigger, polarity| {
-                Some(Wiring {
-                    interrupt,
-                    trigger,
-                    polarity,
-                })
-            };
+            let wiring =
+                |interrupt, trigger, polarity| Some(Wiring { interrupt, trigger, polarity });
             assert_eq!(found.wiring(0), wiring(2, Trigger::Edge, Polarity::High));
             assert_eq!(found.wiring(2), None);
             assert_eq!(found.wiring(4), wiring(4, Trigger::Edge, Polarity::High));
@@ -539,12 +475,9 @@ mod tests {
 
     #[test]
     fn wrong_checksums_and_signatures_are_refused() {
-        for (at, table) in [
-            (BASE + 9, b"RSD "),
-            (BASE + 35, b"RSD "),
-            (ROOT + 20, b"XSDT"),
-            (MADT + 20, b"APIC"),
-        ] {
+        for (at, table) in
+            [(BASE + 9, b"RSD "), (BASE + 35, b"RSD "), (ROOT + 20, b"XSDT"), (MADT + 20, b"APIC")]
+        {
             let mut memory = machine(2, &usual());
             let offset = (at - BASE) as usize;
             memory.bytes[offset] ^= 1;
@@ -569,29 +502,18 @@ mod tests {
         for bytes in [0, 35, 43, (64 << 10) + 1, u32::MAX] {
             let mut memory = machine(2, &usual());
             memory.write(MADT + 4, &bytes.to_le_bytes());
-            let error = AcpiError::Size {
-                table: *b"APIC",
-                address: MADT,
-                bytes,
-            };
+            let error = AcpiError::Size { table: *b"APIC", address: MADT, bytes };
             assert_eq!(read(&mut memory).map(|_| ()), Err(error));
         }
     }
 
     #[test]
     fn entries_that_do_not_fit_are_refused() {
-        for (entry, kind, bytes) in [
-            ([1, 0, 0, 0], 1, 0),
-            ([7, 1, 0, 0], 7, 1),
-            ([7, 5, 0, 0], 7, 5),
-            ([2, 9, 0, 0], 2, 9),
-        ] {
+        for (entry, kind, bytes) in
+            [([1, 0, 0, 0], 1, 0), ([7, 1, 0, 0], 7, 1), ([7, 5, 0, 0], 7, 5), ([2, 9, 0, 0], 2, 9)]
+        {
             let offset = 44;
-            let error = AcpiError::Entry {
-                offset,
-                kind,
-                bytes,
-            };
+            let error = AcpiError::Entry { offset, kind, bytes };
             assert_eq!(read(&mut machine(2, &entry)).map(|_| ()), Err(error));
         }
     }

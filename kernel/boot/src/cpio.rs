@@ -89,10 +89,7 @@ impl fmt::Display for CpioError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Truncated { offset } => {
-                write!(
-                    formatter,
-                    "the archive ends early: entry at offset {offset:#x}"
-                )
+                write!(formatter, "the archive ends early: entry at offset {offset:#x}")
             }
             Self::BadMagic { offset, found } => write!(
                 formatter,
@@ -128,10 +125,7 @@ impl Archive {
     /// The archive at `range`.
     #[must_use]
     pub const fn new(range: PhysicalRange) -> Self {
-        Self {
-            range,
-            next: Some(0),
-        }
+        Self { range, next: Some(0) }
     }
 
     /// The next entry, or `None` behind the last. Each call goes forward by at least the size of
@@ -183,26 +177,15 @@ impl Archive {
             _ => self.range.part(data_offset, file_bytes).ok_or(truncated)?,
         };
         self.next = Some((data_offset + file_bytes).next_multiple_of(4));
-        Ok(Some(Entry {
-            offset,
-            mode,
-            name,
-            data,
-        }))
+        Ok(Some(Entry { offset, mode, name, data }))
     }
 }
 
 /// The number in the eight hexadecimal digits at byte `field` of `header`, which begins at
 /// `offset` of the archive.
 fn number(header: &[u8; HEADER_BYTES], offset: u64, field: usize) -> Result<u32, CpioError> {
-    let error = CpioError::BadNumber {
-        offset,
-        field: field as u64,
-    };
-    let digits: &[u8; 8] = header
-        .get(field..)
-        .and_then(<[u8]>::first_chunk)
-        .ok_or(error)?;
+    let error = CpioError::BadNumber { offset, field: field as u64 };
+    let digits: &[u8; 8] = header.get(field..).and_then(<[u8]>::first_chunk).ok_or(error)?;
     let mut number = 0;
     for &digit in digits {
         let value = char::from(digit).to_digit(16).ok_or(error)?;
@@ -267,10 +250,7 @@ pub(crate) mod tests {
     }
 
     fn memory(archive: &[u8]) -> TestMemory {
-        TestMemory {
-            start: START,
-            bytes: archive.to_vec(),
-        }
+        TestMemory { start: START, bytes: archive.to_vec() }
     }
 
     fn bytes_of(memory: &TestMemory, range: PhysicalRange) -> Vec<u8> {
@@ -337,10 +317,7 @@ pub(crate) mod tests {
         let mut archive = Vec::new();
         append(&mut archive, "a", 0o100_644, b"data", false);
         let end = archive.len() as u64;
-        assert_eq!(
-            read_all(&archive),
-            Err(CpioError::Truncated { offset: end })
-        );
+        assert_eq!(read_all(&archive), Err(CpioError::Truncated { offset: end }));
         assert_eq!(read_all(b""), Err(CpioError::Truncated { offset: 0 }));
     }
 
@@ -358,56 +335,29 @@ pub(crate) mod tests {
     fn malformed_headers_are_errors_with_their_offset() {
         let mut archive = sample();
         archive[5] = b'2';
-        assert_eq!(
-            read_all(&archive),
-            Err(CpioError::BadMagic {
-                offset: 0,
-                found: *b"070702"
-            })
-        );
+        assert_eq!(read_all(&archive), Err(CpioError::BadMagic { offset: 0, found: *b"070702" }));
         let mut archive = sample();
         archive[60] = b'x';
-        assert_eq!(
-            read_all(&archive),
-            Err(CpioError::BadNumber {
-                offset: 0,
-                field: 54
-            })
-        );
+        assert_eq!(read_all(&archive), Err(CpioError::BadNumber { offset: 0, field: 54 }));
         let mut archive = sample();
         archive[54] = b'+';
-        assert_eq!(
-            read_all(&archive),
-            Err(CpioError::BadNumber {
-                offset: 0,
-                field: 54
-            })
-        );
+        assert_eq!(read_all(&archive), Err(CpioError::BadNumber { offset: 0, field: 54 }));
     }
 
     #[test]
     fn a_name_ends_with_a_zero_byte() {
         let mut archive = sample();
         archive[94..102].copy_from_slice(b"00000006");
-        assert_eq!(
-            read_all(&archive),
-            Err(CpioError::UnterminatedName { offset: 0 })
-        );
+        assert_eq!(read_all(&archive), Err(CpioError::UnterminatedName { offset: 0 }));
         archive[94..102].copy_from_slice(b"00000000");
-        assert_eq!(
-            read_all(&archive),
-            Err(CpioError::UnterminatedName { offset: 0 })
-        );
+        assert_eq!(read_all(&archive), Err(CpioError::UnterminatedName { offset: 0 }));
     }
 
     #[test]
     fn an_unreadable_archive_is_an_error() {
         let mut memory = TestMemory::zeroed(0, 16);
         let mut reader = Archive::new(PhysicalRange::new(START, 4096).unwrap());
-        assert!(matches!(
-            reader.next_entry(&mut memory),
-            Err(CpioError::Unreadable(_))
-        ));
+        assert!(matches!(reader.next_entry(&mut memory), Err(CpioError::Unreadable(_))));
         assert_eq!(reader.next_entry(&mut memory), Ok(None));
     }
 

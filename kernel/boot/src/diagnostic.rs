@@ -203,10 +203,7 @@ impl fmt::Display for ModuleRefusal {
             Self::NoSuchRange => formatter.write_str("its addresses do not exist"),
             Self::NotInUsableMemory => formatter.write_str("it is not wholly in usable memory"),
             Self::OverlapsLoader { structure } => {
-                write!(
-                    formatter,
-                    "it overlaps the boot loader's structure at {structure}"
-                )
+                write!(formatter, "it overlaps the boot loader's structure at {structure}")
             }
             Self::OverlapsModule { module } => {
                 write!(formatter, "it overlaps the module at {module}")
@@ -219,60 +216,30 @@ impl fmt::Display for Diagnostic {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::EmptyEntry { start, kind } => {
-                write!(
-                    formatter,
-                    "memory map: dropped an empty entry ({kind}) at {start:#x}"
-                )
+                write!(formatter, "memory map: dropped an empty entry ({kind}) at {start:#x}")
             }
-            Self::WrappingEntry {
-                start,
-                length,
-                kind,
-            } => write!(
+            Self::WrappingEntry { start, length, kind } => write!(
                 formatter,
                 "memory map: {} entry of {length:#x} bytes ({kind}) at {start:#x}, which wraps \
                  around",
-                if kind.is_usable() {
-                    "dropped the"
-                } else {
-                    "cut off the end of the"
-                }
+                if kind.is_usable() { "dropped the" } else { "cut off the end of the" }
             ),
-            Self::EntryPastEnd {
-                start,
-                length,
-                kind,
-                end,
-            } => write!(
+            Self::EntryPastEnd { start, length, kind, end } => write!(
                 formatter,
                 "memory map: dropped the entry of {length:#x} bytes ({kind}) at {start:#x}, past \
                  the limit {end:#x}"
             ),
-            Self::EntryClipped {
-                start,
-                length,
-                kind,
-                end,
-            } => write!(
+            Self::EntryClipped { start, length, kind, end } => write!(
                 formatter,
                 "memory map: cut off the entry of {length:#x} bytes ({kind}) at {start:#x} at the \
                  limit {end:#x}"
             ),
-            Self::EntryRounded {
-                start,
-                length,
-                kind,
-                frames,
-            } => write!(
+            Self::EntryRounded { start, length, kind, frames } => write!(
                 formatter,
                 "memory map: rounded the entry of {length:#x} bytes ({kind}) at {start:#x} to \
                  {frames}"
             ),
-            Self::EntriesOverlap {
-                frames,
-                taken,
-                ignored,
-            } => write!(
+            Self::EntriesOverlap { frames, taken, ignored } => write!(
                 formatter,
                 "memory map: {frames} is called {ignored} and {taken}, taken as {taken}"
             ),
@@ -280,10 +247,9 @@ impl fmt::Display for Diagnostic {
                 formatter,
                 "memory map: too many areas, gave up the usable memory at {frames}"
             ),
-            Self::AreasJoined { frames, kind } => write!(
-                formatter,
-                "memory map: too many areas, took all of {frames} as {kind}"
-            ),
+            Self::AreasJoined { frames, kind } => {
+                write!(formatter, "memory map: too many areas, took all of {frames} as {kind}")
+            }
             Self::OnlyBasicMemoryInformation => formatter.write_str(
                 "memory map: the boot loader gave none, only the sizes of lower and upper memory",
             ),
@@ -296,26 +262,19 @@ impl fmt::Display for Diagnostic {
                 formatter.write_str("command line: replaced unprintable bytes by question marks")
             }
             Self::CommandLineUnreadable(error) => write!(formatter, "command line: {error}"),
-            Self::CommandLineAddress { address } => write!(
-                formatter,
-                "command line: there is no physical address {address:#x}"
-            ),
-            Self::ModuleRefused {
-                number,
-                start,
-                bytes,
-                reason,
-            } => write!(
+            Self::CommandLineAddress { address } => {
+                write!(formatter, "command line: there is no physical address {address:#x}")
+            }
+            Self::ModuleRefused { number, start, bytes, reason } => write!(
                 formatter,
                 "module {number}: refused, {bytes:#x} bytes at {start:#x}: {reason}"
             ),
             Self::TooManyModules { ignored } => {
                 write!(formatter, "modules: too many, ignored the last {ignored}")
             }
-            Self::ModuleTextTruncated { number, kept } => write!(
-                formatter,
-                "module {number}: command line cut off after {kept} bytes"
-            ),
+            Self::ModuleTextTruncated { number, kept } => {
+                write!(formatter, "module {number}: command line cut off after {kept} bytes")
+            }
             Self::ModuleTextUnprintable { number } => write!(
                 formatter,
                 "module {number}: replaced unprintable bytes of the command line by question marks"
@@ -332,13 +291,7 @@ impl fmt::Display for Diagnostic {
                 formatter,
                 "ACPI: there is no physical address {address:#x}, ignored the root pointer"
             ),
-            Self::FrameBufferMeasures {
-                address,
-                pitch,
-                width,
-                height,
-                bits_per_pixel,
-            } => write!(
+            Self::FrameBufferMeasures { address, pitch, width, height, bits_per_pixel } => write!(
                 formatter,
                 "frame buffer: ignored, at {address:#x} with {width} by {height} pixels of \
                  {bits_per_pixel} bits and {pitch} bytes in a line is impossible"
@@ -364,10 +317,7 @@ impl Diagnostics {
     /// The empty list.
     #[must_use]
     pub const fn empty() -> Self {
-        Self {
-            list: List::empty(Diagnostic::OnlyBasicMemoryInformation),
-            lost: 0,
-        }
+        Self { list: List::empty(Diagnostic::OnlyBasicMemoryInformation), lost: 0 }
     }
 
     /// Adds `diagnostic`, or counts it as lost if the list is full.
@@ -415,9 +365,7 @@ mod tests {
         assert_eq!(diagnostics.as_slice().len(), Diagnostics::CAPACITY);
         assert_eq!(
             diagnostics.as_slice().last(),
-            Some(&Diagnostic::CommandLineTruncated {
-                kept: Diagnostics::CAPACITY - 1
-            })
+            Some(&Diagnostic::CommandLineTruncated { kept: Diagnostics::CAPACITY - 1 })
         );
         assert_eq!(diagnostics.lost(), 3);
     }

@@ -77,10 +77,7 @@ impl FileBytes for &[u8] {
             .ok()
             .and_then(|offset| self.get(offset..))
             .and_then(|rest| rest.get(..bytes))
-            .ok_or(UnreadableFile {
-                offset,
-                bytes: bytes as u64,
-            })?;
+            .ok_or(UnreadableFile { offset, bytes: bytes as u64 })?;
         buffer.copy_from_slice(source);
         Ok(())
     }
@@ -109,9 +106,7 @@ impl<M: PhysicalMemory + ?Sized> FileBytes for FileInMemory<'_, M> {
         let bytes = buffer.len() as u64;
         let error = UnreadableFile { offset, bytes };
         let part = self.range.part(offset, bytes).ok_or(error)?;
-        self.memory
-            .read(part.start(), buffer)
-            .map_err(|Unreadable { .. }| error)
+        self.memory.read(part.start(), buffer).map_err(|Unreadable { .. }| error)
     }
 }
 
@@ -349,19 +344,14 @@ impl fmt::Display for ElfError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::TooShort { bytes } => write!(formatter, "not an ELF file: only {bytes} bytes"),
-            Self::NotElf { found } => write!(
-                formatter,
-                "not an ELF file: begins with \"{}\"",
-                found.escape_ascii()
-            ),
+            Self::NotElf { found } => {
+                write!(formatter, "not an ELF file: begins with \"{}\"", found.escape_ascii())
+            }
             Self::Not64Bit { class } => {
                 write!(formatter, "not a 64-bit program: ELF class {class}")
             }
             Self::NotLittleEndian { encoding } => {
-                write!(
-                    formatter,
-                    "not a little-endian program: ELF encoding {encoding}"
-                )
+                write!(formatter, "not a little-endian program: ELF encoding {encoding}")
             }
             Self::UnknownVersion { version } => write!(formatter, "unknown ELF version {version}"),
             Self::WrongMachine { machine } => {
@@ -378,22 +368,13 @@ impl fmt::Display for ElfError {
                 }
             ),
             Self::HeaderSize { bytes } => {
-                write!(
-                    formatter,
-                    "file header of {bytes} bytes, not {HEADER_BYTES}"
-                )
+                write!(formatter, "file header of {bytes} bytes, not {HEADER_BYTES}")
             }
             Self::ProgramHeaderSize { bytes } => {
-                write!(
-                    formatter,
-                    "program headers of {bytes} bytes, not {PROGRAM_HEADER_BYTES}"
-                )
+                write!(formatter, "program headers of {bytes} bytes, not {PROGRAM_HEADER_BYTES}")
             }
             Self::TooManyProgramHeaders { count } => {
-                write!(
-                    formatter,
-                    "{count} program headers, more than {PROGRAM_HEADERS}"
-                )
+                write!(formatter, "{count} program headers, more than {PROGRAM_HEADERS}")
             }
             Self::ProgramHeadersOutsideFile { offset, count } => write!(
                 formatter,
@@ -401,62 +382,38 @@ impl fmt::Display for ElfError {
             ),
             Self::NeedsInterpreter => formatter.write_str("needs a dynamic linker"),
             Self::TooManySegments => {
-                write!(
-                    formatter,
-                    "more than {} segments to load",
-                    Program::SEGMENTS
-                )
+                write!(formatter, "more than {} segments to load", Program::SEGMENTS)
             }
             Self::NoSegment => formatter.write_str("no segment to load"),
-            Self::SegmentOutsideFile {
-                segment,
-                offset,
-                bytes,
-            } => write!(
+            Self::SegmentOutsideFile { segment, offset, bytes } => write!(
                 formatter,
                 "the file ends before segment {segment} does, {bytes:#x} bytes at offset \
                  {offset:#x}"
             ),
-            Self::FileLargerThanMemory {
-                segment,
-                file,
-                memory,
-            } => write!(
+            Self::FileLargerThanMemory { segment, file, memory } => write!(
                 formatter,
                 "segment {segment} has {file:#x} bytes in the file, but only {memory:#x} in memory"
             ),
-            Self::SegmentAddress {
-                segment,
-                start,
-                bytes,
-            } => write!(
+            Self::SegmentAddress { segment, start, bytes } => write!(
                 formatter,
                 "segment {segment}, {bytes:#x} bytes at {start:#x}, is not between {PAGE_BYTES:#x} \
                  and {USER_END:#x}"
             ),
-            Self::NoRights { segment } => write!(
-                formatter,
-                "segment {segment} can be neither read nor written nor executed"
-            ),
-            Self::WritableCode { segment } => {
-                write!(
-                    formatter,
-                    "segment {segment} can be both written and executed"
-                )
+            Self::NoRights { segment } => {
+                write!(formatter, "segment {segment} can be neither read nor written nor executed")
             }
-            Self::SegmentsShareAPage { start, other } => write!(
-                formatter,
-                "the segments at {other:#x} and {start:#x} have a page in common"
-            ),
+            Self::WritableCode { segment } => {
+                write!(formatter, "segment {segment} can be both written and executed")
+            }
+            Self::SegmentsShareAPage { start, other } => {
+                write!(formatter, "the segments at {other:#x} and {start:#x} have a page in common")
+            }
             Self::BadEntryPoint { entry } => write!(
                 formatter,
                 "the entry point {entry:#x} is not in a segment that can be executed"
             ),
             Self::Unreadable(UnreadableFile { offset, bytes }) => {
-                write!(
-                    formatter,
-                    "cannot read {bytes:#x} bytes at offset {offset:#x} of the file"
-                )
+                write!(formatter, "cannot read {bytes:#x} bytes at offset {offset:#x} of the file")
             }
         }
     }
@@ -490,22 +447,13 @@ impl Program {
         let (table, count) = check_header(&header)?;
 
         let table_bytes = u64::from(count) * PROGRAM_HEADER_BYTES as u64;
-        if table
-            .checked_add(table_bytes)
-            .is_none_or(|end| end > file_bytes)
-        {
-            return Err(ElfError::ProgramHeadersOutsideFile {
-                offset: table,
-                count,
-            });
+        if table.checked_add(table_bytes).is_none_or(|end| end > file_bytes) {
+            return Err(ElfError::ProgramHeadersOutsideFile { offset: table, count });
         }
         let mut segments: List<Segment, { Self::SEGMENTS }> = List::empty(Segment::EMPTY);
         for number in 0..count {
             let mut header = [0; PROGRAM_HEADER_BYTES];
-            file.read_at(
-                table + u64::from(number) * PROGRAM_HEADER_BYTES as u64,
-                &mut header,
-            )?;
+            file.read_at(table + u64::from(number) * PROGRAM_HEADER_BYTES as u64, &mut header)?;
             let segment = match u32_at::<0, _>(&header) {
                 INTERPRETER => return Err(ElfError::NeedsInterpreter),
                 LOAD => parse_segment(&header, number, file_bytes)?,
@@ -514,10 +462,8 @@ impl Program {
             let Some(segment) = segment else {
                 continue;
             };
-            if let Some(other) = segments
-                .as_slice()
-                .iter()
-                .find(|other| other.shares_page(&segment))
+            if let Some(other) =
+                segments.as_slice().iter().find(|other| other.shares_page(&segment))
             {
                 return Err(ElfError::SegmentsShareAPage {
                     start: segment.start.get(),
@@ -618,38 +564,20 @@ fn parse_segment(
     let memory_bytes = u64_at::<40, _>(header);
     if file_bytes > memory_bytes {
         let (file, memory) = (file_bytes, memory_bytes);
-        return Err(ElfError::FileLargerThanMemory {
-            segment,
-            file,
-            memory,
-        });
+        return Err(ElfError::FileLargerThanMemory { segment, file, memory });
     }
     if memory_bytes == 0 {
         return Ok(None);
     }
-    if file_bytes != 0
-        && file_offset
-            .checked_add(file_bytes)
-            .is_none_or(|end| end > size)
-    {
+    if file_bytes != 0 && file_offset.checked_add(file_bytes).is_none_or(|end| end > size) {
         let (offset, bytes) = (file_offset, file_bytes);
-        return Err(ElfError::SegmentOutsideFile {
-            segment,
-            offset,
-            bytes,
-        });
+        return Err(ElfError::SegmentOutsideFile { segment, offset, bytes });
     }
-    let in_user_space = start >= PAGE_BYTES
-        && start
-            .checked_add(memory_bytes)
-            .is_some_and(|end| end <= USER_END);
+    let in_user_space =
+        start >= PAGE_BYTES && start.checked_add(memory_bytes).is_some_and(|end| end <= USER_END);
     let Some(start) = VirtualAddress::new(start).filter(|_| in_user_space) else {
         let bytes = memory_bytes;
-        return Err(ElfError::SegmentAddress {
-            segment,
-            start,
-            bytes,
-        });
+        return Err(ElfError::SegmentAddress { segment, start, bytes });
     };
     // The processor has no write-only memory, and the kernel uses no execute-only memory.
     let flags = u32_at::<4, _>(header);
@@ -660,13 +588,7 @@ fn parse_segment(
         (false, false) if flags & READ != 0 => Rights::Read,
         (false, false) => return Err(ElfError::NoRights { segment }),
     };
-    Ok(Some(Segment {
-        start,
-        memory_bytes,
-        file_offset,
-        file_bytes,
-        rights,
-    }))
+    Ok(Some(Segment { start, memory_bytes, file_offset, file_bytes, rights }))
 }
 
 #[cfg(test)]
@@ -781,18 +703,10 @@ mod tests {
         let notes = Header { kind: 4, ..CODE };
         let program = parse_headers(&[notes, CODE, DATA]).unwrap();
         assert_eq!(program.entry().get(), 0x40_0200);
-        let [code, data] = program.segments() else {
-            panic!()
-        };
-        assert_eq!(
-            (code.start().get(), code.rights()),
-            (0x40_0200, Rights::ReadExecute)
-        );
+        let [code, data] = program.segments() else { panic!() };
+        assert_eq!((code.start().get(), code.rights()), (0x40_0200, Rights::ReadExecute));
         assert_eq!((code.file_offset(), code.file_bytes()), (0x200, 0x100));
-        assert_eq!(
-            (data.rights(), data.memory_bytes()),
-            (Rights::ReadWrite, 0x3000)
-        );
+        assert_eq!((data.rights(), data.memory_bytes()), (Rights::ReadWrite, 0x3000));
         assert_eq!((data.first_page().get(), data.pages()), (0x40_1000, 4));
         assert_eq!(program.pages(), 5);
     }
@@ -800,51 +714,28 @@ mod tests {
     #[test]
     fn a_program_in_physical_memory_is_read_there() {
         let bytes = encode(CODE.start, &[CODE, DATA]);
-        let mut memory = TestMemory {
-            start: 0x10_0000,
-            bytes,
-        };
+        let mut memory = TestMemory { start: 0x10_0000, bytes };
         let range = PhysicalRange::new(0x10_0000, FILE_BYTES as u64).unwrap();
         let from_memory = Program::parse(&mut FileInMemory::new(&mut memory, range));
         assert_eq!(from_memory, parse_headers(&[CODE, DATA]));
         let beyond = PhysicalRange::new(0x20_0000, FILE_BYTES as u64).unwrap();
         assert!(matches!(
             Program::parse(&mut FileInMemory::new(&mut memory, beyond)),
-            Err(ElfError::Unreadable(UnreadableFile {
-                offset: 0,
-                bytes: 64
-            }))
+            Err(ElfError::Unreadable(UnreadableFile { offset: 0, bytes: 64 }))
         ));
     }
 
     #[test]
     fn other_files_are_refused() {
         assert_eq!(parse(b"\x7fELF"), Err(ElfError::TooShort { bytes: 4 }));
-        assert_eq!(
-            parse(&[b'#'; 100]),
-            Err(ElfError::NotElf { found: *b"####" })
-        );
+        assert_eq!(parse(&[b'#'; 100]), Err(ElfError::NotElf { found: *b"####" }));
         assert_eq!(changed(4, &[1]), Err(ElfError::Not64Bit { class: 1 }));
-        assert_eq!(
-            changed(5, &[2]),
-            Err(ElfError::NotLittleEndian { encoding: 2 })
-        );
-        assert_eq!(
-            changed(6, &[0]),
-            Err(ElfError::UnknownVersion { version: 0 })
-        );
-        assert_eq!(
-            changed(20, &[2]),
-            Err(ElfError::UnknownVersion { version: 2 })
-        );
-        assert_eq!(
-            changed(18, &[183]),
-            Err(ElfError::WrongMachine { machine: 183 })
-        );
+        assert_eq!(changed(5, &[2]), Err(ElfError::NotLittleEndian { encoding: 2 }));
+        assert_eq!(changed(6, &[0]), Err(ElfError::UnknownVersion { version: 0 }));
+        assert_eq!(changed(20, &[2]), Err(ElfError::UnknownVersion { version: 2 }));
+        assert_eq!(changed(18, &[183]), Err(ElfError::WrongMachine { machine: 183 }));
         for kind in [0, 1, 3, 4] {
-            let error = ElfError::NotExecutable {
-                kind: u16::from(kind),
-            };
+            let error = ElfError::NotExecutable { kind: u16::from(kind) };
             assert_eq!(changed(16, &[kind]), Err(error));
         }
     }
@@ -852,14 +743,8 @@ mod tests {
     #[test]
     fn header_sizes_are_checked() {
         assert_eq!(changed(52, &[52]), Err(ElfError::HeaderSize { bytes: 52 }));
-        assert_eq!(
-            changed(54, &[32]),
-            Err(ElfError::ProgramHeaderSize { bytes: 32 })
-        );
-        assert_eq!(
-            changed(56, &[65]),
-            Err(ElfError::TooManyProgramHeaders { count: 65 })
-        );
+        assert_eq!(changed(54, &[32]), Err(ElfError::ProgramHeaderSize { bytes: 32 }));
+        assert_eq!(changed(56, &[65]), Err(ElfError::TooManyProgramHeaders { count: 65 }));
         assert_eq!(
             changed(56, &[0xff, 0xff]),
             Err(ElfError::TooManyProgramHeaders { count: 0xffff })
@@ -878,24 +763,14 @@ mod tests {
 
     #[test]
     fn a_program_that_needs_an_interpreter_is_refused() {
-        let interpreter = Header {
-            kind: INTERPRETER,
-            ..CODE
-        };
-        assert_eq!(
-            parse_headers(&[CODE, interpreter]),
-            Err(ElfError::NeedsInterpreter)
-        );
+        let interpreter = Header { kind: INTERPRETER, ..CODE };
+        assert_eq!(parse_headers(&[CODE, interpreter]), Err(ElfError::NeedsInterpreter));
     }
 
     #[test]
     fn a_program_without_load_segment_is_refused() {
         assert_eq!(parse_headers(&[]), Err(ElfError::NoSegment));
-        let empty = Header {
-            memory: 0,
-            file: 0,
-            ..CODE
-        };
+        let empty = Header { memory: 0, file: 0, ..CODE };
         assert_eq!(parse_headers(&[empty]), Err(ElfError::NoSegment));
     }
 
@@ -903,10 +778,7 @@ mod tests {
     fn sixteen_segments_are_taken_and_seventeen_are_not() {
         let mut headers = std::vec![CODE];
         for index in 1..17 {
-            headers.push(Header {
-                start: CODE.start + index * 0x1000,
-                ..CODE
-            });
+            headers.push(Header { start: CODE.start + index * 0x1000, ..CODE });
         }
         assert_eq!(parse_headers(&headers[..16]).unwrap().segments().len(), 16);
         assert_eq!(parse_headers(&headers), Err(ElfError::TooManySegments));
@@ -917,43 +789,19 @@ mod tests {
         for (offset, bytes) in [(0xf01, 0x100), (u64::MAX, 0x100), (u64::MAX - 0xff, 0x100)] {
             assert_eq!(
                 parse_headers(&[Header { offset, ..CODE }]),
-                Err(ElfError::SegmentOutsideFile {
-                    segment: 0,
-                    offset,
-                    bytes
-                })
+                Err(ElfError::SegmentOutsideFile { segment: 0, offset, bytes })
             );
         }
-        assert!(
-            parse_headers(&[Header {
-                offset: 0xf00,
-                ..CODE
-            }])
-            .is_ok()
-        );
-        let zeroed = Header {
-            offset: u64::MAX,
-            file: 0,
-            ..DATA
-        };
+        assert!(parse_headers(&[Header { offset: 0xf00, ..CODE }]).is_ok());
+        let zeroed = Header { offset: u64::MAX, file: 0, ..DATA };
         assert!(parse_headers(&[CODE, zeroed]).is_ok());
     }
 
     #[test]
     fn contents_must_fit_into_memory() {
         assert_eq!(
-            parse_headers(&[
-                CODE,
-                Header {
-                    memory: 0x7f,
-                    ..DATA
-                }
-            ]),
-            Err(ElfError::FileLargerThanMemory {
-                segment: 1,
-                file: 0x80,
-                memory: 0x7f
-            })
+            parse_headers(&[CODE, Header { memory: 0x7f, ..DATA }]),
+            Err(ElfError::FileLargerThanMemory { segment: 1, file: 0x80, memory: 0x7f })
         );
     }
 
@@ -972,41 +820,20 @@ mod tests {
             (0x1000, u64::MAX - 0xfff),
         ] {
             assert_eq!(
-                parse_headers(&[Header {
-                    start,
-                    memory,
-                    ..CODE
-                }]),
-                Err(ElfError::SegmentAddress {
-                    segment: 0,
-                    start,
-                    bytes: memory
-                })
+                parse_headers(&[Header { start, memory, ..CODE }]),
+                Err(ElfError::SegmentAddress { segment: 0, start, bytes: memory })
             );
         }
-        let whole = Header {
-            start: 0x1000,
-            memory: USER_END - 0x1000,
-            ..CODE
-        };
-        assert_eq!(
-            parse(&encode(0x1000, &[whole])).unwrap().pages(),
-            (USER_END >> 12) - 1
-        );
+        let whole = Header { start: 0x1000, memory: USER_END - 0x1000, ..CODE };
+        assert_eq!(parse(&encode(0x1000, &[whole])).unwrap().pages(), (USER_END >> 12) - 1);
     }
 
     #[test]
     fn writable_code_is_refused_and_other_rights_imply_reading() {
         let flags = |flags| parse_headers(&[CODE, Header { flags, ..DATA }]);
         let rights = |bits| flags(bits).unwrap().segments()[1].rights();
-        assert_eq!(
-            flags(READ | WRITE | EXECUTE),
-            Err(ElfError::WritableCode { segment: 1 })
-        );
-        assert_eq!(
-            flags(WRITE | EXECUTE),
-            Err(ElfError::WritableCode { segment: 1 })
-        );
+        assert_eq!(flags(READ | WRITE | EXECUTE), Err(ElfError::WritableCode { segment: 1 }));
+        assert_eq!(flags(WRITE | EXECUTE), Err(ElfError::WritableCode { segment: 1 }));
         assert_eq!(flags(0), Err(ElfError::NoRights { segment: 1 }));
         assert_eq!(rights(READ), Rights::Read);
         assert_eq!(rights(WRITE), Rights::ReadWrite);
@@ -1016,43 +843,20 @@ mod tests {
 
     #[test]
     fn segments_must_not_share_a_page() {
-        for (start, memory) in [
-            (CODE.start, 0x100),
-            (0x40_0fff, 0x100),
-            (0x3f_ff00, 0x101),
-            (0x3f_0000, 0x10_0000),
-        ] {
-            let other = Header {
-                start,
-                memory,
-                file: 0,
-                ..DATA
-            };
-            let error = ElfError::SegmentsShareAPage {
-                start,
-                other: CODE.start,
-            };
+        for (start, memory) in
+            [(CODE.start, 0x100), (0x40_0fff, 0x100), (0x3f_ff00, 0x101), (0x3f_0000, 0x10_0000)]
+        {
+            let other = Header { start, memory, file: 0, ..DATA };
+            let error = ElfError::SegmentsShareAPage { start, other: CODE.start };
             assert_eq!(parse_headers(&[CODE, other]), Err(error));
         }
-        let before = Header {
-            start: 0x3f_ff00,
-            memory: 0x100,
-            file: 0,
-            ..DATA
-        };
+        let before = Header { start: 0x3f_ff00, memory: 0x100, file: 0, ..DATA };
         assert!(parse_headers(&[CODE, before]).is_ok());
     }
 
     #[test]
     fn the_entry_point_must_be_in_code() {
-        for entry in [
-            0,
-            CODE.start - 1,
-            CODE.start + 0x100,
-            DATA.start,
-            u64::MAX,
-            1 << 47,
-        ] {
+        for entry in [0, CODE.start - 1, CODE.start + 0x100, DATA.start, u64::MAX, 1 << 47] {
             assert_eq!(
                 parse(&encode(entry, &[CODE, DATA])),
                 Err(ElfError::BadEntryPoint { entry })

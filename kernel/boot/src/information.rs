@@ -127,10 +127,7 @@ impl fmt::Display for BootError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotPvh { found } => {
-                write!(
-                    formatter,
-                    "no PVH start information: its magic number is {found:#x}"
-                )
+                write!(formatter, "no PVH start information: its magic number is {found:#x}")
             }
             Self::PvhVersion0 => formatter.write_str(
                 "the PVH start information is of version 0, which has no memory map; a boot \
@@ -143,16 +140,9 @@ impl fmt::Display for BootError {
                 )
             }
             Self::InformationSize { bytes } => {
-                write!(
-                    formatter,
-                    "Multiboot2 information of impossible size: {bytes} bytes"
-                )
+                write!(formatter, "Multiboot2 information of impossible size: {bytes} bytes")
             }
-            Self::TagSize {
-                offset,
-                kind,
-                bytes,
-            } => write!(
+            Self::TagSize { offset, kind, bytes } => write!(
                 formatter,
                 "Multiboot2 tag of type {kind} at offset {offset:#x} has an impossible size: \
                  {bytes} bytes"
@@ -161,10 +151,7 @@ impl fmt::Display for BootError {
                 write!(formatter, "Multiboot2 tag of type {kind} comes twice")
             }
             Self::MemoryMapEntrySize { bytes } => {
-                write!(
-                    formatter,
-                    "memory map with entries of impossible size: {bytes} bytes"
-                )
+                write!(formatter, "memory map with entries of impossible size: {bytes} bytes")
             }
             Self::TooManyMemoryMapEntries { count } => {
                 write!(formatter, "memory map with too many entries: {count}")
@@ -203,10 +190,7 @@ impl<'a> Module<'a> {
     /// The first word of the command line; empty if there is none.
     #[must_use]
     pub fn name(&self) -> &'a str {
-        self.command_line
-            .split_ascii_whitespace()
-            .next()
-            .unwrap_or("")
+        self.command_line.split_ascii_whitespace().next().unwrap_or("")
     }
 }
 
@@ -221,12 +205,8 @@ struct ModuleRecord {
 }
 
 impl ModuleRecord {
-    const EMPTY: Self = Self {
-        number: 0,
-        range: PhysicalRange::EMPTY,
-        text_start: 0,
-        text_length: 0,
-    };
+    const EMPTY: Self =
+        Self { number: 0, range: PhysicalRange::EMPTY, text_start: 0, text_length: 0 };
 }
 
 /// Which bits of a pixel hold one colour.
@@ -454,15 +434,11 @@ impl BootInformation {
         source: PhysicalRange,
     ) -> u64 {
         self.command_line.clear();
-        match self
-            .command_line
-            .copy_string(memory, source, Self::COMMAND_LINE_BYTES)
-        {
+        match self.command_line.copy_string(memory, source, Self::COMMAND_LINE_BYTES) {
             Ok(copied) => {
                 if copied.truncated {
                     let kept = self.command_line.len();
-                    self.diagnostics
-                        .record(Diagnostic::CommandLineTruncated { kept });
+                    self.diagnostics.record(Diagnostic::CommandLineTruncated { kept });
                 }
                 if copied.replaced {
                     self.diagnostics.record(Diagnostic::CommandLineUnprintable);
@@ -470,8 +446,7 @@ impl BootInformation {
                 copied.source_bytes
             }
             Err(error) => {
-                self.diagnostics
-                    .record(Diagnostic::CommandLineUnreadable(error));
+                self.diagnostics.record(Diagnostic::CommandLineUnreadable(error));
                 0
             }
         }
@@ -498,12 +473,7 @@ impl BootInformation {
         if self.modules.as_slice().len() >= Self::MODULES {
             return None;
         }
-        let refused = |reason| Diagnostic::ModuleRefused {
-            number,
-            start,
-            bytes,
-            reason,
-        };
+        let refused = |reason| Diagnostic::ModuleRefused { number, start, bytes, reason };
         let Some(range) = PhysicalRange::new(start, bytes) else {
             self.diagnostics.record(refused(ModuleRefusal::NoSuchRange));
             return Some(0);
@@ -513,36 +483,25 @@ impl BootInformation {
             return Some(0);
         }
         let text_start = self.module_text.len();
-        let copied = self
-            .module_text
-            .copy_string(memory, text, Self::COMMAND_LINE_BYTES);
+        let copied = self.module_text.copy_string(memory, text, Self::COMMAND_LINE_BYTES);
         let text_length = self.module_text.len() - text_start;
         let text_bytes = match copied {
             Ok(copied) => {
                 if copied.truncated {
-                    self.diagnostics.record(Diagnostic::ModuleTextTruncated {
-                        number,
-                        kept: text_length,
-                    });
+                    self.diagnostics
+                        .record(Diagnostic::ModuleTextTruncated { number, kept: text_length });
                 }
                 if copied.replaced {
-                    self.diagnostics
-                        .record(Diagnostic::ModuleTextUnprintable { number });
+                    self.diagnostics.record(Diagnostic::ModuleTextUnprintable { number });
                 }
                 copied.source_bytes
             }
             Err(error) => {
-                self.diagnostics
-                    .record(Diagnostic::ModuleTextUnreadable { number, error });
+                self.diagnostics.record(Diagnostic::ModuleTextUnreadable { number, error });
                 0
             }
         };
-        let module = ModuleRecord {
-            number,
-            range,
-            text_start,
-            text_length,
-        };
+        let module = ModuleRecord { number, range, text_start, text_length };
         self.modules.push(module).then_some(text_bytes)
     }
 
@@ -576,9 +535,7 @@ impl BootInformation {
             return Some(ModuleRefusal::NotInUsableMemory);
         }
         let mut modules = self.modules.as_slice().iter().map(|module| &module.range);
-        modules
-            .find(overlaps)
-            .map(|&module| ModuleRefusal::OverlapsModule { module })
+        modules.find(overlaps).map(|&module| ModuleRefusal::OverlapsModule { module })
     }
 
     /// If the only module is an archive, replaces it by the archive's regular files.
@@ -598,15 +555,13 @@ impl BootInformation {
         for _ in 0..Self::ARCHIVE_ENTRIES {
             let Some(entry) = archive.next_entry(memory)? else {
                 if ignored > 0 {
-                    self.diagnostics
-                        .record(Diagnostic::TooManyModules { ignored });
+                    self.diagnostics.record(Diagnostic::TooManyModules { ignored });
                 }
                 return Ok(());
             };
             if !entry.is_regular_file() {
                 let (offset, mode) = (entry.offset, entry.mode);
-                self.diagnostics
-                    .record(Diagnostic::ArchiveEntryIgnored { offset, mode });
+                self.diagnostics.record(Diagnostic::ArchiveEntryIgnored { offset, mode });
                 continue;
             }
             let data = (entry.data.start().get(), entry.data.bytes());
@@ -626,8 +581,7 @@ impl BootInformation {
                 .overlapping(range.frames())
                 .any(|area| area.kind != MemoryKind::Reserved)
         {
-            self.diagnostics
-                .record(Diagnostic::FrameBufferInMemory { range });
+            self.diagnostics.record(Diagnostic::FrameBufferInMemory { range });
             self.frame_buffer = None;
         }
     }
@@ -687,22 +641,14 @@ pub(crate) mod tests {
                 assert_eq!(map.kind_of(frame), Some(MemoryKind::InUse));
             }
             assert!(!modules[..index].iter().any(|other| other.overlaps(*module)));
-            assert!(
-                !information
-                    .structures()
-                    .iter()
-                    .any(|other| other.overlaps(*module))
-            );
+            assert!(!information.structures().iter().any(|other| other.overlaps(*module)));
         }
         if let Some(frame_buffer) = information.frame_buffer() {
             for area in map.overlapping(frame_buffer.range.frames()) {
                 assert_eq!(area.kind, MemoryKind::Reserved);
             }
         }
-        assert!(
-            map.highest_usable()
-                .is_none_or(|frame| frame < Frame::new(1 << 28).unwrap())
-        );
+        assert!(map.highest_usable().is_none_or(|frame| frame < Frame::new(1 << 28).unwrap()));
     }
 
     #[test]

@@ -10,10 +10,7 @@ pub(crate) struct List<T, const N: usize> {
 impl<T: Copy, const N: usize> List<T, N> {
     /// The empty list. `filler` is any value; it is never seen.
     pub(crate) const fn empty(filler: T) -> Self {
-        Self {
-            items: [filler; N],
-            count: 0,
-        }
+        Self { items: [filler; N], count: 0 }
     }
 
     /// Adds `item`; false if there is no room.

@@ -85,10 +85,7 @@ pub struct Area {
 }
 
 impl Area {
-    const EMPTY: Self = Self {
-        frames: FrameRange::EMPTY,
-        kind: MemoryKind::Reserved,
-    };
+    const EMPTY: Self = Self { frames: FrameRange::EMPTY, kind: MemoryKind::Reserved };
 }
 
 impl fmt::Display for Area {
@@ -132,11 +129,7 @@ impl Limits {
 
     /// Number one past the last frame that an area of `kind` may have.
     const fn end(self, kind: MemoryKind) -> u64 {
-        if kind.is_usable() {
-            self.manageable
-        } else {
-            self.addressable
-        }
+        if kind.is_usable() { self.manageable } else { self.addressable }
     }
 }
 
@@ -170,10 +163,7 @@ impl<const SLOTS: usize> MemoryMap<SLOTS> {
     /// The map without areas.
     #[must_use]
     pub const fn empty() -> Self {
-        Self {
-            areas: [Area::EMPTY; SLOTS],
-            count: 0,
-        }
+        Self { areas: [Area::EMPTY; SLOTS], count: 0 }
     }
 
     /// Empties the map and gives the builder that fills it again.
@@ -185,11 +175,7 @@ impl<const SLOTS: usize> MemoryMap<SLOTS> {
         diagnostics: &'a mut Diagnostics,
     ) -> MemoryMapBuilder<'a, SLOTS> {
         self.clear();
-        MemoryMapBuilder {
-            map: self,
-            limits,
-            diagnostics,
-        }
+        MemoryMapBuilder { map: self, limits, diagnostics }
     }
 
     /// Removes all areas.
@@ -205,10 +191,7 @@ impl<const SLOTS: usize> MemoryMap<SLOTS> {
 
     /// The usable areas, in rising order.
     pub fn usable(&self) -> impl DoubleEndedIterator<Item = FrameRange> + '_ {
-        self.areas()
-            .iter()
-            .filter(|area| area.kind.is_usable())
-            .map(|area| area.frames)
+        self.areas().iter().filter(|area| area.kind.is_usable()).map(|area| area.frames)
     }
 
     /// Number of usable frames.
@@ -243,10 +226,7 @@ impl<const SLOTS: usize> MemoryMap<SLOTS> {
 
     /// The areas that have frames in `frames`, in rising order, whole.
     pub fn overlapping(&self, frames: FrameRange) -> impl Iterator<Item = Area> + '_ {
-        self.areas()
-            .iter()
-            .copied()
-            .filter(move |area| area.frames.overlaps(frames))
+        self.areas().iter().copied().filter(move |area| area.frames.overlaps(frames))
     }
 
     /// Marks what is usable in `frames` as [`MemoryKind::InUse`]. Everything else stays what it
@@ -289,8 +269,7 @@ impl<const SLOTS: usize> MemoryMap<SLOTS> {
 
     /// Index of the first area that ends after frame number `frame`.
     fn first_ending_after(&self, frame: u64) -> usize {
-        self.areas()
-            .partition_point(|area| area.frames.end() <= frame)
+        self.areas().partition_point(|area| area.frames.end() <= frame)
     }
 
     /// Gives each frame of `range` the kind that `change` makes of its present one (`None`: in
@@ -333,18 +312,9 @@ impl<const SLOTS: usize> MemoryMap<SLOTS> {
         {
             let (before, behind) = old.frames.without(new.frames);
             // Empty parts vanish in `compact`.
-            *slot = Area {
-                frames: behind,
-                kind: old.kind,
-            };
+            *slot = Area { frames: behind, kind: old.kind };
             self.insert(index, new);
-            self.insert(
-                index,
-                Area {
-                    frames: before,
-                    kind: old.kind,
-                },
-            );
+            self.insert(index, Area { frames: before, kind: old.kind });
         } else {
             self.insert(index, new);
         }
@@ -372,9 +342,7 @@ impl<const SLOTS: usize> MemoryMap<SLOTS> {
             if area.frames.is_empty() {
                 continue;
             }
-            if let Some(previous) = kept
-                .checked_sub(1)
-                .and_then(|last| self.areas.get_mut(last))
+            if let Some(previous) = kept.checked_sub(1).and_then(|last| self.areas.get_mut(last))
                 && previous.kind == area.kind
                 && previous.frames.end() == area.frames.start()
                 && let Some(joint) = FrameRange::new(previous.frames.start(), area.frames.end())
@@ -400,9 +368,7 @@ impl<const SLOTS: usize> MemoryMap<SLOTS> {
                 .filter(|area| area.kind.is_usable())
                 .min_by_key(|area| area.frames.count());
             if let Some(area) = smallest_usable {
-                diagnostics.record(Diagnostic::UsableAreaDropped {
-                    frames: area.frames,
-                });
+                diagnostics.record(Diagnostic::UsableAreaDropped { frames: area.frames });
                 *area = Area::EMPTY;
             } else {
                 self.join_nearest(diagnostics);
@@ -451,19 +417,14 @@ impl<const SLOTS: usize> MemoryMapBuilder<'_, SLOTS> {
     /// come in any order, overlap, wrap and be unaligned; see the module's description.
     pub fn add(&mut self, start: u64, length: u64, kind: MemoryKind) {
         if length == 0 {
-            self.diagnostics
-                .record(Diagnostic::EmptyEntry { start, kind });
+            self.diagnostics.record(Diagnostic::EmptyEntry { start, kind });
             return;
         }
         let limit = self.limits.end(kind) << PAGE_BITS;
         let end = match start.checked_add(length) {
             Some(end) => end,
             None => {
-                self.diagnostics.record(Diagnostic::WrappingEntry {
-                    start,
-                    length,
-                    kind,
-                });
+                self.diagnostics.record(Diagnostic::WrappingEntry { start, length, kind });
                 if kind.is_usable() {
                     return;
                 }
@@ -471,21 +432,11 @@ impl<const SLOTS: usize> MemoryMapBuilder<'_, SLOTS> {
             }
         };
         if start >= limit {
-            self.diagnostics.record(Diagnostic::EntryPastEnd {
-                start,
-                length,
-                kind,
-                end: limit,
-            });
+            self.diagnostics.record(Diagnostic::EntryPastEnd { start, length, kind, end: limit });
             return;
         }
         if end > limit {
-            self.diagnostics.record(Diagnostic::EntryClipped {
-                start,
-                length,
-                kind,
-                end: limit,
-            });
+            self.diagnostics.record(Diagnostic::EntryClipped { start, length, kind, end: limit });
         }
         let end = end.min(limit);
         let (first, last) = if kind.is_usable() {
@@ -498,29 +449,16 @@ impl<const SLOTS: usize> MemoryMapBuilder<'_, SLOTS> {
             return;
         };
         if !start.is_multiple_of(PAGE_BYTES) || !end.is_multiple_of(PAGE_BYTES) {
-            self.diagnostics.record(Diagnostic::EntryRounded {
-                start,
-                length,
-                kind,
-                frames,
-            });
+            self.diagnostics.record(Diagnostic::EntryRounded { start, length, kind, frames });
         }
-        self.map.overlay(
-            frames,
-            self.diagnostics,
-            |frames, old, diagnostics| match old {
-                Some(old) if old != kind => {
-                    let (taken, ignored) = (old.max(kind), old.min(kind));
-                    diagnostics.record(Diagnostic::EntriesOverlap {
-                        frames,
-                        taken,
-                        ignored,
-                    });
-                    Some(taken)
-                }
-                _ => Some(kind),
-            },
-        );
+        self.map.overlay(frames, self.diagnostics, |frames, old, diagnostics| match old {
+            Some(old) if old != kind => {
+                let (taken, ignored) = (old.max(kind), old.min(kind));
+                diagnostics.record(Diagnostic::EntriesOverlap { frames, taken, ignored });
+                Some(taken)
+            }
+            _ => Some(kind),
+        });
     }
 }
 
@@ -592,11 +530,7 @@ mod tests {
     }
 
     const fn entry(start: u64, length: u64, kind: MemoryKind) -> Entry {
-        Entry {
-            start,
-            length,
-            kind,
-        }
+        Entry { start, length, kind }
     }
 
     fn build<const SLOTS: usize>(
@@ -614,10 +548,7 @@ mod tests {
 
     fn areas(entries: &[Entry]) -> Vec<(u64, u64, MemoryKind)> {
         let (map, _) = build::<128>(entries, LIMITS);
-        map.areas()
-            .iter()
-            .map(|area| (area.frames.start(), area.frames.end(), area.kind))
-            .collect()
+        map.areas().iter().map(|area| (area.frames.start(), area.frames.end(), area.kind)).collect()
     }
 
     fn assert_invariants<const SLOTS: usize>(map: &MemoryMap<SLOTS>) {
@@ -654,9 +585,7 @@ mod tests {
     }
 
     fn kinds<const SLOTS: usize>(map: &MemoryMap<SLOTS>) -> Vec<Option<MemoryKind>> {
-        (0..PAGES)
-            .map(|page| map.kind_of(Frame::new(page).unwrap()))
-            .collect()
+        (0..PAGES).map(|page| map.kind_of(Frame::new(page).unwrap())).collect()
     }
 
     #[test]
@@ -734,20 +663,14 @@ mod tests {
         assert!(map.areas().is_empty());
         assert_eq!(
             diagnostics.as_slice(),
-            [Diagnostic::EmptyEntry {
-                start: 0x1000,
-                kind: Reserved
-            }]
+            [Diagnostic::EmptyEntry { start: 0x1000, kind: Reserved }]
         );
     }
 
     #[test]
     fn a_wrapping_entry_is_refused_if_usable_and_reaches_the_end_if_not() {
         assert_eq!(areas(&[entry(0x1000, u64::MAX, Usable)]), []);
-        assert_eq!(
-            areas(&[entry(0x1000, u64::MAX, Reserved)]),
-            [(1, Frame::LIMIT, Reserved)]
-        );
+        assert_eq!(areas(&[entry(0x1000, u64::MAX, Reserved)]), [(1, Frame::LIMIT, Reserved)]);
     }
 
     #[test]
@@ -761,10 +684,7 @@ mod tests {
             entry(1 << 36, 0x1000, Reserved),
         ];
         let (map, diagnostics) = build::<128>(&entries, limits);
-        let range = |start, end, kind| Area {
-            frames: FrameRange::new(start, end).unwrap(),
-            kind,
-        };
+        let range = |start, end, kind| Area { frames: FrameRange::new(start, end).unwrap(), kind };
         assert_eq!(
             map.areas(),
             [
@@ -778,10 +698,7 @@ mod tests {
 
     #[test]
     fn strange_limits_are_made_sense_of() {
-        assert_eq!(
-            Limits::new(u32::MAX, u64::MAX),
-            Limits::new(52, Frame::LIMIT)
-        );
+        assert_eq!(Limits::new(u32::MAX, u64::MAX), Limits::new(52, Frame::LIMIT));
         assert_eq!(Limits::new(0, 5).end(Usable), 0);
     }
 
@@ -798,17 +715,14 @@ mod tests {
         assert_eq!(kinds(&map)[0x20], Some(Reserved));
         assert_eq!(
             diagnostics.as_slice(),
-            [Diagnostic::UsableAreaDropped {
-                frames: FrameRange::new(0, 1).unwrap()
-            }]
+            [Diagnostic::UsableAreaDropped { frames: FrameRange::new(0, 1).unwrap() }]
         );
     }
 
     #[test]
     fn a_reserved_area_for_which_there_was_no_room_does_not_become_usable_later() {
-        let mut entries: Vec<Entry> = (0..8)
-            .map(|index| entry(index * 0x4000, 0x1000, Reserved))
-            .collect();
+        let mut entries: Vec<Entry> =
+            (0..8).map(|index| entry(index * 0x4000, 0x1000, Reserved)).collect();
         entries.push(entry(0, PAGES << 12, Usable));
         let (map, diagnostics) = build::<6>(&entries, LIMITS);
         for index in 0..8 {
@@ -823,30 +737,18 @@ mod tests {
     #[test]
     fn rebuilding_begins_with_an_empty_map() {
         let (mut map, mut diagnostics) = build::<128>(&[entry(0, 0x1000, Usable)], LIMITS);
-        map.rebuild(LIMITS, &mut diagnostics)
-            .add(0x5000, 0x1000, Reserved);
+        map.rebuild(LIMITS, &mut diagnostics).add(0x5000, 0x1000, Reserved);
         assert_eq!(map.usable_frames(), 0);
     }
 
     #[test]
     fn reserving_changes_only_usable_memory() {
-        let (mut map, mut diagnostics) = build::<128>(
-            &[entry(0, 0x3000, Usable), entry(0x5000, 0x1000, Reserved)],
-            LIMITS,
-        );
+        let (mut map, mut diagnostics) =
+            build::<128>(&[entry(0, 0x3000, Usable), entry(0x5000, 0x1000, Reserved)], LIMITS);
         map.reserve(FrameRange::new(1, 8).unwrap(), &mut diagnostics);
         assert_eq!(
             kinds(&map)[..8],
-            [
-                Some(Usable),
-                Some(InUse),
-                Some(InUse),
-                None,
-                None,
-                Some(Reserved),
-                None,
-                None
-            ]
+            [Some(Usable), Some(InUse), Some(InUse), None, None, Some(Reserved), None, None]
         );
         assert!(map.is_usable(FrameRange::new(0, 1).unwrap()));
         assert!(!map.is_usable(FrameRange::new(0, 2).unwrap()));
@@ -894,10 +796,7 @@ mod tests {
             .prop_map(|(start, length, kind)| entry(start, length, kind));
         let long = (0..PAGES << 12, any::<u64>(), kind())
             .prop_map(|(start, length, kind)| entry(start, length, kind));
-        prop::collection::vec(
-            prop_oneof![4 => aligned, 2 => near, 1 => wild, 1 => long],
-            0..most,
-        )
+        prop::collection::vec(prop_oneof![4 => aligned, 2 => near, 1 => wild, 1 => long], 0..most)
     }
 
     proptest! {

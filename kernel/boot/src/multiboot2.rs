@@ -90,10 +90,7 @@ pub(crate) fn read(
     if !address.is_aligned(3) {
         return Err(BootError::Misaligned { address });
     }
-    let missing = |bytes| BootError::NoSuchStructure {
-        start: address.get(),
-        bytes,
-    };
+    let missing = |bytes| BootError::NoSuchStructure { start: address.get(), bytes };
     let header = PhysicalRange::new(address.get(), HEADER_BYTES).ok_or(missing(HEADER_BYTES))?;
     let total = u32_at::<0, 8>(&read_array(memory, header, 0)?);
     if u64::from(total) < HEADER_BYTES || total > MOST_BYTES {
@@ -110,20 +107,12 @@ pub(crate) fn read(
     while offset.saturating_add(HEADER_BYTES) <= total {
         let header: [u8; HEADER_BYTES as usize] = read_array(memory, whole, offset)?;
         let (kind, bytes) = (u32_at::<0, _>(&header), u32_at::<4, _>(&header));
-        let bad_size = BootError::TagSize {
-            offset,
-            kind,
-            bytes,
-        };
+        let bad_size = BootError::TagSize { offset, kind, bytes };
         if u64::from(bytes) < HEADER_BYTES {
             return Err(bad_size);
         }
         let range = whole.part(offset, u64::from(bytes)).ok_or(bad_size)?;
-        let tag = Tag {
-            kind,
-            offset,
-            range,
-        };
+        let tag = Tag { kind, offset, range };
         if kind == tag_type::END {
             break;
         }
@@ -133,9 +122,7 @@ pub(crate) fn read(
     let ignored = modules.saturating_sub(BootInformation::MODULES);
     if ignored > 0 {
         let ignored = ignored as u64;
-        information
-            .diagnostics
-            .record(Diagnostic::TooManyModules { ignored });
+        information.diagnostics.record(Diagnostic::TooManyModules { ignored });
     }
     read_memory_tags(information, memory, limits, &memory_tags)
 }
@@ -158,9 +145,7 @@ fn read_tag(
         tag_type::LOADER_NAME => {
             information.loader_name.clear();
             // The name is only for the log: what is too long is cut off without a word.
-            information
-                .loader_name
-                .copy_string(memory, tag.rest(HEADER_BYTES)?, usize::MAX)?;
+            information.loader_name.copy_string(memory, tag.rest(HEADER_BYTES)?, usize::MAX)?;
         }
         tag_type::MODULE => {
             let fields: [u8; 16] = tag.read(memory)?;
@@ -200,32 +185,24 @@ fn read_memory_tags(
     tags: &MemoryTags,
 ) -> Result<(), BootError> {
     if let Some(tag) = tags.memory_map {
-        let mut builder = information
-            .memory_map
-            .rebuild(limits, &mut information.diagnostics);
+        let mut builder = information.memory_map.rebuild(limits, &mut information.diagnostics);
         for_each_entry(memory, tag, |entry: [u8; 24]| {
             let kind = MemoryKind::from_e820(u32_at::<16, _>(&entry));
             builder.add(u64_at::<0, _>(&entry), u64_at::<8, _>(&entry), kind);
         })
     } else if let Some(tag) = tags.efi {
         information.diagnostics.record(Diagnostic::OnlyEfiMemoryMap);
-        let mut builder = information
-            .memory_map
-            .rebuild(limits, &mut information.diagnostics);
+        let mut builder = information.memory_map.rebuild(limits, &mut information.diagnostics);
         for_each_entry(memory, tag, |entry: [u8; 40]| {
             let kind = efi_kind(u32_at::<0, _>(&entry), u64_at::<32, _>(&entry));
             let bytes = u64_at::<24, _>(&entry).saturating_mul(PAGE_BYTES);
             builder.add(u64_at::<8, _>(&entry), bytes, kind);
         })
     } else if let Some(tag) = tags.basic {
-        information
-            .diagnostics
-            .record(Diagnostic::OnlyBasicMemoryInformation);
+        information.diagnostics.record(Diagnostic::OnlyBasicMemoryInformation);
         let fields: [u8; 16] = tag.read(memory)?;
         let kib = |number: u32| u64::from(number) << 10;
-        let mut builder = information
-            .memory_map
-            .rebuild(limits, &mut information.diagnostics);
+        let mut builder = information.memory_map.rebuild(limits, &mut information.diagnostics);
         builder.add(0, kib(u32_at::<8, _>(&fields)), MemoryKind::Usable);
         builder.add(1 << 20, kib(u32_at::<12, _>(&fields)), MemoryKind::Usable);
         Ok(())
@@ -298,25 +275,16 @@ fn read_frame_buffer(
     let line_fits = u64::from(width) * u64::from(bits_per_pixel) <= u64::from(pitch) * 8;
     information.frame_buffer = match range {
         Some(range) if line_fits && !range.is_empty() && width != 0 && bits_per_pixel != 0 => {
-            Some(FrameBuffer {
-                range,
+            Some(FrameBuffer { range, pitch, width, height, bits_per_pixel, kind })
+        }
+        _ => {
+            information.diagnostics.record(Diagnostic::FrameBufferMeasures {
+                address,
                 pitch,
                 width,
                 height,
                 bits_per_pixel,
-                kind,
-            })
-        }
-        _ => {
-            information
-                .diagnostics
-                .record(Diagnostic::FrameBufferMeasures {
-                    address,
-                    pitch,
-                    width,
-                    height,
-                    bits_per_pixel,
-                });
+            });
             None
         }
     };
@@ -365,18 +333,11 @@ mod tests {
     }
 
     fn usual_memory_map() -> Vec<u8> {
-        memory_map_tag(&[
-            (0, 0x9_f000, 1),
-            (0xf_0000, 0x1_0000, 2),
-            (0x10_0000, 0x70_0000, 1),
-        ])
+        memory_map_tag(&[(0, 0x9_f000, 1), (0xf_0000, 0x1_0000, 2), (0x10_0000, 0x70_0000, 1)])
     }
 
     fn module_tag(start: u32, end: u32, text: &str) -> Vec<u8> {
-        tag(
-            tag_type::MODULE,
-            &[&words(&[start, end]), text.as_bytes(), b"\0"].concat(),
-        )
+        tag(tag_type::MODULE, &[&words(&[start, end]), text.as_bytes(), b"\0"].concat())
     }
 
     fn frame_buffer_tag(address: u64, pitch: u32) -> Vec<u8> {
@@ -457,13 +418,7 @@ mod tests {
         assert_eq!(frame_buffer.range.bytes(), 4096 * 768);
         assert!(matches!(
             frame_buffer.kind,
-            FrameBufferKind::Direct {
-                red: ColorField {
-                    position: 16,
-                    bits: 8
-                },
-                ..
-            }
+            FrameBufferKind::Direct { red: ColorField { position: 16, bits: 8 }, .. }
         ));
         let rsdp = information.rsdp().unwrap();
         assert!(information.structures()[0].frames().contains(rsdp.frame()));
@@ -475,18 +430,9 @@ mod tests {
         let information = accepted(&usual_tags());
         let map = information.memory_map();
         assert_eq!(map.kind_of(Frame::new(8).unwrap()), Some(MemoryKind::InUse));
-        assert_eq!(
-            map.kind_of(Frame::new(9).unwrap()),
-            Some(MemoryKind::Usable)
-        );
-        assert_eq!(
-            map.kind_of(Frame::new(0x402).unwrap()),
-            Some(MemoryKind::InUse)
-        );
-        assert_eq!(
-            map.kind_of(Frame::new(0x403).unwrap()),
-            Some(MemoryKind::Usable)
-        );
+        assert_eq!(map.kind_of(Frame::new(9).unwrap()), Some(MemoryKind::Usable));
+        assert_eq!(map.kind_of(Frame::new(0x402).unwrap()), Some(MemoryKind::InUse));
+        assert_eq!(map.kind_of(Frame::new(0x403).unwrap()), Some(MemoryKind::Usable));
     }
 
     #[test]
@@ -504,10 +450,7 @@ mod tests {
             ]),
             tag(tag_type::BASIC_MEMORY, &words(&[640, 1024])),
         ]);
-        let area = |start, end, kind| Area {
-            frames: FrameRange::new(start, end).unwrap(),
-            kind,
-        };
+        let area = |start, end, kind| Area { frames: FrameRange::new(start, end).unwrap(), kind };
         assert_eq!(
             information.memory_map().areas(),
             [
@@ -521,10 +464,7 @@ mod tests {
                 area(0x206, 0x207, MemoryKind::Reserved),
             ]
         );
-        assert_eq!(
-            information.diagnostics().as_slice(),
-            [Diagnostic::OnlyEfiMemoryMap]
-        );
+        assert_eq!(information.diagnostics().as_slice(), [Diagnostic::OnlyEfiMemoryMap]);
     }
 
     #[test]
@@ -554,9 +494,7 @@ mod tests {
     fn two_memory_maps_are_refused() {
         assert_eq!(
             parse(&[usual_memory_map(), usual_memory_map()]).1,
-            Err(BootError::RepeatedTag {
-                kind: tag_type::MEMORY_MAP
-            })
+            Err(BootError::RepeatedTag { kind: tag_type::MEMORY_MAP })
         );
     }
 
@@ -564,44 +502,27 @@ mod tests {
     fn sizes_are_checked() {
         let mut bytes = join(&[usual_memory_map()]);
         bytes[..4].copy_from_slice(&7_u32.to_le_bytes());
-        assert_eq!(
-            parse_bytes(&bytes).1,
-            Err(BootError::InformationSize { bytes: 7 })
-        );
+        assert_eq!(parse_bytes(&bytes).1, Err(BootError::InformationSize { bytes: 7 }));
         bytes[..4].copy_from_slice(&u32::MAX.to_le_bytes());
-        assert_eq!(
-            parse_bytes(&bytes).1,
-            Err(BootError::InformationSize { bytes: u32::MAX })
-        );
+        assert_eq!(parse_bytes(&bytes).1, Err(BootError::InformationSize { bytes: u32::MAX }));
 
         let mut bytes = join(&[usual_memory_map()]);
         for size in [7_u32, 0, 0x1000, u32::MAX] {
             bytes[12..16].copy_from_slice(&size.to_le_bytes());
             assert_eq!(
                 parse_bytes(&bytes).1,
-                Err(BootError::TagSize {
-                    offset: 8,
-                    kind: 6,
-                    bytes: size
-                })
+                Err(BootError::TagSize { offset: 8, kind: 6, bytes: size })
             );
         }
         let mut bytes = join(&[usual_memory_map()]);
         for size in [0_u32, 20, 25, u32::MAX] {
             bytes[16..20].copy_from_slice(&size.to_le_bytes());
-            assert_eq!(
-                parse_bytes(&bytes).1,
-                Err(BootError::MemoryMapEntrySize { bytes: size })
-            );
+            assert_eq!(parse_bytes(&bytes).1, Err(BootError::MemoryMapEntrySize { bytes: size }));
         }
         for kind in [3, 8, 14, 15] {
             assert_eq!(
                 parse(&[usual_memory_map(), tag(kind, &[0; 4])]).1,
-                Err(BootError::TagSize {
-                    offset: 8 + 88,
-                    kind,
-                    bytes: 12
-                })
+                Err(BootError::TagSize { offset: 8 + 88, kind, bytes: 12 })
             );
         }
     }
@@ -635,10 +556,7 @@ mod tests {
         assert_eq!(information.frame_buffer(), None);
         assert!(matches!(
             information.diagnostics().as_slice(),
-            [Diagnostic::FrameBufferMeasures {
-                address: u64::MAX,
-                ..
-            }]
+            [Diagnostic::FrameBufferMeasures { address: u64::MAX, .. }]
         ));
     }
 
@@ -658,11 +576,7 @@ mod tests {
     fn more_modules_than_there_is_room_for_are_ignored() {
         let mut tags = std::vec![usual_memory_map()];
         for index in 0..40 {
-            tags.push(module_tag(
-                0x40_0000 + index * 0x1000,
-                0x40_0001 + index * 0x1000,
-                "m",
-            ));
+            tags.push(module_tag(0x40_0000 + index * 0x1000, 0x40_0001 + index * 0x1000, "m"));
         }
         let information = accepted(&tags);
         assert_eq!(information.modules().len(), BootInformation::MODULES);

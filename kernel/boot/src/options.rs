@@ -119,11 +119,7 @@ pub struct IgnoredWord<'a> {
 
 impl fmt::Display for IgnoredWord<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            formatter,
-            "command line: ignored {:?}: {}",
-            self.word, self.error
-        )
+        write!(formatter, "command line: ignored {:?}: {}", self.word, self.error)
     }
 }
 
@@ -210,9 +206,7 @@ fn size(value: &str) -> Result<u64, OptionError> {
 }
 
 fn port(value: &str) -> Result<u16, OptionError> {
-    number(value)
-        .and_then(|number| u16::try_from(number).ok())
-        .ok_or(OptionError::NotAPort)
+    number(value).and_then(|number| u16::try_from(number).ok()).ok_or(OptionError::NotAPort)
 }
 
 /// Decimal or, after `0x`, hexadecimal digits, and nothing else.
@@ -331,10 +325,7 @@ mod tests {
 
     #[test]
     fn an_ignored_word_is_told_in_one_line() {
-        let word = IgnoredWord {
-            word: "log=\u{7}",
-            error: OptionError::NotALogLevel,
-        };
+        let word = IgnoredWord { word: "log=\u{7}", error: OptionError::NotALogLevel };
         assert_eq!(
             word.to_string(),
             "command line: ignored \"log=\\u{7}\": the level must be error, warn, info, debug or \

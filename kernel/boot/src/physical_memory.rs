@@ -18,11 +18,7 @@ pub struct Unreadable {
 
 impl fmt::Display for Unreadable {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            formatter,
-            "cannot read {} bytes at physical address {}",
-            self.bytes, self.address
-        )
+        write!(formatter, "cannot read {} bytes at physical address {}", self.bytes, self.address)
     }
 }
 
@@ -56,10 +52,7 @@ pub struct PhysicalRange {
 
 impl PhysicalRange {
     /// The range without bytes, at address 0.
-    pub const EMPTY: Self = Self {
-        start: PhysicalAddress::ZERO,
-        bytes: 0,
-    };
+    pub const EMPTY: Self = Self { start: PhysicalAddress::ZERO, bytes: 0 };
 
     /// The `bytes` bytes from `start` on, or `None` if they run past the end of physical
     /// addresses (2^52).
@@ -148,10 +141,7 @@ pub(crate) fn read_array<const N: usize>(
     offset: u64,
 ) -> Result<[u8; N], Unreadable> {
     let Some(part) = range.part(offset, N as u64) else {
-        return Err(Unreadable {
-            address: range.start,
-            bytes: offset.saturating_add(N as u64),
-        });
+        return Err(Unreadable { address: range.start, bytes: offset.saturating_add(N as u64) });
     };
     let mut bytes = [0; N];
     memory.read(part.start, &mut bytes)?;
@@ -163,10 +153,7 @@ fn field<const OFFSET: usize, const SIZE: usize, const N: usize>(
     structure: &[u8; N],
 ) -> [u8; SIZE] {
     const { assert!(OFFSET <= N && SIZE <= N - OFFSET, "field outside structure") }
-    match structure
-        .get(OFFSET..)
-        .and_then(<[u8]>::first_chunk::<SIZE>)
-    {
+    match structure.get(OFFSET..).and_then(<[u8]>::first_chunk::<SIZE>) {
         Some(bytes) => *bytes,
         // Not reached: see the assertion.
         None => [0; SIZE],
@@ -209,10 +196,7 @@ pub(crate) mod tests {
 
     impl TestMemory {
         pub(crate) fn zeroed(start: u64, bytes: usize) -> Self {
-            Self {
-                start,
-                bytes: std::vec![0; bytes],
-            }
+            Self { start, bytes: std::vec![0; bytes] }
         }
 
         /// Writes `bytes` at physical address `address`.
@@ -224,10 +208,7 @@ pub(crate) mod tests {
 
     impl PhysicalMemory for TestMemory {
         fn read(&mut self, address: PhysicalAddress, buffer: &mut [u8]) -> Result<(), Unreadable> {
-            let error = Unreadable {
-                address,
-                bytes: buffer.len() as u64,
-            };
+            let error = Unreadable { address, bytes: buffer.len() as u64 };
             let offset = address.get().checked_sub(self.start).ok_or(error)?;
             let offset = usize::try_from(offset).map_err(|_| error)?;
             let source = self.bytes.get(offset..).ok_or(error)?;

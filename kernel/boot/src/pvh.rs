@@ -79,9 +79,7 @@ fn read_command_line(
         return Ok(());
     }
     let Some(source) = string_at(address) else {
-        information
-            .diagnostics
-            .record(Diagnostic::CommandLineAddress { address });
+        information.diagnostics.record(Diagnostic::CommandLineAddress { address });
         return Ok(());
     };
     let bytes = information.set_command_line(memory, source);
@@ -103,9 +101,7 @@ fn read_memory_map(
     }
     let table = structure(address, u64::from(count) * MEMORY_MAP_ENTRY_BYTES as u64)?;
     information.add_structure(table)?;
-    let mut builder = information
-        .memory_map
-        .rebuild(limits, &mut information.diagnostics);
+    let mut builder = information.memory_map.rebuild(limits, &mut information.diagnostics);
     for index in 0..u64::from(count) {
         let entry: [u8; MEMORY_MAP_ENTRY_BYTES] =
             read_array(memory, table, index * MEMORY_MAP_ENTRY_BYTES as u64)?;
@@ -126,9 +122,7 @@ fn read_modules(
     }
     let ignored = u64::from(count).saturating_sub(BootInformation::MODULES as u64);
     if ignored > 0 {
-        information
-            .diagnostics
-            .record(Diagnostic::TooManyModules { ignored });
+        information.diagnostics.record(Diagnostic::TooManyModules { ignored });
     }
     let taken = u64::from(count) - ignored;
     let table = structure(address, taken * MODULE_BYTES as u64)?;
@@ -142,9 +136,7 @@ fn read_modules(
             (0, _) => PhysicalRange::EMPTY,
             (_, Some(text)) => text,
             (address, None) => {
-                information
-                    .diagnostics
-                    .record(Diagnostic::CommandLineAddress { address });
+                information.diagnostics.record(Diagnostic::CommandLineAddress { address });
                 PhysicalRange::EMPTY
             }
         };
@@ -177,11 +169,8 @@ mod tests {
     const TEXTS: u64 = 0x5000;
     const CONTENTS: u64 = 0x1_0000;
 
-    const USUAL_MAP: [(u64, u64, u32); 3] = [
-        (0, 0x9_f000, 1),
-        (0xf_0000, 0x1_0000, 2),
-        (0x10_0000, 0x70_0000, 1),
-    ];
+    const USUAL_MAP: [(u64, u64, u32); 3] =
+        [(0, 0x9_f000, 1), (0xf_0000, 0x1_0000, 2), (0x10_0000, 0x70_0000, 1)];
 
     struct Start {
         magic: u32,
@@ -204,20 +193,14 @@ mod tests {
     }
 
     fn write_start(memory: &mut TestMemory, start: &Start) {
-        for (offset, value) in [
-            (0, start.magic),
-            (4, start.version),
-            (12, start.modules.1),
-            (48, start.map.1),
-        ] {
+        for (offset, value) in
+            [(0, start.magic), (4, start.version), (12, start.modules.1), (48, start.map.1)]
+        {
             memory.write(START + offset, &value.to_le_bytes());
         }
-        for (offset, value) in [
-            (16, start.modules.0),
-            (24, start.command_line),
-            (32, start.rsdp),
-            (40, start.map.0),
-        ] {
+        for (offset, value) in
+            [(16, start.modules.0), (24, start.command_line), (32, start.rsdp), (40, start.map.0)]
+        {
             memory.write(START + offset, &value.to_le_bytes());
         }
     }
@@ -237,10 +220,7 @@ mod tests {
 
     /// Adds the module list; texts are 64 bytes apart.
     fn with_modules(modules: &[(u64, u64, &str)]) -> TestMemory {
-        let start = Start {
-            modules: (MODULES, modules.len() as u32),
-            ..usual()
-        };
+        let start = Start { modules: (MODULES, modules.len() as u32), ..usual() };
         let mut memory = memory(&start, &USUAL_MAP);
         for (index, (address, bytes, text)) in modules.iter().enumerate() {
             let entry = MODULES + index as u64 * 32;
@@ -274,12 +254,7 @@ mod tests {
             Diagnostic::ModuleRefused { number, reason, .. } => Some((number, reason)),
             _ => None,
         };
-        information
-            .diagnostics()
-            .as_slice()
-            .iter()
-            .filter_map(refusal)
-            .collect()
+        information.diagnostics().as_slice().iter().filter_map(refusal).collect()
     }
 
     #[test]
@@ -294,10 +269,7 @@ mod tests {
 
     #[test]
     fn another_magic_number_is_refused() {
-        let start = Start {
-            magic: 0x36d7_6289,
-            ..usual()
-        };
+        let start = Start { magic: 0x36d7_6289, ..usual() };
         assert_eq!(
             parse(&mut memory(&start, &USUAL_MAP)).1,
             Err(BootError::NotPvh { found: 0x36d7_6289 })
@@ -306,10 +278,7 @@ mod tests {
 
     #[test]
     fn version_0_has_no_memory_map() {
-        let start = Start {
-            version: 0,
-            ..usual()
-        };
+        let start = Start { version: 0, ..usual() };
         let (information, result) = parse(&mut memory(&start, &USUAL_MAP));
         assert_eq!(result, Err(BootError::PvhVersion0));
         assert_eq!(information.command_line(), "log=trace");
@@ -317,13 +286,7 @@ mod tests {
 
     #[test]
     fn later_versions_are_read_like_version_1() {
-        accepted(memory(
-            &Start {
-                version: 7,
-                ..usual()
-            },
-            &USUAL_MAP,
-        ));
+        accepted(memory(&Start { version: 7, ..usual() }, &USUAL_MAP));
     }
 
     #[test]
@@ -338,33 +301,21 @@ mod tests {
         assert!(matches!(with((0x1_fff0, 3)), Err(BootError::Unreadable(_))));
         assert_eq!(
             with((u64::MAX, 3)),
-            Err(BootError::NoSuchStructure {
-                start: u64::MAX,
-                bytes: 72
-            })
+            Err(BootError::NoSuchStructure { start: u64::MAX, bytes: 72 })
         );
     }
 
     #[test]
     fn a_strange_command_line_does_not_stop_the_boot() {
         for command_line in [0x1_ffff_ffff, u64::MAX] {
-            let information = accepted(memory(
-                &Start {
-                    command_line,
-                    ..usual()
-                },
-                &USUAL_MAP,
-            ));
+            let information = accepted(memory(&Start { command_line, ..usual() }, &USUAL_MAP));
             assert_eq!(information.command_line(), "");
             assert_eq!(information.diagnostics().as_slice().len(), 1);
         }
         let mut long = memory(&usual(), &USUAL_MAP);
         long.write(COMMAND_LINE, &[b'x'; 2000]);
         let information = accepted(long);
-        assert_eq!(
-            information.command_line().len(),
-            BootInformation::COMMAND_LINE_BYTES
-        );
+        assert_eq!(information.command_line().len(), BootInformation::COMMAND_LINE_BYTES);
         assert_eq!(
             information.diagnostics().as_slice(),
             [Diagnostic::CommandLineTruncated { kept: 1024 }]
@@ -389,10 +340,7 @@ mod tests {
             (CONTENTS + 0x1000, 0x1000, "root -v"),
         ]));
         assert_eq!(module_names(&information), ["sigma0", "root"]);
-        assert_eq!(
-            information.modules().nth(1).unwrap().command_line,
-            "root -v"
-        );
+        assert_eq!(information.modules().nth(1).unwrap().command_line, "root -v");
     }
 
     #[test]
@@ -422,18 +370,8 @@ mod tests {
         assert_eq!(
             refusals,
             [
-                (
-                    1,
-                    ModuleRefusal::OverlapsModule {
-                        module: range(CONTENTS, 0x1000)
-                    }
-                ),
-                (
-                    2,
-                    ModuleRefusal::OverlapsLoader {
-                        structure: range(MAP, 72)
-                    }
-                ),
+                (1, ModuleRefusal::OverlapsModule { module: range(CONTENTS, 0x1000) }),
+                (2, ModuleRefusal::OverlapsLoader { structure: range(MAP, 72) }),
                 (3, ModuleRefusal::NotInUsableMemory),
                 (4, ModuleRefusal::NotInUsableMemory),
                 (5, ModuleRefusal::NotInUsableMemory),
@@ -445,19 +383,15 @@ mod tests {
 
     #[test]
     fn more_modules_than_there_is_room_for_are_ignored() {
-        let modules: Vec<(u64, u64, &str)> = (0..33)
-            .map(|index| (CONTENTS + index * 16, 16, "m"))
-            .collect();
+        let modules: Vec<(u64, u64, &str)> =
+            (0..33).map(|index| (CONTENTS + index * 16, 16, "m")).collect();
         let information = accepted(with_modules(&modules));
         assert_eq!(information.modules().len(), 32);
         assert_eq!(
             information.diagnostics().as_slice(),
             [Diagnostic::TooManyModules { ignored: 1 }]
         );
-        let start = Start {
-            modules: (MODULES, u32::MAX),
-            ..usual()
-        };
+        let start = Start { modules: (MODULES, u32::MAX), ..usual() };
         accepted(memory(&start, &USUAL_MAP));
     }
 
@@ -465,13 +399,7 @@ mod tests {
         let mut archive = Vec::new();
         append(&mut archive, ".", 0o040_755, b"", false);
         append(&mut archive, "sigma0", 0o100_644, b"\x7fELF first", true);
-        append(
-            &mut archive,
-            "root console=uart",
-            0o100_644,
-            &[1; 5000],
-            true,
-        );
+        append(&mut archive, "root console=uart", 0o100_644, &[1; 5000], true);
         append(&mut archive, "empty", 0o100_644, b"", true);
         finish(&mut archive);
         archive
@@ -491,25 +419,15 @@ mod tests {
             .map(|module| (module.command_line, module.range.bytes()))
             .collect();
         assert_eq!(modules, [("sigma0", 10), ("root console=uart", 5000)]);
-        assert!(
-            information
-                .modules()
-                .all(|module| module.range.start().is_aligned(12))
-        );
+        assert!(information.modules().all(|module| module.range.start().is_aligned(12)));
         assert_eq!(refusals(&information), [(2, ModuleRefusal::Empty)]);
         assert_eq!(
             information.diagnostics().as_slice()[0],
-            Diagnostic::ArchiveEntryIgnored {
-                offset: 0,
-                mode: 0o040_755
-            }
+            Diagnostic::ArchiveEntryIgnored { offset: 0, mode: 0o040_755 }
         );
         // Headers are kept as well: programs may be looked for there again.
         let first = Frame::new(CONTENTS >> 12).unwrap();
-        assert_eq!(
-            information.memory_map().kind_of(first),
-            Some(MemoryKind::InUse)
-        );
+        assert_eq!(information.memory_map().kind_of(first), Some(MemoryKind::InUse));
     }
 
     #[test]
@@ -517,10 +435,7 @@ mod tests {
         let mut bytes = archive();
         let length = bytes.len();
         bytes.truncate(length - 124);
-        assert!(matches!(
-            parse(&mut with_archive(&bytes)).1,
-            Err(BootError::Archive(_))
-        ));
+        assert!(matches!(parse(&mut with_archive(&bytes)).1, Err(BootError::Archive(_))));
     }
 
     #[test]
@@ -552,9 +467,7 @@ mod tests {
         let mut information = accepted(with_archive(&archive()));
         let address = PhysicalAddress::new(START).unwrap();
         let mut memory = memory(&Start { rsdp: 0, ..usual() }, &USUAL_MAP);
-        information
-            .parse(BootProtocol::Pvh, address, &mut memory, LIMITS, KERNEL)
-            .unwrap();
+        information.parse(BootProtocol::Pvh, address, &mut memory, LIMITS, KERNEL).unwrap();
         assert_eq!(information.modules().len(), 0);
         assert_eq!(information.rsdp(), None);
         assert!(information.diagnostics().as_slice().is_empty());
@@ -565,10 +478,7 @@ mod tests {
         let information = accepted(with_archive(&archive()));
         for diagnostic in information.diagnostics().as_slice() {
             let line: String = std::format!("{diagnostic}");
-            assert!(
-                !line.is_empty() && !line.contains('\n') && !line.contains("  "),
-                "{line}"
-            );
+            assert!(!line.is_empty() && !line.contains('\n') && !line.contains("  "), "{line}");
         }
     }
 

@@ -28,10 +28,7 @@ pub(crate) struct Copied {
 impl<const N: usize> Text<N> {
     /// The empty text.
     pub(crate) const fn empty() -> Self {
-        Self {
-            bytes: [0; N],
-            length: 0,
-        }
+        Self { bytes: [0; N], length: 0 }
     }
 
     /// Forgets the text.
@@ -86,11 +83,7 @@ impl<const N: usize> Text<N> {
         source: PhysicalRange,
         limit: usize,
     ) -> Result<Copied, Unreadable> {
-        let mut copied = Copied {
-            source_bytes: 0,
-            truncated: false,
-            replaced: false,
-        };
+        let mut copied = Copied { source_bytes: 0, truncated: false, replaced: false };
         let mut room = limit;
         let mut chunk = [0; 64];
         while let Some(rest) = source
@@ -138,10 +131,7 @@ mod tests {
     fn copy<const N: usize>(bytes: &[u8], limit: usize) -> (Text<N>, Result<Copied, Unreadable>) {
         // The string ends right at the end of readable memory.
         let start = 0x3000 - bytes.len() as u64;
-        let mut memory = TestMemory {
-            start,
-            bytes: bytes.to_vec(),
-        };
+        let mut memory = TestMemory { start, bytes: bytes.to_vec() };
         let mut text = Text::empty();
         let source = PhysicalRange::new(start, 8192).unwrap();
         let result = text.copy_string(&mut memory, source, limit);
@@ -171,10 +161,7 @@ mod tests {
         let (text, result) = copy::<100>(b"abcdef\0", 3);
         assert_eq!((text.as_str(), result.unwrap().truncated), ("abc", true));
         let (text, result) = copy::<6>(b"abcdef\0", 6);
-        assert_eq!(
-            (text.as_str(), result.unwrap().truncated),
-            ("abcdef", false)
-        );
+        assert_eq!((text.as_str(), result.unwrap().truncated), ("abcdef", false));
     }
 
     #[test]

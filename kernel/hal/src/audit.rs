@@ -6,10 +6,7 @@
 //! breaks.
 
 #![forbid(unsafe_code)]
-#![cfg_attr(
-    not(test),
-    expect(clippy::indexing_slicing, reason = "runs on hosts only, in tests")
-)]
+#![cfg_attr(not(test), expect(clippy::indexing_slicing, reason = "runs on hosts only, in tests"))]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::format;
@@ -99,12 +96,7 @@ pub fn check<G: Geometry>(
     let mut recount = Recount::default();
     for map in &handles.page_maps {
         recount.roots.insert(map.root().number());
-        walk(
-            memory,
-            map.root(),
-            Some(OwnerCode::new(map.owner())),
-            &mut recount,
-        )?;
+        walk(memory, map.root(), Some(OwnerCode::new(map.owner())), &mut recount)?;
         check_recent(memory, map)?;
     }
     for map in &handles.dying {
@@ -153,18 +145,14 @@ fn check_recent<G: Geometry>(
 fn is_referenced<G: Geometry>(recount: &Recount, frame: u64) -> bool {
     (1..=G::LEAF_LEVELS).any(|level| {
         let bits = Level::at(level).frame_bits::<G>();
-        recount
-            .references
-            .contains_key(&(level, frame >> bits << bits))
+        recount.references.contains_key(&(level, frame >> bits << bits))
     })
 }
 
 /// Counts a region by its largest units, up to those of level `largest`.
 fn count_region<G: Geometry>(region: PhysicalRegion, largest: u32, recount: &mut Recount) {
     let pages = region.pages();
-    let level = (1..=largest)
-        .rev()
-        .find(|level| Level::at(*level).frames::<G>() <= pages);
+    let level = (1..=largest).rev().find(|level| Level::at(*level).frames::<G>() <= pages);
     let level = level.unwrap_or(1);
     let frames = Level::at(level).frames::<G>();
     for unit in 0..pages / frames {
@@ -187,30 +175,18 @@ fn walk<G: Geometry>(
             machine.peek(root, index) & !marks,
             machine.peek(machine.reference_root(), index) & !marks,
         );
-        check!(
-            "T2",
-            copy == original,
-            "root {root}: entry {index} is {copy:#x}"
-        );
+        check!("T2", copy == original, "root {root}: entry {index} is {copy:#x}");
     }
     let mut to_visit = std::vec![(root, G::LEVELS, 0_u64)];
     while let Some((table, number, base)) = to_visit.pop() {
         let level = Level::at(number);
-        let entries = if table == root {
-            G::USER_ENTRIES
-        } else {
-            G::ENTRIES
-        };
+        let entries = if table == root { G::USER_ENTRIES } else { G::ENTRIES };
         let mut present = 0;
         for index in 0..entries {
             let address = base + ((index as u64) << level.bits::<G>());
             let entry = Entry(machine.peek(table, index));
             if !Host::is_present(entry) {
-                check!(
-                    "T1",
-                    entry == Entry::ABSENT,
-                    "{address:#x}: {entry:?} in {table}"
-                );
+                check!("T1", entry == Entry::ABSENT, "{address:#x}: {entry:?} in {table}");
                 continue;
             }
             present += 1;
@@ -232,18 +208,11 @@ fn walk<G: Geometry>(
             );
             let attributes = Host::attributes(entry);
             if attributes.memory_type == MemoryType::WriteBack {
-                *recount
-                    .references
-                    .entry((number, frame.number()))
-                    .or_default() += 1;
+                *recount.references.entry((number, frame.number())).or_default() += 1;
                 if let Some(owner) = owner.filter(|_| !attributes.foreign) {
                     for page in frame.number()..frame.number() + level.frames::<G>() {
                         let found = owner_of(memory, page);
-                        check!(
-                            "O1",
-                            found == owner,
-                            "{address:#x}: {page:#x} is {found:?}'s"
-                        );
+                        check!("O1", found == owner, "{address:#x}: {page:#x} is {found:?}'s");
                     }
                 }
             } else {
@@ -265,9 +234,7 @@ fn walk<G: Geometry>(
 }
 
 fn owner_of<G: Geometry>(memory: &SimulatedMemory<'_, G>, page: u64) -> OwnerCode {
-    Frame::new(page).map_or(OwnerCode::MIXED, |frame| {
-        OwnerCode::new(memory.state().owner(frame))
-    })
+    Frame::new(page).map_or(OwnerCode::MIXED, |frame| OwnerCode::new(memory.state().owner(frame)))
 }
 
 fn check_pages<G: Geometry>(
@@ -286,16 +253,8 @@ fn check_pages<G: Geometry>(
     let spare = numbers(&mut handles.pages.iter().map(|page| page.frame()));
     let draining = numbers(&mut handles.draining.iter().map(|page| page.frame()));
     let private = numbers(&mut handles.machine_pages.iter().map(|page| page.frame()));
-    check!(
-        "H1",
-        spare.len() == handles.pages.len(),
-        "a page-map page exists twice"
-    );
-    check!(
-        "H1",
-        draining.len() == handles.draining.len(),
-        "a draining page exists twice"
-    );
+    check!("H1", spare.len() == handles.pages.len(), "a page-map page exists twice");
+    check!("H1", draining.len() == handles.draining.len(), "a draining page exists twice");
     check!(
         "H1",
         recount.roots.len() == handles.page_maps.len() + handles.dying.len(),
@@ -310,11 +269,7 @@ fn check_pages<G: Geometry>(
         })
         .collect();
     let mapped: BTreeSet<u64> = kernel.iter().copied().collect();
-    check!(
-        "W1",
-        mapped.len() == kernel.len(),
-        "a page has two kernel mappings"
-    );
+    check!("W1", mapped.len() == kernel.len(), "a page has two kernel mappings");
 
     for number in 0..state.storage().page_count() as u64 {
         let Some(frame) = Frame::new(number) else {
@@ -323,11 +278,7 @@ fn check_pages<G: Geometry>(
         let Some(page) = state.page(frame) else { break };
         let status = page.status();
         let environment = machine.environment().contains(frame);
-        check!(
-            "P0",
-            (status == Status::Environment) == environment,
-            "{frame} is {status:?}"
-        );
+        check!("P0", (status == Status::Environment) == environment, "{frame} is {status:?}");
         let expected = if spare.contains(&number) {
             Some(Status::PageMapPage)
         } else if draining.contains(&number) {
@@ -343,11 +294,7 @@ fn check_pages<G: Geometry>(
         };
         match expected {
             Some(expected) => {
-                check!(
-                    "H1",
-                    status == expected,
-                    "{frame} is {status:?}, not {expected:?}"
-                );
+                check!("H1", status == expected, "{frame} is {status:?}, not {expected:?}");
             }
             None => check!(
                 "H1",
@@ -359,46 +306,26 @@ fn check_pages<G: Geometry>(
             ),
         }
         let referenced = is_referenced::<G>(recount, number);
-        check!(
-            "P2",
-            !referenced || status == Status::Normal,
-            "{frame} is {status:?}"
-        );
+        check!("P2", !referenced || status == Status::Normal, "{frame} is {status:?}");
         let count = match status {
             Status::Normal => recount.references.get(&(1, number)).copied().unwrap_or(0),
             Status::PageTable => recount.tables[&number],
             Status::PageMapRoot => uses.get(&number).copied().unwrap_or(0),
             _ => 0,
         };
-        check!(
-            "P1",
-            page.count() == count,
-            "{frame}: {page:?}, counted {count}"
-        );
+        check!("P1", page.count() == count, "{frame}: {page:?}, counted {count}");
 
         let owner = state.owner(frame);
         if let Some(Owner::Domain(_)) = state.own_code(Level::FIRST, frame).owner() {
             let own = state.own_code(Level::FIRST, frame).owner();
-            check!(
-                "P5",
-                own == Some(owner),
-                "{frame}: {own:?}, but it is {owner:?}'s"
-            );
+            check!("P5", own == Some(owner), "{frame}: {own:?}, but it is {owner:?}'s");
         }
         if owner == Owner::Nobody && status == Status::Normal {
             check!("O2", !referenced, "{frame} is nobody's and referenced");
-            check!(
-                "O2",
-                machine.is_clear(frame),
-                "{frame} is nobody's and not clear"
-            );
+            check!("O2", machine.is_clear(frame), "{frame} is nobody's and not clear");
         }
         if matches!(status, Status::PageMapPage | Status::Draining) {
-            check!(
-                "T3",
-                machine.is_clear(frame),
-                "{frame} is {status:?} and not clear"
-            );
+            check!("T3", machine.is_clear(frame), "{frame} is {status:?} and not clear");
         }
         if machine.has_window(frame) && !environment && status != Status::NotInstalled {
             let open = mapped.contains(&number)
@@ -410,11 +337,7 @@ fn check_pages<G: Geometry>(
                         | Status::Draining
                         | Status::Machine
                 );
-            check!(
-                "W1",
-                machine.is_open(frame) == open,
-                "{frame} is {status:?}: open"
-            );
+            check!("W1", machine.is_open(frame) == open, "{frame} is {status:?}: open");
         }
     }
     Ok(())
@@ -447,11 +370,7 @@ fn check_blocks<G: Geometry>(
                 block.special as usize == special,
                 "block {frame} of level {number}: {special} are special, {block:?}"
             );
-            let references = recount
-                .references
-                .get(&(number, first))
-                .copied()
-                .unwrap_or(0);
+            let references = recount.references.get(&(number, first)).copied().unwrap_or(0);
             check!(
                 "P1",
                 block.references == references,
@@ -490,9 +409,7 @@ pub fn may_be_stale<G: Geometry>(memory: &SimulatedMemory<'_, G>, frame: Frame) 
                 if level == Level::FIRST {
                     state.page(frame).is_some_and(|page| page.count() > 0)
                 } else {
-                    state
-                        .block(level, frame)
-                        .is_some_and(|block| block.references > 0)
+                    state.block(level, frame).is_some_and(|block| block.references > 0)
                 }
             });
             (referenced || !state.is_settled(frame)) && state.owner(frame) != Owner::Nobody
@@ -511,11 +428,7 @@ fn check_processors<G: Geometry>(
             break;
         };
         let loaded = machine.root(cpu);
-        check!(
-            "L2",
-            record.loaded() == loaded,
-            "{cpu}: {loaded} is loaded, {record:?}"
-        );
+        check!("L2", record.loaded() == loaded, "{cpu}: {loaded} is loaded, {record:?}");
         check!(
             "L2",
             loaded == machine.reference_root() || recount.roots.contains(&loaded.number()),

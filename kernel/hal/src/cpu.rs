@@ -68,10 +68,7 @@ impl CurrentCpu {
     )]
     #[must_use]
     pub(crate) const fn new(index: CpuIndex) -> Self {
-        Self {
-            index,
-            not_send: PhantomData,
-        }
+        Self { index, not_send: PhantomData }
     }
 
     /// The token of simulated processor `index`.

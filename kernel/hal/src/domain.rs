@@ -19,11 +19,7 @@ impl DomainId {
     /// Domain `number`, or `None` if it is not below [`DomainId::LIMIT`].
     #[must_use]
     pub const fn new(number: u16) -> Option<Self> {
-        if number < Self::LIMIT {
-            Some(Self(number))
-        } else {
-            None
-        }
+        if number < Self::LIMIT { Some(Self(number)) } else { None }
     }
 
     /// The number.

@@ -141,16 +141,8 @@ impl Host {
     }
 
     const fn rights_bits(rights: Rights) -> u64 {
-        let write = if rights.allows_write() {
-            Self::WRITABLE
-        } else {
-            0
-        };
-        let execute = if rights.allows_execute() {
-            0
-        } else {
-            Self::NO_EXECUTE
-        };
+        let write = if rights.allows_write() { Self::WRITABLE } else { 0 };
+        let execute = if rights.allows_execute() { 0 } else { Self::NO_EXECUTE };
         write | execute
     }
 
@@ -200,11 +192,7 @@ impl RootKind for Host {
 
     #[inline]
     fn leaf(level: Level, frame: Frame, attributes: Attributes) -> Entry {
-        let large = if level == Level::FIRST {
-            0
-        } else {
-            Self::LARGE
-        };
+        let large = if level == Level::FIRST { 0 } else { Self::LARGE };
         let foreign = if attributes.foreign { Self::FOREIGN } else { 0 };
         Entry(
             (frame.number() << PAGE_BITS)
@@ -290,11 +278,7 @@ impl RootKind for Host {
         let Some(below) = level.below() else {
             return entry;
         };
-        let large = if below == Level::FIRST {
-            0
-        } else {
-            Self::LARGE
-        };
+        let large = if below == Level::FIRST { 0 } else { Self::LARGE };
         // The address of a large page is aligned, so its low bits are free for the index.
         Entry((entry.0 & !Self::LARGE) | large | ((index as u64) << below.bits::<G>()))
     }
@@ -306,11 +290,7 @@ mod tests {
     use crate::geometry::FourLevel;
 
     fn attributes() -> impl Iterator<Item = Attributes> {
-        let types = [
-            MemoryType::WriteBack,
-            MemoryType::Uncacheable,
-            MemoryType::WriteCombining,
-        ];
+        let types = [MemoryType::WriteBack, MemoryType::Uncacheable, MemoryType::WriteCombining];
         Rights::ALL.into_iter().flat_map(move |rights| {
             types.into_iter().flat_map(move |memory_type| {
                 [false, true].into_iter().map(move |foreign| Attributes {
@@ -335,13 +315,7 @@ mod tests {
                 assert!(!Host::is_accessed(entry) && !Host::is_dirty(entry));
                 for rights in Rights::ALL {
                     let changed = Host::with_rights(entry, rights);
-                    assert_eq!(
-                        Host::attributes(changed),
-                        Attributes {
-                            rights,
-                            ..attributes
-                        }
-                    );
+                    assert_eq!(Host::attributes(changed), Attributes { rights, ..attributes });
                     assert_eq!(Host::leaf_frame(changed, level), frame);
                 }
             }
@@ -362,10 +336,7 @@ mod tests {
             let whole = Entry(Host::leaf(level, frame, attributes).0 | Host::DIRTY);
             let part = Host::split::<FourLevel>(whole, level, 511);
             assert!(Host::is_leaf(part, below) && Host::is_dirty(part));
-            assert_eq!(
-                Host::leaf_frame(part, below),
-                frame.checked_add(511 * 512).unwrap()
-            );
+            assert_eq!(Host::leaf_frame(part, below), frame.checked_add(511 * 512).unwrap());
             assert_eq!(Host::attributes(part), attributes);
             let page = Host::split::<FourLevel>(part, below, 3);
             assert_eq!(page.0 & Host::LARGE, 0);

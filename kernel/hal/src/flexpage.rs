@@ -39,11 +39,7 @@ impl<Kind> Flexpage<Kind> {
         } else if start & ((1 << bits) - 1) != 0 {
             Err(Error::Misaligned { start, bits })
         } else {
-            Ok(Self {
-                start,
-                bits,
-                kind: PhantomData,
-            })
+            Ok(Self { start, bits, kind: PhantomData })
         }
     }
 
@@ -147,10 +143,9 @@ impl VirtualRange {
         let first = start.page_start();
         match first.checked_add((pages << PAGE_BITS) - 1) {
             // Both are canonical: it is the gap if the halves differ.
-            Some(last) if first.get() >> VIRTUAL_BITS == last.get() >> VIRTUAL_BITS => Ok(Self {
-                start: first.get(),
-                pages: nonzero,
-            }),
+            Some(last) if first.get() >> VIRTUAL_BITS == last.get() >> VIRTUAL_BITS => {
+                Ok(Self { start: first.get(), pages: nonzero })
+            }
             _ => error,
         }
     }
@@ -179,10 +174,7 @@ impl VirtualRange {
     /// Start and end as numbers, if the range ends at or below `limit`.
     #[inline]
     pub(crate) const fn below(self, limit: u64) -> Result<(u64, u64), Error> {
-        let error = Err(Error::NotUser {
-            start: self.start(),
-            pages: self.pages(),
-        });
+        let error = Err(Error::NotUser { start: self.start(), pages: self.pages() });
         // Cannot overflow in the lower half; in the upper half the start alone is too high.
         match self.start.checked_add(self.pages() << PAGE_BITS) {
             Some(end) if end <= limit => Ok((self.start, end)),
@@ -216,11 +208,7 @@ impl From<Flexpage<Virtual>> for VirtualRange {
 
 impl fmt::Debug for VirtualRange {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            formatter,
-            "VirtualRange({:#x}, {} pages)",
-            self.start, self.pages
-        )
+        write!(formatter, "VirtualRange({:#x}, {} pages)", self.start, self.pages)
     }
 }
 
@@ -243,10 +231,7 @@ mod tests {
         assert_eq!(flexpage.first_frame().number(), 512);
         assert_eq!(
             Flexpage::physical(physical(0x20_1000), 21),
-            Err(Error::Misaligned {
-                start: 0x20_1000,
-                bits: 21
-            })
+            Err(Error::Misaligned { start: 0x20_1000, bits: 21 })
         );
         for bits in [0, 11, 53, 64, u32::MAX] {
             let error = Error::BadSize { bits };
@@ -273,10 +258,7 @@ mod tests {
         bad(0x0000_7fff_ffff_f000, 2);
         bad(0xffff_ffff_ffff_f000, 2);
         bad(0xffff_8000_0000_0000, (1 << 35) + 1);
-        bad(
-            0x7fff_ffff_f000,
-            (0xffff_8000_0000_0000 - 0x7fff_ffff_e000) >> 12,
-        );
+        bad(0x7fff_ffff_f000, (0xffff_8000_0000_0000 - 0x7fff_ffff_e000) >> 12);
         assert!(VirtualRange::new(virtual_address(0xffff_ffff_ffff_f000), 1).is_ok());
         let range = VirtualRange::new(virtual_address(0x1fff), 2).unwrap();
         assert_eq!(range.start().get(), 0x1000);

@@ -72,11 +72,7 @@ impl Level {
     #[must_use]
     #[inline]
     pub const fn new<G: Geometry>(number: u32) -> Option<Self> {
-        if number >= 1 && number <= G::LEVELS {
-            Some(Self(number))
-        } else {
-            None
-        }
+        if number >= 1 && number <= G::LEVELS { Some(Self(number)) } else { None }
     }
 
     /// The level of root tables.
@@ -98,11 +94,7 @@ impl Level {
     #[must_use]
     #[inline]
     pub const fn below(self) -> Option<Self> {
-        if self.0 > 1 {
-            Some(Self(self.0 - 1))
-        } else {
-            None
-        }
+        if self.0 > 1 { Some(Self(self.0 - 1)) } else { None }
     }
 
     /// The level below this one, which is not the first.
@@ -190,10 +182,7 @@ mod tests {
         }
         let top = VirtualAddress::new(u64::MAX).unwrap();
         assert_eq!(Level::root::<FourLevel>().index::<FourLevel>(top), 511);
-        assert_eq!(
-            Level::new::<FourLevel>(2).unwrap().bytes::<FourLevel>(),
-            2 << 20
-        );
+        assert_eq!(Level::new::<FourLevel>(2).unwrap().bytes::<FourLevel>(), 2 << 20);
         assert_eq!(Level::new::<FourLevel>(0), None);
         assert_eq!(Level::new::<FourLevel>(5), None);
     }

@@ -14,11 +14,7 @@ impl Irq {
     /// Line `number`, or `None` if it is not below [`Irq::COUNT`].
     #[must_use]
     pub const fn new(number: u8) -> Option<Self> {
-        if number < Self::COUNT {
-            Some(Self(number))
-        } else {
-            None
-        }
+        if number < Self::COUNT { Some(Self(number)) } else { None }
     }
 
     /// The number.

@@ -230,20 +230,14 @@ impl KernelMapping {
     pub fn word(&self, index: usize) -> Result<KernelWord<'_>, Error> {
         let offset = index.checked_mul(WORD_BYTES);
         let at = self.bytes(offset.unwrap_or(usize::MAX), WORD_BYTES)?;
-        Ok(KernelWord {
-            at,
-            writable: self.rights.allows_write(),
-            mapping: PhantomData,
-        })
+        Ok(KernelWord { at, writable: self.rights.allows_write(), mapping: PhantomData })
     }
 
     /// A word of the mapping's first page; every mapping has one.
     #[inline]
     fn word_at(&self, offset: Offset) -> PhysicalAddress {
         let start = self.region.first_frame().address();
-        start
-            .checked_add((offset.get() * WORD_BYTES) as u64)
-            .unwrap_or(start)
+        start.checked_add((offset.get() * WORD_BYTES) as u64).unwrap_or(start)
     }
 
     /// Where `count` bytes at `offset` are, if they are within the mapping.
@@ -253,21 +247,13 @@ impl KernelMapping {
         let start = self.region.first_frame().address();
         match offset.checked_add(count) {
             Some(end) if end <= size => Ok(start.checked_add(offset as u64).unwrap_or(start)),
-            _ => Err(Error::OutOfBounds {
-                offset,
-                count,
-                size,
-            }),
+            _ => Err(Error::OutOfBounds { offset, count, size }),
         }
     }
 
     #[inline]
     const fn writable(&self) -> Result<(), Error> {
-        if self.rights.allows_write() {
-            Ok(())
-        } else {
-            Err(Error::ReadOnly)
-        }
+        if self.rights.allows_write() { Ok(()) } else { Err(Error::ReadOnly) }
     }
 }
 
@@ -301,11 +287,7 @@ struct AddKernel {
 
 /// The pages of a kernel mapping.
 const fn pages(region: PhysicalRegion) -> Units {
-    Units {
-        level: Level::FIRST,
-        first: region.first_frame(),
-        count: region.pages(),
-    }
+    Units { level: Level::FIRST, first: region.first_frame(), count: region.pages() }
 }
 
 impl<M: Machine, S: Storage> Memory<'_, M, S> {
@@ -340,11 +322,7 @@ impl<M: Machine, S: Storage> Memory<'_, M, S> {
                 return Err(Error::WindowTaken { frame });
             }
         }
-        Ok(AddKernel {
-            region,
-            rights,
-            programs,
-        })
+        Ok(AddKernel { region, rights, programs })
     }
 }
 
@@ -395,11 +373,7 @@ impl<M: Machine, S: Storage> KernelMemory for Memory<'_, M, S> {
         let units = pages(mapping.region);
         // W2: what only the kernel could use leads to the same frame however stale it is, and the
         // kernel does not use it; what programs could use must go everywhere.
-        let stamp = if mapping.programs {
-            self.state.owe_by_all(cpu.index())
-        } else {
-            None
-        };
+        let stamp = if mapping.programs { self.state.owe_by_all(cpu.index()) } else { None };
         let one_by_one = units.count <= INVALIDATE_LIMIT;
         for frame in units.frames::<M::Geometry>() {
             self.machine.close_window(frame);

@@ -14,12 +14,7 @@
 #![deny(unsafe_code)]
 #![cfg_attr(
     not(test),
-    deny(
-        clippy::unwrap_used,
-        clippy::expect_used,
-        clippy::indexing_slicing,
-        clippy::panic
-    )
+    deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)
 )]
 
 #[cfg(any(test, feature = "simulated"))]
@@ -53,10 +48,7 @@ pub mod state;
 mod tests;
 pub mod translation;
 #[cfg(target_os = "none")]
-#[expect(
-    unsafe_code,
-    reason = "the real machine: the kernel's only unsafe code"
-)]
+#[expect(unsafe_code, reason = "the real machine: the kernel's only unsafe code")]
 mod x86_64;
 
 #[cfg(target_os = "none")]

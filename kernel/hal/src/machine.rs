@@ -47,10 +47,7 @@ pub struct WindowEntry {
 
 impl WindowEntry {
     /// RAM for the kernel's use alone.
-    pub const PRIVATE: Self = Self {
-        memory_type: MemoryType::WriteBack,
-        programs: None,
-    };
+    pub const PRIVATE: Self = Self { memory_type: MemoryType::WriteBack, programs: None };
 }
 
 /// The processor's memory management, without any check.

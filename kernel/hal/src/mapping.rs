@@ -226,11 +226,7 @@ impl FreedTables {
     const fn new(since: Invalidation) -> Self {
         let frames = [0; MAX_LEVELS - 1];
         let count = 0;
-        Self {
-            frames,
-            count,
-            since,
-        }
+        Self { frames, count, since }
     }
 
     fn add(&mut self, frame: Frame) {
@@ -373,24 +369,9 @@ impl<M: Machine, S: Storage> Memory<'_, M, S> {
         if K::is_present(self.machine.read_entry(table, index)) {
             return None;
         }
-        let attributes = Attributes {
-            rights,
-            memory_type: MemoryType::WriteBack,
-            foreign: false,
-        };
-        let units = Units {
-            level: Level::FIRST,
-            first,
-            count: 1,
-        };
-        Some(Add {
-            table,
-            missing: 0,
-            address,
-            units,
-            attributes,
-            done: 1,
-        })
+        let attributes = Attributes { rights, memory_type: MemoryType::WriteBack, foreign: false };
+        let units = Units { level: Level::FIRST, first, count: 1 };
+        Some(Add { table, missing: 0, address, units, attributes, done: 1 })
     }
 
     /// Decides on as much of a request as goes into one table; `units` is all of its region.
@@ -402,13 +383,7 @@ impl<M: Machine, S: Storage> Memory<'_, M, S> {
         supply: &TableSupply,
         units: Units,
     ) -> Result<Add, Error> {
-        let Request {
-            to,
-            region,
-            rights,
-            share,
-            done,
-        } = *request;
+        let Request { to, region, rights, share, done } = *request;
         let (start, _) = VirtualRange::from(to).below(limit::<K, M::Geometry>())?;
         let level = units.level;
         let unit_bits = level.frame_bits::<M::Geometry>();
@@ -423,11 +398,7 @@ impl<M: Machine, S: Storage> Memory<'_, M, S> {
         let index = level.index_at::<M::Geometry>(address);
         let room = (M::Geometry::ENTRIES - index) as u64;
         let count = (units.count - units_done).min(room);
-        let units = Units {
-            level,
-            first,
-            count,
-        };
+        let units = Units { level, first, count };
 
         let owner = match share {
             None => map.owner_code(),
@@ -441,10 +412,7 @@ impl<M: Machine, S: Storage> Memory<'_, M, S> {
                 let all = Owner::Domain(DomainId::ZERO);
                 if owner != OwnerCode::new(all) {
                     let frame = region.first_frame();
-                    return Err(Error::NotOwner {
-                        frame,
-                        owner: Some(all),
-                    });
+                    return Err(Error::NotOwner { frame, owner: Some(all) });
                 }
             }
         }
@@ -478,20 +446,9 @@ impl<M: Machine, S: Storage> Memory<'_, M, S> {
             }
         }
         let memory_type = region.kind().memory_type();
-        let attributes = Attributes {
-            rights,
-            memory_type,
-            foreign: share.is_some(),
-        };
+        let attributes = Attributes { rights, memory_type, foreign: share.is_some() };
         let done = done + (count << unit_bits);
-        Ok(Add {
-            table,
-            missing,
-            address,
-            units,
-            attributes,
-            done,
-        })
+        Ok(Add { table, missing, address, units, attributes, done })
     }
 
     /// The first leaf entry from `start` on, or an address below which there is none. Reads at
@@ -512,13 +469,7 @@ impl<M: Machine, S: Storage> Memory<'_, M, S> {
             }
             if K::is_leaf(entry, level) {
                 let base = next & !(level.bytes::<M::Geometry>() - 1);
-                return Ok(Leaf {
-                    table,
-                    level,
-                    next,
-                    base,
-                    entry,
-                });
+                return Ok(Leaf { table, level, next, base, entry });
             }
             table = K::table_frame(entry);
             level = level.lower();
@@ -528,20 +479,9 @@ impl<M: Machine, S: Storage> Memory<'_, M, S> {
     /// The entries from `leaf` on that are wholly within the range: leaves, and with `holes`
     /// absent entries.
     fn run<K: RootKind>(&self, leaf: Leaf, end: u64, holes: bool) -> Run {
-        let Leaf {
-            table,
-            level,
-            base: address,
-            ..
-        } = leaf;
+        let Leaf { table, level, base: address, .. } = leaf;
         let first = level.index_at::<M::Geometry>(address);
-        let mut run = Run {
-            table,
-            level,
-            address,
-            count: 1,
-            present: 1,
-        };
+        let mut run = Run { table, level, address, count: 1, present: 1 };
         while run.end::<M::Geometry>() < end && first + run.count < M::Geometry::ENTRIES {
             let entry = self.machine.read_entry(table, first + run.count);
             if K::is_present(entry) {
@@ -573,13 +513,7 @@ impl<M: Machine, S: Storage> Memory<'_, M, S> {
         }
         let table = self.level_one_table(map, address)?;
         let index = Level::FIRST.index_at::<M::Geometry>(address);
-        let run = Run {
-            table,
-            level: Level::FIRST,
-            address,
-            count: 1,
-            present: 1,
-        };
+        let run = Run { table, level: Level::FIRST, address, count: 1, present: 1 };
         K::is_present(self.machine.read_entry(table, index)).then_some(run)
     }
 
@@ -661,29 +595,17 @@ impl<M: Machine, S: Storage> Memory<'_, M, S> {
     /// What the entries of the next lower level map when a page is split.
     fn parts_of<K: RootKind>(&self, leaf: Leaf) -> Units {
         let first = K::leaf_frame(leaf.entry, leaf.level);
-        Units {
-            level: leaf.level.lower(),
-            first,
-            count: M::Geometry::ENTRIES as u64,
-        }
+        Units { level: leaf.level.lower(), first, count: M::Geometry::ENTRIES as u64 }
     }
 }
 
 /// A mapping made through a share does not gain rights.
 fn check_change<K: RootKind>(address: u64, entry: Entry, change: Change) -> Result<(), Error> {
-    let Attributes {
-        rights: held,
-        foreign,
-        ..
-    } = K::attributes(entry);
+    let Attributes { rights: held, foreign, .. } = K::attributes(entry);
     match change {
         Change::Rights(asked) if foreign && !held.contains(asked) => {
             let address = VirtualAddress::sign_extended(address);
-            Err(Error::Upgrade {
-                address,
-                asked,
-                held,
-            })
+            Err(Error::Upgrade { address, asked, held })
         }
         _ => Ok(()),
     }
@@ -713,10 +635,7 @@ impl<M: Machine, S: Storage> Memory<'_, M, S> {
         } else {
             self.extend::<K>(plan, supply);
         }
-        Ok(Added {
-            tables: plan.missing,
-            done: plan.done,
-        })
+        Ok(Added { tables: plan.missing, done: plan.done })
     }
 
     /// Writes the entries into `table`, and counts them and what they map.
@@ -871,11 +790,7 @@ impl<M: Machine, S: Storage> Memory<'_, M, S> {
             self.flush(cpu);
         }
         let rest = end.and_then(|end| VirtualRange::rest(run.end::<M::Geometry>(), end));
-        Step {
-            mappings: run.present,
-            tables,
-            rest,
-        }
+        Step { mappings: run.present, tables, rest }
     }
 
     fn modify_entries<K: RootKind>(
@@ -898,8 +813,7 @@ impl<M: Machine, S: Storage> Memory<'_, M, S> {
                 }
                 // Marks made until now are told, and marks made from now on stay.
                 Change::ResetUsage => {
-                    self.machine
-                        .exchange_entry(run.table, index, K::without_usage(entry))
+                    self.machine.exchange_entry(run.table, index, K::without_usage(entry))
                 }
             };
             let info = MappingInfo::new::<K>(address, run.level, old);
@@ -936,9 +850,7 @@ impl<M: Machine, S: Storage> Memory<'_, M, S> {
             self.machine.write_entry(table, index, part(index));
         }
         let index = leaf.level.index_at::<M::Geometry>(leaf.base);
-        let old = self
-            .machine
-            .exchange_entry(leaf.table, index, K::table(table));
+        let old = self.machine.exchange_entry(leaf.table, index, K::table(table));
         if old != leaf.entry {
             // The processor marked the entry after it was read.
             for index in 0..M::Geometry::ENTRIES {
@@ -1007,11 +919,7 @@ impl<M: Machine, S: Storage> Memory<'_, M, S> {
 
 /// A step after which `next` to `end` is left.
 fn step(mappings: u32, since: Invalidation, next: u64, end: u64) -> Step {
-    Step {
-        mappings,
-        tables: FreedTables::new(since),
-        rest: VirtualRange::rest(next, end),
-    }
+    Step { mappings, tables: FreedTables::new(since), rest: VirtualRange::rest(next, end) }
 }
 
 impl<M: Machine, S: Storage> UserMemory for Memory<'_, M, S> {
@@ -1032,13 +940,7 @@ impl<M: Machine, S: Storage> UserMemory for Memory<'_, M, S> {
             self.fill::<K>(plan, plan.table);
             return Ok(Added { tables: 0, done: 1 });
         }
-        let request = Request {
-            to,
-            region,
-            rights,
-            share,
-            done: 0,
-        };
+        let request = Request { to, region, rights, share, done: 0 };
         self.resume_mapping(map, &request, supply)
     }
 
@@ -1050,10 +952,7 @@ impl<M: Machine, S: Storage> UserMemory for Memory<'_, M, S> {
     ) -> Result<Added, Error> {
         let (virtual_bits, physical_bits) = (request.to.bits(), request.region.bits());
         if virtual_bits != physical_bits {
-            return Err(Error::SizesDiffer {
-                virtual_bits,
-                physical_bits,
-            });
+            return Err(Error::SizesDiffer { virtual_bits, physical_bits });
         }
         let order = physical_bits - PAGE_BITS;
         let first = request.region.first_frame();
@@ -1078,19 +977,17 @@ impl<M: Machine, S: Storage> UserMemory for Memory<'_, M, S> {
     ) -> Result<Step, Error> {
         let bounds = range.into().below(limit::<K, M::Geometry>())?;
         let root = map.root();
-        Ok(
-            match self.decide_modify::<K>(root, bounds, change, supply)? {
-                Plan::Nothing(next) => step(0, Invalidation::COMPLETE, next, bounds.1),
-                Plan::Entries(run) => {
-                    let since = self.modify_entries::<K>(cpu, root, run, change, each);
-                    step(run.present, since, run.end::<M::Geometry>(), bounds.1)
-                }
-                Plan::Split(leaf) => {
-                    let since = self.split::<K>(cpu, root, leaf, supply);
-                    step(0, since, leaf.next, bounds.1)
-                }
-            },
-        )
+        Ok(match self.decide_modify::<K>(root, bounds, change, supply)? {
+            Plan::Nothing(next) => step(0, Invalidation::COMPLETE, next, bounds.1),
+            Plan::Entries(run) => {
+                let since = self.modify_entries::<K>(cpu, root, run, change, each);
+                step(run.present, since, run.end::<M::Geometry>(), bounds.1)
+            }
+            Plan::Split(leaf) => {
+                let since = self.split::<K>(cpu, root, leaf, supply);
+                step(0, since, leaf.next, bounds.1)
+            }
+        })
     }
 
     #[inline(always)]

@@ -58,11 +58,7 @@ impl<'layout, M: Machine, S: Storage> Memory<'layout, M, S> {
     pub(crate) fn new(machine: M, storage: S, layout: Layout<'layout>) -> Result<Self, Error> {
         let (leaf, root) = (machine.largest_leaf(), machine.reference_root());
         let state = State::new(storage, &layout, leaf, root)?;
-        Ok(Self {
-            machine,
-            state,
-            layout,
-        })
+        Ok(Self { machine, state, layout })
     }
 
     /// Takes over a simulated machine.

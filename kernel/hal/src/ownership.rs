@@ -72,10 +72,7 @@ fn few_units<G: Geometry>(region: PhysicalRegion) -> Result<Units, Error> {
     if units.count <= limit {
         return Ok(units);
     }
-    Err(Error::TooLong {
-        pages: region.pages(),
-        limit: limit << units.level.frame_bits::<G>(),
-    })
+    Err(Error::TooLong { pages: region.pages(), limit: limit << units.level.frame_bits::<G>() })
 }
 
 impl<M: Machine, S: Storage> Memory<'_, M, S> {
@@ -94,11 +91,7 @@ impl<M: Machine, S: Storage> Memory<'_, M, S> {
             return Err(Error::TooLong { pages, limit });
         }
         let level = Level::FIRST;
-        let pages = Units {
-            level,
-            first,
-            count,
-        };
+        let pages = Units { level, first, count };
         for frame in pages.frames::<M::Geometry>() {
             self.state.check_free(frame)?;
             let from = OwnerCode::new(Owner::Domain(from));
@@ -170,12 +163,7 @@ impl<M: Machine, S: Storage> Ownership for Memory<'_, M, S> {
         for frame in units.frames::<M::Geometry>() {
             self.state.add_reference(units.level, frame);
         }
-        Ok(Share {
-            region,
-            owner,
-            grantee,
-            rights,
-        })
+        Ok(Share { region, owner, grantee, rights })
     }
 
     fn end_share(&mut self, share: Share) {

@@ -193,12 +193,8 @@ const _: () = assert!(size_of::<BlockRecord>() == 16);
 
 impl BlockRecord {
     /// The record of a block without memory.
-    pub const NOT_INSTALLED: Self = Self {
-        references: 0,
-        special: 0,
-        stamp: 0,
-        owner: OwnerCode::HYPERVISOR,
-    };
+    pub const NOT_INSTALLED: Self =
+        Self { references: 0, special: 0, stamp: 0, owner: OwnerCode::HYPERVISOR };
 }
 
 /// What a unit is to be used for, as far as its record decides.
@@ -222,11 +218,7 @@ impl Units {
         {
             level = above;
         }
-        Self {
-            level,
-            first,
-            count: 1 << (bits - level.frame_bits::<G>()),
-        }
+        Self { level, first, count: 1 << (bits - level.frame_bits::<G>()) }
     }
 }
 
@@ -292,8 +284,7 @@ impl<G: Geometry, S: Storage> State<G, S> {
     #[must_use]
     #[inline]
     pub fn status(&self, frame: Frame) -> Status {
-        self.page(frame)
-            .map_or(Status::NotInstalled, PageRecord::status)
+        self.page(frame).map_or(Status::NotInstalled, PageRecord::status)
     }
 
     /// Who owns the unit of `level` that begins at `frame`; mixed if several do.
@@ -314,9 +305,7 @@ impl<G: Geometry, S: Storage> State<G, S> {
     /// Who owns the page `frame`.
     #[must_use]
     pub fn owner(&self, frame: Frame) -> Owner {
-        self.owner_code(Level::FIRST, frame)
-            .owner()
-            .unwrap_or(Owner::Hypervisor)
+        self.owner_code(Level::FIRST, frame).owner().unwrap_or(Owner::Hypervisor)
     }
 
     /// The owner in the unit's own record.
@@ -357,9 +346,7 @@ impl<G: Geometry, S: Storage> State<G, S> {
         } else {
             // Past the end of memory the next level's records follow.
             let whole_units = self.storage.pages().len() >> level.frame_bits::<G>();
-            let special = self
-                .block(level, frame)
-                .is_none_or(|block| block.special > 0);
+            let special = self.block(level, frame).is_none_or(|block| block.special > 0);
             if special || self.unit_index(level, frame) >= whole_units {
                 return Err(Error::NotAllNormal { frame });
             }
@@ -377,11 +364,7 @@ impl<G: Geometry, S: Storage> State<G, S> {
             let block = self.block(level, frame);
             block.is_none_or(|block| block.references == u32::MAX)
         };
-        if is_full {
-            Err(Error::TooManyReferences { frame })
-        } else {
-            Ok(())
-        }
+        if is_full { Err(Error::TooManyReferences { frame }) } else { Ok(()) }
     }
 
     /// Whether the unit of `level` at `frame` is all owned by `owner`.
@@ -478,10 +461,8 @@ impl<G: Geometry, S: Storage> State<G, S> {
         if status != Status::Normal {
             return Err(Error::WrongStatus { frame, status });
         }
-        let mapped_above = Self::levels_above(Level::FIRST).any(|above| {
-            self.block(above, frame)
-                .is_none_or(|block| block.references > 0)
-        });
+        let mapped_above = Self::levels_above(Level::FIRST)
+            .any(|above| self.block(above, frame).is_none_or(|block| block.references > 0));
         if !record.is_zero() || mapped_above {
             return Err(Error::InUse { frame });
         }
@@ -622,13 +603,7 @@ impl<G: Geometry, S: Storage> State<G, S> {
         let pages = self.storage.pages().len() as u64;
         for index in 0..self.unit_count(lowest) as u64 {
             let special = (pages - (index << bits)).min(1 << bits);
-            self.set_block(
-                lowest,
-                index,
-                Status::NotInstalled,
-                OwnerCode::HYPERVISOR,
-                special,
-            );
+            self.set_block(lowest, index, Status::NotInstalled, OwnerCode::HYPERVISOR, special);
         }
         for (range, status, owner) in ranges.clone() {
             for index in range.start().div_ceil(1 << bits)..range.end() >> bits {

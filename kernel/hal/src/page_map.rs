@@ -132,10 +132,7 @@ pub struct TableSupply {
 
 impl TableSupply {
     /// No pages.
-    pub const EMPTY: Self = Self {
-        pages: [const { None }; SUPPLY_LIMIT],
-        count: 0,
-    };
+    pub const EMPTY: Self = Self { pages: [const { None }; SUPPLY_LIMIT], count: 0 };
 
     /// Number of pages.
     #[must_use]
@@ -202,10 +199,7 @@ struct Recent {
 }
 
 impl Recent {
-    const NONE: Self = Self {
-        part: u64::MAX,
-        table: Frame::ZERO,
-    };
+    const NONE: Self = Self { part: u64::MAX, table: Frame::ZERO };
 }
 
 impl<K> PageMap<K> {
@@ -236,20 +230,13 @@ impl<K> PageMap<K> {
     /// The level-1 table that translates `address`, if it is the one that was used last.
     #[inline(always)]
     pub(crate) const fn recent_table<G: Geometry>(&self, address: u64) -> Option<Frame> {
-        if self.recent.part == Self::part::<G>(address) {
-            Some(self.recent.table)
-        } else {
-            None
-        }
+        if self.recent.part == Self::part::<G>(address) { Some(self.recent.table) } else { None }
     }
 
     /// Notes the level-1 table that translates `address` (T4).
     #[inline(always)]
     pub(crate) const fn set_recent_table<G: Geometry>(&mut self, address: u64, table: Frame) {
-        self.recent = Recent {
-            part: Self::part::<G>(address),
-            table,
-        };
+        self.recent = Recent { part: Self::part::<G>(address), table };
     }
 
     /// Forgets the table that was used last, since tables were taken out (T4).
@@ -292,10 +279,7 @@ impl<K> PageMapUse<K> {
 #[cfg(any(test, feature = "simulated"))]
 impl<K> crate::audit::Duplicate for PageMapUse<K> {
     fn duplicate(&self) -> Self {
-        Self {
-            root: self.root,
-            kind: PhantomData,
-        }
+        Self { root: self.root, kind: PhantomData }
     }
 }
 
@@ -320,11 +304,7 @@ impl<K> DyingPageMap<K> {
 #[cfg(any(test, feature = "simulated"))]
 impl<K> crate::audit::Duplicate for DyingPageMap<K> {
     fn duplicate(&self) -> Self {
-        Self {
-            root: self.root,
-            next: self.next,
-            kind: PhantomData,
-        }
+        Self { root: self.root, next: self.next, kind: PhantomData }
     }
 }
 
@@ -445,10 +425,7 @@ impl<M: Machine, S: Storage> Paging for Memory<'_, M, S> {
         if !matches!(owner, Owner::Domain(_)) {
             return Err(Refused {
                 handle: page,
-                error: Error::NotOwner {
-                    frame: root,
-                    owner: Some(owner),
-                },
+                error: Error::NotOwner { frame: root, owner: Some(owner) },
             });
         }
         self.state.set_status(root, Status::PageMapRoot);
@@ -460,12 +437,7 @@ impl<M: Machine, S: Storage> Paging for Memory<'_, M, S> {
                 self.machine.write_entry(root, index, entry);
             }
         }
-        Ok(PageMap {
-            root,
-            owner: OwnerCode::new(owner),
-            recent: Recent::NONE,
-            kind: PhantomData,
-        })
+        Ok(PageMap { root, owner: OwnerCode::new(owner), recent: Recent::NONE, kind: PhantomData })
     }
 
     fn free_page_map<K: RootKind>(
@@ -481,11 +453,7 @@ impl<M: Machine, S: Storage> Paging for Memory<'_, M, S> {
         }
         // L1: no processor translates with the root any more, and each that did has dropped what
         // it had cached when it loaded another.
-        Ok(DyingPageMap {
-            root: map.root,
-            next: 0,
-            kind: PhantomData,
-        })
+        Ok(DyingPageMap { root: map.root, next: 0, kind: PhantomData })
     }
 
     fn free_step<K: RootKind>(&mut self, dying: DyingPageMap<K>) -> FreeStep<K> {
@@ -531,10 +499,7 @@ impl<M: Machine, S: Storage> Paging for Memory<'_, M, S> {
             return Err(Error::TooManyUses);
         }
         self.state.add_count(map.root, 1);
-        Ok(PageMapUse {
-            root: map.root,
-            kind: PhantomData,
-        })
+        Ok(PageMapUse { root: map.root, kind: PhantomData })
     }
 
     fn detach<K: RootKind>(&mut self, held: PageMapUse<K>) {
@@ -567,10 +532,7 @@ impl<M: Machine, S: Storage> Paging for Memory<'_, M, S> {
     fn reclaim(&mut self, page: DrainingPage) -> Result<PageMapPage, Refused<DrainingPage>> {
         let frame = page.frame();
         if !self.state.is_complete(page.invalidation()) {
-            return Err(Refused {
-                handle: page,
-                error: Error::Draining { frame },
-            });
+            return Err(Refused { handle: page, error: Error::Draining { frame } });
         }
         // T3: it is clear since its last entry went.
         self.state.set_status(frame, Status::PageMapPage);

@@ -46,9 +46,7 @@ impl PciFunction {
     #[must_use]
     pub const fn new(bus: u8, device: u8, function: u8) -> Option<Self> {
         if device < 32 && function < 8 {
-            Some(Self(
-                (bus as u16) << 8 | (device as u16) << 3 | function as u16,
-            ))
+            Some(Self((bus as u16) << 8 | (device as u16) << 3 | function as u16))
         } else {
             None
         }
@@ -77,11 +75,7 @@ impl PciRegister {
     /// The register at `offset`; `None` if that is not a multiple of 4.
     #[must_use]
     pub const fn new(offset: u8) -> Option<Self> {
-        if offset.is_multiple_of(4) {
-            Some(Self(offset))
-        } else {
-            None
-        }
+        if offset.is_multiple_of(4) { Some(Self(offset)) } else { None }
     }
 
     /// The offset in bytes.
@@ -107,22 +101,12 @@ impl PciRegister {
             Self::INTERRUPT => (0xff, 0),
             // Not even as they are: for some, being written is what counts.
             _ if !unsafe_dma => {
-                return Err(WriteRefused {
-                    register: self,
-                    bits: u32::MAX,
-                });
+                return Err(WriteRefused { register: self, bits: u32::MAX });
             }
             _ => (u32::MAX, 0),
         };
         let bits = (old ^ new) & !free & !ignored;
-        if bits == 0 || unsafe_dma {
-            Ok(())
-        } else {
-            Err(WriteRefused {
-                register: self,
-                bits,
-            })
-        }
+        if bits == 0 || unsafe_dma { Ok(()) } else { Err(WriteRefused { register: self, bits }) }
     }
 }
 
@@ -171,27 +155,18 @@ mod tests {
             (0x0200_0003, 0x0090_0000),
         ] {
             let result = command.check_write(old, new, false);
-            let expected = WriteRefused {
-                register: command,
-                bits: refused,
-            };
+            let expected = WriteRefused { register: command, bits: refused };
             assert_eq!(result.err(), (refused != 0).then_some(expected), "{new:#x}");
             assert_eq!(command.check_write(old, new, true), Ok(()));
         }
         let line = PciRegister::INTERRUPT;
         assert_eq!(line.check_write(0x0000_010a, 0x0000_01ff, false), Ok(()));
-        assert_eq!(
-            line.check_write(0x010a, 0x020a, false).unwrap_err().bits,
-            0x300
-        );
+        assert_eq!(line.check_write(0x010a, 0x020a, false).unwrap_err().bits, 0x300);
     }
 
     #[test]
     fn addresses_and_capabilities_cannot_be_written() {
-        for offset in (0..=0xfc)
-            .step_by(4)
-            .filter(|offset| ![4, 0x3c].contains(offset))
-        {
+        for offset in (0..=0xfc).step_by(4).filter(|offset| ![4, 0x3c].contains(offset)) {
             let register = PciRegister::new(offset).unwrap();
             for value in [4, 5] {
                 let bits = u32::MAX;

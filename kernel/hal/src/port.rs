@@ -29,11 +29,7 @@ const WITHHELD: [Withheld; 10] = [
 ];
 
 const fn withheld(first: u16, last: u16, reaches_memory: bool) -> Withheld {
-    Withheld {
-        first,
-        last,
-        reaches_memory,
-    }
+    Withheld { first, last, reaches_memory }
 }
 
 /// Authority to use some consecutive ports.
@@ -63,10 +59,7 @@ impl fmt::Display for PortRange {
 impl fmt::Display for NotInRange {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { range, first, last } = self;
-        write!(
-            formatter,
-            "ports {first:#x} to {last:#x} are not all in {range}"
-        )
+        write!(formatter, "ports {first:#x} to {last:#x} are not all in {range}")
     }
 }
 
@@ -93,11 +86,7 @@ impl PortRange {
         if self.first <= first && first <= last && last <= self.last {
             Ok(Self { first, last })
         } else {
-            Err(NotInRange {
-                range: self,
-                first,
-                last: u32::from(last),
-            })
+            Err(NotInRange { range: self, first, last: u32::from(last) })
         }
     }
 
@@ -111,11 +100,7 @@ impl PortRange {
         if self.first <= port && last <= u32::from(self.last) {
             Ok(())
         } else {
-            Err(NotInRange {
-                range: self,
-                first: port,
-                last,
-            })
+            Err(NotInRange { range: self, first: port, last })
         }
     }
 }
@@ -133,10 +118,8 @@ pub(crate) fn initial_ports(unsafe_dma: bool) -> impl Iterator<Item = PortRange>
         .map(|withheld| (u32::from(withheld.first), u32::from(withheld.last) + 1))
         .chain([(0x1_0000, 0x1_0000)])
         .filter_map(move |(start, end)| {
-            let range = (next < start).then(|| PortRange {
-                first: next as u16,
-                last: (start - 1) as u16,
-            });
+            let range =
+                (next < start).then(|| PortRange { first: next as u16, last: (start - 1) as u16 });
             next = end;
             range
         })
@@ -235,26 +218,17 @@ mod tests {
 
     #[test]
     fn ranges_only_become_smaller() {
-        let com1 = initial_ports(false)
-            .find_map(|range| range.derive(0x3f8, 0x3ff).ok())
-            .unwrap();
+        let com1 = initial_ports(false).find_map(|range| range.derive(0x3f8, 0x3ff).ok()).unwrap();
         assert_eq!(com1.derive(0x3f8, 0x3ff), Ok(com1));
         for (first, last) in [(0x3f7, 0x3f8), (0x3ff, 0x400), (0x3f9, 0x3f8), (0, 0xffff)] {
-            let refused = NotInRange {
-                range: com1,
-                first,
-                last: u32::from(last),
-            };
+            let refused = NotInRange { range: com1, first, last: u32::from(last) };
             assert_eq!(com1.derive(first, last), Err(refused));
         }
     }
 
     #[test]
     fn accesses_that_run_past_the_range_are_refused() {
-        let range = PortRange {
-            first: 0x3f8,
-            last: 0x3ff,
-        };
+        let range = PortRange { first: 0x3f8, last: 0x3ff };
         for (port, bytes, good) in [
             (0x3ff, 1, true),
             (0x3fe, 2, true),
@@ -267,10 +241,7 @@ mod tests {
         ] {
             assert_eq!(range.check(port, bytes).is_ok(), good, "{port:#x} {bytes}");
         }
-        let highest = PortRange {
-            first: 0xff00,
-            last: 0xffff,
-        };
+        let highest = PortRange { first: 0xff00, last: 0xffff };
         assert!(highest.check(0xffff, 1).is_ok());
         assert_eq!(highest.check(0xffff, 4).unwrap_err().last, 0x1_0002);
     }

@@ -57,11 +57,7 @@ impl PhysicalRegion {
     /// The region of one frame of RAM that the checks give back to a client.
     #[inline]
     pub(crate) const fn page(frame: Frame) -> Self {
-        Self {
-            first: frame,
-            bits: PAGE_BITS,
-            kind: RegionKind::Ram,
-        }
+        Self { first: frame, bits: PAGE_BITS, kind: RegionKind::Ram }
     }
 
     /// The part of this region that `flexpage` names.
@@ -73,16 +69,9 @@ impl PhysicalRegion {
         let inside = flexpage.bits() <= self.bits
             && flexpage.start().get() >> self.bits == self.first.address().get() >> self.bits;
         if inside {
-            Ok(Self {
-                first: flexpage.first_frame(),
-                bits: flexpage.bits(),
-                kind: self.kind,
-            })
+            Ok(Self { first: flexpage.first_frame(), bits: flexpage.bits(), kind: self.kind })
         } else {
-            Err(Error::OutsideRegion {
-                start: flexpage.start(),
-                bits: flexpage.bits(),
-            })
+            Err(Error::OutsideRegion { start: flexpage.start(), bits: flexpage.bits() })
         }
     }
 
@@ -174,12 +163,7 @@ impl<'ranges> Regions<'ranges> {
     ///
     /// R1: the caller vouches that clients may have all of these frames.
     pub(crate) fn new(ram: &'ranges [FrameRange], io: &'ranges [IoRange]) -> Self {
-        Self {
-            current: FrameRange::EMPTY,
-            kind: RegionKind::Ram,
-            ram: ram.iter(),
-            io: io.iter(),
-        }
+        Self { current: FrameRange::EMPTY, kind: RegionKind::Ram, ram: ram.iter(), io: io.iter() }
     }
 }
 
@@ -203,11 +187,7 @@ impl Iterator for Regions<'_> {
             .min(Frame::LIMIT.ilog2());
         self.current = FrameRange::new(first.number() + (1 << bits), self.current.end())
             .unwrap_or(FrameRange::EMPTY);
-        Some(PhysicalRegion {
-            first,
-            bits: bits + PAGE_BITS,
-            kind: self.kind,
-        })
+        Some(PhysicalRegion { first, bits: bits + PAGE_BITS, kind: self.kind })
     }
 }
 
@@ -228,27 +208,18 @@ mod tests {
     #[test]
     fn regions_are_maximal_and_cover_exactly() {
         let ram = [range(0, 0), range(1, 8), range(512, 1024 + 512)];
-        let io = [IoRange {
-            frames: range(0xa0, 0xc0),
-            kind: IoKind::VideoMemory,
-        }];
+        let io = [IoRange { frames: range(0xa0, 0xc0), kind: IoKind::VideoMemory }];
         let found: Vec<_> = Regions::new(&ram, &io)
             .map(|region| (region.first_frame().number(), region.pages()))
             .collect();
-        assert_eq!(
-            found,
-            [(1, 1), (2, 2), (4, 4), (512, 512), (1024, 512), (0xa0, 32)]
-        );
+        assert_eq!(found, [(1, 1), (2, 2), (4, 4), (512, 512), (1024, 512), (0xa0, 32)]);
         let kinds = Regions::new(&ram, &io).last().unwrap().kind();
         assert_eq!(kinds, RegionKind::Io(IoKind::VideoMemory));
     }
 
     #[test]
     fn the_last_frames_are_covered_without_overflow() {
-        let ram = [
-            range(Frame::LIMIT - 3, Frame::LIMIT),
-            range(0, Frame::LIMIT),
-        ];
+        let ram = [range(Frame::LIMIT - 3, Frame::LIMIT), range(0, Frame::LIMIT)];
         let pages: Vec<_> = Regions::new(&ram, &[]).map(PhysicalRegion::pages).collect();
         assert_eq!(pages, [1, 2, Frame::LIMIT]);
     }
@@ -267,17 +238,10 @@ mod tests {
             // A slice of a part past the part's end.
             flexpage(0x20_8000, 14),
         ] {
-            let of = if outside.start().get() == 0x20_8000 {
-                part
-            } else {
-                region
-            };
+            let of = if outside.start().get() == 0x20_8000 { part } else { region };
             assert_eq!(
                 of.derive(outside),
-                Err(Error::OutsideRegion {
-                    start: outside.start(),
-                    bits: outside.bits()
-                })
+                Err(Error::OutsideRegion { start: outside.start(), bits: outside.bits() })
             );
         }
     }

@@ -25,21 +25,13 @@ impl Rights {
     const EXECUTE: u8 = 2;
 
     /// All rights that exist.
-    pub const ALL: [Self; 4] = [
-        Self::Read,
-        Self::ReadWrite,
-        Self::ReadExecute,
-        Self::ReadWriteExecute,
-    ];
+    pub const ALL: [Self; 4] =
+        [Self::Read, Self::ReadWrite, Self::ReadExecute, Self::ReadWriteExecute];
 
     /// The least rights that allow what is asked for, or `None` if nothing is.
     #[must_use]
     pub const fn from_request(read: bool, write: bool, execute: bool) -> Option<Self> {
-        if read || write || execute {
-            Some(Self::readable_and(write, execute))
-        } else {
-            None
-        }
+        if read || write || execute { Some(Self::readable_and(write, execute)) } else { None }
     }
 
     /// Reading, and writing and fetching as given.
@@ -101,14 +93,8 @@ mod tests {
     #[test]
     fn writing_and_executing_imply_reading() {
         assert_eq!(Rights::from_request(false, false, false), None);
-        assert_eq!(
-            Rights::from_request(false, true, false),
-            Some(Rights::ReadWrite)
-        );
-        assert_eq!(
-            Rights::from_request(false, false, true),
-            Some(Rights::ReadExecute)
-        );
+        assert_eq!(Rights::from_request(false, true, false), Some(Rights::ReadWrite));
+        assert_eq!(Rights::from_request(false, false, true), Some(Rights::ReadExecute));
     }
 
     #[test]

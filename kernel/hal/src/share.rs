@@ -54,10 +54,7 @@ impl Share {
             return Err(Error::NotGrantee { grantee });
         }
         if !self.rights.contains(rights) {
-            return Err(Error::BeyondShare {
-                asked: rights,
-                granted: self.rights,
-            });
+            return Err(Error::BeyondShare { asked: rights, granted: self.rights });
         }
         Ok(self.owner)
     }
@@ -66,11 +63,6 @@ impl Share {
 #[cfg(any(test, feature = "simulated"))]
 impl crate::audit::Duplicate for Share {
     fn duplicate(&self) -> Self {
-        Self {
-            region: self.region,
-            owner: self.owner,
-            grantee: self.grantee,
-            rights: self.rights,
-        }
+        Self { region: self.region, owner: self.owner, grantee: self.grantee, rights: self.rights }
     }
 }

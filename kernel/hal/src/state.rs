@@ -180,10 +180,7 @@ impl<G: Geometry, S: Storage> State<G, S> {
             largest_leaf: largest_leaf.min(Level::new::<G>(G::LEAF_LEVELS).unwrap_or(Level::FIRST)),
             geometry: PhantomData,
         };
-        state
-            .storage
-            .cpus_mut()
-            .fill(CpuRecord::new(reference_root));
+        state.storage.cpus_mut().fill(CpuRecord::new(reference_root));
         let memory = FrameRange::new(0, frames as u64).unwrap_or(FrameRange::EMPTY);
         let client = OwnerCode::new(Owner::Domain(DomainId::ZERO));
         let environment = layout.environment.iter();
@@ -196,11 +193,7 @@ impl<G: Geometry, S: Storage> State<G, S> {
         let io = io.map(|range| (range, Status::Io, client));
         let all = environment.chain(normal).chain(io);
         for (number, (range, ..)) in all.clone().enumerate() {
-            if all
-                .clone()
-                .take(number)
-                .any(|(other, ..)| other.overlaps(range))
-            {
+            if all.clone().take(number).any(|(other, ..)| other.overlaps(range)) {
                 return Err(Error::BadLayout { range });
             }
         }

@@ -64,11 +64,7 @@ impl Default for CpuRecord {
 
 impl CpuRecord {
     pub(crate) const fn new(loaded: Frame) -> Self {
-        Self {
-            loaded,
-            owes: NEVER,
-            owes_all: NEVER,
-        }
+        Self { loaded, owes: NEVER, owes_all: NEVER }
     }
 
     /// The root that the processor translates with.
@@ -94,10 +90,7 @@ pub(crate) struct Translations {
 }
 
 impl Translations {
-    pub(crate) const NEW: Self = Self {
-        epoch: 0,
-        oldest: NEVER,
-    };
+    pub(crate) const NEW: Self = Self { epoch: 0, oldest: NEVER };
 
     /// Whether some processor owes a flush.
     #[inline]
@@ -149,13 +142,7 @@ impl<G: Geometry, S: Storage> State<G, S> {
     /// The processors that owe a flush.
     pub fn owing_cpus(&self) -> impl Iterator<Item = CpuIndex> {
         let cpus = self.storage.cpus().iter().enumerate();
-        cpus.filter_map(|(number, cpu)| {
-            if cpu.owes() {
-                CpuIndex::new(number)
-            } else {
-                None
-            }
-        })
+        cpus.filter_map(|(number, cpu)| if cpu.owes() { CpuIndex::new(number) } else { None })
     }
 
     /// Whether `cpu` translates with `root`.
@@ -171,8 +158,7 @@ impl<G: Geometry, S: Storage> State<G, S> {
         let mut cpus = self.storage.cpus().iter().enumerate();
         let is_other =
             |(number, record): &(usize, &CpuRecord)| *number != cpu.get() && record.loaded == root;
-        cpus.find(is_other)
-            .and_then(|(number, _)| CpuIndex::new(number))
+        cpus.find(is_other).and_then(|(number, _)| CpuIndex::new(number))
     }
 
     /// Notes that every other processor that translates with `root` owes a flush from now on.
@@ -313,9 +299,6 @@ impl DrainingPage {
 #[cfg(any(test, feature = "simulated"))]
 impl crate::audit::Duplicate for DrainingPage {
     fn duplicate(&self) -> Self {
-        Self {
-            frame: self.frame,
-            since: self.since,
-        }
+        Self { frame: self.frame, since: self.since }
     }
 }

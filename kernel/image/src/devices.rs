@@ -113,8 +113,7 @@ pub(crate) fn handle(system: &mut System<'_>, program: &mut Program, number: u64
 /// Ports `first` to `last`, if the kernel may use them.
 fn ports(hal: &Hal, first: u64, last: u64) -> Option<PortRange> {
     let (first, last) = (u16::try_from(first).ok()?, u16::try_from(last).ok()?);
-    hal.initial_ports()
-        .find_map(|range| range.derive(first, last).ok())
+    hal.initial_ports().find_map(|range| range.derive(first, last).ok())
 }
 
 fn read_port(hal: &Hal, range: PortRange, port: u16, bytes: u64) -> Option<u64> {

@@ -53,11 +53,7 @@ impl fmt::Display for LoadError {
             Self::Memory(error) => error.fmt(formatter),
             Self::TooManyDomains => formatter.write_str("there have been too many programs"),
             Self::Unreadable(unreadable) => {
-                write!(
-                    formatter,
-                    "its bytes from {:#x} on cannot be read",
-                    unreadable.offset
-                )
+                write!(formatter, "its bytes from {:#x} on cannot be read", unreadable.offset)
             }
         }
     }
@@ -91,9 +87,7 @@ impl ModuleBytes<'_> {
         let memory = self.hal.memory();
         let mut regions = memory.module_regions(self.number)?;
         let region = regions.find_map(|region| region.derive(page).ok())?;
-        let mapping = memory
-            .add_kernel_mapping(cpu, region, Rights::Read, false, None)
-            .ok()?;
+        let mapping = memory.add_kernel_mapping(cpu, region, Rights::Read, false, None).ok()?;
         let within = usize::try_from(at.offset_in_page()).ok()?;
         let result = memory.read_bytes(&mapping, within, buffer);
         let (_, invalidation) = memory.remove_kernel_mapping(cpu, mapping);
@@ -108,13 +102,8 @@ impl FileBytes for ModuleBytes<'_> {
     }
 
     fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> Result<(), UnreadableFile> {
-        let unreadable = UnreadableFile {
-            offset,
-            bytes: buffer.len() as u64,
-        };
-        self.range
-            .part(offset, buffer.len() as u64)
-            .ok_or(unreadable)?;
+        let unreadable = UnreadableFile { offset, bytes: buffer.len() as u64 };
+        self.range.part(offset, buffer.len() as u64).ok_or(unreadable)?;
         let mut at = offset;
         let mut rest = buffer;
         while !rest.is_empty() {
@@ -144,9 +133,7 @@ pub(crate) fn load(system: &mut System<'_>, number: usize) -> Result<Program, Lo
     let image =
         elf::Program::parse(&mut ModuleBytes { hal, number, range }).map_err(LoadError::Elf)?;
     if image.pages() > system.available() {
-        return Err(LoadError::NoMemory {
-            pages: image.pages(),
-        });
+        return Err(LoadError::NoMemory { pages: image.pages() });
     }
     let mut domain = system.new_domain().ok_or(LoadError::TooManyDomains)?;
     let root = system.take_table(&mut domain)?;
@@ -157,28 +144,18 @@ pub(crate) fn load(system: &mut System<'_>, number: usize) -> Result<Program, Lo
             return Err(refused.error.into());
         }
     };
-    let mut space = Space {
-        domain,
-        map,
-        supply: TableSupply::EMPTY,
-    };
-    let loaded = image
-        .segments()
-        .iter()
-        .try_for_each(|segment| space.load(system, module, segment));
+    let mut space = Space { domain, map, supply: TableSupply::EMPTY };
+    let loaded =
+        image.segments().iter().try_for_each(|segment| space.load(system, module, segment));
     let context = loaded.and_then(|()| {
         let mut context = system.new_context()?;
-        context
-            .set_instruction_pointer(image.entry())
-            .map_err(LoadError::Entry)?;
+        context.set_instruction_pointer(image.entry()).map_err(LoadError::Entry)?;
         Ok((context, system.hal().memory().attach(&space.map)?))
     });
     while let Some(page) = space.supply.take() {
         system.give_back_table(&mut space.domain, page);
     }
-    let Space {
-        mut domain, map, ..
-    } = space;
+    let Space { mut domain, map, .. } = space;
     match context {
         Ok((context, held)) => Ok(Program::new(command_line, domain, map, held, context)),
         Err(error) => {

@@ -85,10 +85,7 @@ impl Program {
     }
 
     fn words(&self) -> impl Iterator<Item = &str> {
-        let text = self
-            .command_line
-            .get(..self.command_line_length)
-            .unwrap_or(&[]);
+        let text = self.command_line.get(..self.command_line_length).unwrap_or(&[]);
         core::str::from_utf8(text).unwrap_or("").split(' ')
     }
 
@@ -104,12 +101,8 @@ impl Program {
 
     /// Eight bytes of the command line, zeros behind its end.
     pub(crate) fn command_line_word(&self, index: u64) -> u64 {
-        let start = usize::try_from(index)
-            .ok()
-            .and_then(|index| index.checked_mul(8));
-        let bytes = start
-            .and_then(|start| self.command_line.get(start..))
-            .unwrap_or(&[]);
+        let start = usize::try_from(index).ok().and_then(|index| index.checked_mul(8));
+        let bytes = start.and_then(|start| self.command_line.get(start..)).unwrap_or(&[]);
         let mut word = [0; 8];
         for (target, byte) in word.iter_mut().zip(bytes) {
             *target = *byte;
@@ -129,11 +122,7 @@ impl Program {
                 continue;
             }
             if let Some(slot) = self.line.get_mut(self.line_length) {
-                *slot = if (b' '..=b'~').contains(&byte) {
-                    byte
-                } else {
-                    b'?'
-                };
+                *slot = if (b' '..=b'~').contains(&byte) { byte } else { b'?' };
                 self.line_length += 1;
             }
         }
@@ -155,12 +144,7 @@ impl Program {
 
     /// Gives back everything that the program had; its domain dies.
     pub(crate) fn free(self, system: &mut System<'_>) {
-        let Self {
-            mut domain,
-            map,
-            held,
-            ..
-        } = self;
+        let Self { mut domain, map, held, .. } = self;
         system.begin_dying(&mut domain);
         system.hal().memory().detach(held);
         system.free_page_map(&mut domain, map);

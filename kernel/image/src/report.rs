@@ -9,19 +9,12 @@ use crate::system::System;
 /// Prints what was found at boot.
 pub(crate) fn machine(hal: &mut Hal) {
     let information = hal.information();
-    info!(
-        "Heliox {}, started by {}",
-        env!("CARGO_PKG_VERSION"),
-        loader(hal)
-    );
+    info!("Heliox {}, started by {}", env!("CARGO_PKG_VERSION"), loader(hal));
     for diagnostic in information.diagnostics().as_slice() {
         warn!("{diagnostic}");
     }
     if information.diagnostics().lost() > 0 {
-        warn!(
-            "and {} more remarks like these",
-            information.diagnostics().lost()
-        );
+        warn!("and {} more remarks like these", information.diagnostics().lost());
     }
     info!("physical memory:");
     for area in information.memory_map().areas() {
@@ -57,11 +50,7 @@ pub(crate) fn machine(hal: &mut Hal) {
     debug!("external interrupts: {}", hal.interrupt_controller());
     for (number, module) in hal.information().modules().enumerate() {
         let bytes = module.range.bytes();
-        info!(
-            "module {}: {bytes} bytes at {}",
-            module.name(),
-            module.range.start()
-        );
+        info!("module {}: {bytes} bytes at {}", module.name(), module.range.start());
         if let Some(entry) = hal.module_entry(number) {
             debug!("module {}: entry point {entry}", module.name());
         }
@@ -81,10 +70,7 @@ pub(crate) fn end(hal: &Hal) {
         info!("boot: {cost}");
     }
     if hal.unexpected_interrupts() > 0 {
-        info!(
-            "{} interrupts that nobody had asked for",
-            hal.unexpected_interrupts()
-        );
+        info!("{} interrupts that nobody had asked for", hal.unexpected_interrupts());
     }
 }
 

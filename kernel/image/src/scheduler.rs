@@ -30,11 +30,7 @@ pub(crate) struct Scheduler {
 impl Scheduler {
     /// No programs yet.
     pub(crate) const fn new() -> Self {
-        Self {
-            programs: [const { None }; PROGRAMS],
-            next_module: 0,
-            status: 0,
-        }
+        Self { programs: [const { None }; PROGRAMS], next_module: 0, status: 0 }
     }
 
     /// Whether there are no programs.
@@ -138,9 +134,7 @@ impl Scheduler {
 /// on the line that is returned.
 fn run_slice(system: &mut System<'_>, program: &mut Program) -> Option<Irq> {
     let slice_end = system.hal().timer().now().saturating_add(SLICE);
-    let deadline = program
-        .alarm
-        .map_or(slice_end, |alarm| alarm.min(slice_end));
+    let deadline = program.alarm.map_or(slice_end, |alarm| alarm.min(slice_end));
     system.hal().timer().set_deadline(Some(deadline));
     while program.state == State::Ready {
         let go_on = match program.run(system.hal()) {

@@ -20,7 +20,7 @@ use heliox_hal::region::PhysicalRegion;
 use heliox_hal::rights::Rights;
 use heliox_hal::{Context, Hal, HeapError, error};
 use heliox_page_alloc::{
-    CpuCache, Domain, Event, HeapFigures, Machine, MemoryFlags, Order, PageAllocator, Pages,
+    Cpu, CpuCache, Domain, Event, HeapFigures, Machine, MemoryFlags, Order, PageAllocator, Pages,
     SetupError,
 };
 
@@ -70,10 +70,7 @@ impl Pages for HalPages {
             if self.owner(frame) != owner {
                 self.clear(frame)?;
                 let region = self.page(frame).ok_or(frame)?;
-                self.hal
-                    .memory()
-                    .assign(region, domain)
-                    .map_err(|_| frame)?;
+                self.hal.memory().assign(region, domain).map_err(|_| frame)?;
             }
         }
         Ok(())
@@ -85,11 +82,9 @@ impl Pages for HalPages {
         let region = self.page(frame).ok_or(frame)?;
         let cpu = self.hal.cpu();
         match self.owner(frame) {
-            Owner::Domain(owner) => self
-                .hal
-                .memory()
-                .release(cpu, region, owner)
-                .map_err(|_| frame),
+            Owner::Domain(owner) => {
+                self.hal.memory().release(cpu, region, owner).map_err(|_| frame)
+            }
             // Memory of nobody is clear.
             Owner::Nobody => Ok(()),
             Owner::Hypervisor => Err(frame),
@@ -99,10 +94,7 @@ impl Pages for HalPages {
     fn region(&self, frames: FrameRange) -> Option<PhysicalRegion> {
         let bits = PAGE_BITS + frames.count().checked_ilog2()?;
         let flexpage = Flexpage::physical(frames.first()?.address(), bits).ok()?;
-        self.hal
-            .memory_view()
-            .initial_regions()
-            .find_map(|region| region.derive(flexpage).ok())
+        self.hal.memory_view().initial_regions().find_map(|region| region.derive(flexpage).ok())
     }
 }
 
@@ -175,12 +167,10 @@ impl<'memory> System<'memory> {
         let max_page = hal.boot_report().managed_frames();
         let words = PageAllocator::<HalPages>::metadata_words(max_page) as u64;
         let heap = hal.heap_frames();
-        let records = FrameRange::new(
-            heap.start(),
-            heap.start() + (words * 8).div_ceil(PAGE_BYTES),
-        )
-        .filter(|records| heap.contains_range(*records))
-        .ok_or(HeapError::NotFree(heap))?;
+        let records =
+            FrameRange::new(heap.start(), heap.start() + (words * 8).div_ceil(PAGE_BYTES))
+                .filter(|records| heap.contains_range(*records))
+                .ok_or(HeapError::NotFree(heap))?;
         let metadata = hal.heap_words(records)?;
         let objects = hal.heap_frames();
         let dma: u64 = information.memory_map().usable().map(dma_frames).sum();
@@ -204,10 +194,7 @@ impl<'memory> System<'memory> {
             allocator.init_boot_pages(start, end)?;
         }
         allocator.end_boot_allocator()?;
-        Ok(Self {
-            allocator,
-            last_domain: DomainId::ZERO.number(),
-        })
+        Ok(Self { allocator, last_domain: DomainId::ZERO.number() })
     }
 
     /// The machine.
@@ -251,9 +238,7 @@ impl<'memory> System<'memory> {
         domain: &mut Domain<Owner>,
     ) -> Result<PhysicalRegion, MemoryError> {
         let flags = MemoryFlags::default();
-        let block = self
-            .allocator
-            .alloc_domheap_pages(domain, Order::ZERO, flags)?;
+        let block = self.allocator.alloc_domheap_pages(domain, Order::ZERO, flags)?;
         let region = self.allocator.region(block.frames());
         // Kept by number from here on: in the page map that the page is used in.
         let (frame, _) = block.into_frame();
@@ -266,13 +251,10 @@ impl<'memory> System<'memory> {
 
     /// Gives back the page that begins at `frame`.
     pub(crate) fn give_back(&mut self, domain: &mut Domain<Owner>, frame: Frame) {
-        let freed = self
-            .allocator
-            .domheap_block_at(frame, Order::ZERO)
-            .and_then(|block| {
-                let freed = self.allocator.free_domheap_pages(domain, block);
-                freed.map_err(|refused| refused.event)
-            });
+        let freed = self.allocator.domheap_block_at(frame, Order::ZERO).and_then(|block| {
+            let freed = self.allocator.free_domheap_pages(domain, block);
+            freed.map_err(|refused| refused.event)
+        });
         if let Err(event) = freed {
             error!("page {frame} is lost: {event}");
         }
@@ -355,7 +337,7 @@ impl<'memory> System<'memory> {
                 Err(HeapError::NoSlot { .. }) => {}
                 result => return Ok(result?),
             }
-            let block = self.allocator.alloc_xenheap_pages(Order::ZERO)?;
+            let block = self.allocator.alloc_xenheap_pages_on(Cpu(0), Order::ZERO)?;
             let frames = block.frames();
             // The heap keeps it.
             let _ = block.into_frame();
@@ -373,14 +355,12 @@ impl<'memory> System<'memory> {
             let mut frames = [Frame::ZERO; STEP];
             let mut count = 0;
             let removed =
-                self.hal()
-                    .memory()
-                    .remove_mapping(cpu, &mut map, range, &mut supply, |mapping| {
-                        if let Some(slot) = frames.get_mut(count) {
-                            *slot = mapping.frame;
-                            count += 1;
-                        }
-                    });
+                self.hal().memory().remove_mapping(cpu, &mut map, range, &mut supply, |mapping| {
+                    if let Some(slot) = frames.get_mut(count) {
+                        *slot = mapping.frame;
+                        count += 1;
+                    }
+                });
             for frame in frames.iter().take(count) {
                 self.give_back(domain, *frame);
             }

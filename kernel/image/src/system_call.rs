@@ -39,20 +39,13 @@ impl Call {
         Some(match context.register(Register::Rax) {
             0 => Self::Exit(u8::try_from(argument.min(LARGEST_STATUS)).ok()?),
             1 => {
-                let words = [
-                    Register::Rsi,
-                    Register::Rdx,
-                    Register::R8,
-                    Register::R9,
-                    Register::R10,
-                ];
+                let words =
+                    [Register::Rsi, Register::Rdx, Register::R8, Register::R9, Register::R10];
                 let mut bytes = [0; WRITE_BYTES];
                 for (piece, register) in bytes.chunks_exact_mut(8).zip(words) {
                     piece.copy_from_slice(&context.register(register).to_le_bytes());
                 }
-                let length = usize::try_from(argument)
-                    .ok()
-                    .filter(|&n| n <= WRITE_BYTES)?;
+                let length = usize::try_from(argument).ok().filter(|&n| n <= WRITE_BYTES)?;
                 Self::Write(bytes, length)
             }
             2 => Self::Clock,

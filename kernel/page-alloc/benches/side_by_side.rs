@@ -125,10 +125,7 @@ fn order(number: u32) -> Order {
 fn free_2mib(allocator: &mut Heliox, zone: Zone) -> u64 {
     allocator.drain_caches().unwrap();
     let blocks = allocator.dump_heap().unwrap().zone(zone).free_blocks;
-    (9..)
-        .zip(&blocks[9..])
-        .map(|(order, count)| u64::from(*count) << (order - 9))
-        .sum()
+    (9..).zip(&blocks[9..]).map(|(order, count)| u64::from(*count) << (order - 9)).sum()
 }
 
 impl Allocator for Heap {
@@ -151,9 +148,7 @@ impl Allocator for Cache {
     type Block = HeapBlock;
 
     fn get(&mut self, number: u32) -> Option<HeapBlock> {
-        self.0
-            .alloc_heap_pages_on(Cpu(0), Zone::Xen, order(number))
-            .ok()
+        self.0.alloc_heap_pages_on(Cpu(0), Zone::Xen, order(number)).ok()
     }
 
     fn put(&mut self, block: HeapBlock, _: u32) {
@@ -169,9 +164,7 @@ impl Allocator for DomainHeap {
     type Block = DomainBlock;
 
     fn get(&mut self, number: u32) -> Option<DomainBlock> {
-        self.0
-            .alloc_domheap_pages(&mut self.1, order(number), MemoryFlags::default())
-            .ok()
+        self.0.alloc_domheap_pages(&mut self.1, order(number), MemoryFlags::default()).ok()
     }
 
     fn put(&mut self, block: DomainBlock, _: u32) {
@@ -198,12 +191,8 @@ fn heliox(pages: u64, zone: Zone) -> Heliox {
     let mut allocator =
         PageAllocator::new(machine, Owners(vec![1; pages as usize]), metadata, caches).unwrap();
     let usable = usable(pages);
-    allocator
-        .init_boot_allocator(Frame::new(usable).unwrap())
-        .unwrap();
-    allocator
-        .init_heap_pages(zone, Frame::new(0).unwrap(), usable)
-        .unwrap();
+    allocator.init_boot_allocator(Frame::new(usable).unwrap()).unwrap();
+    allocator.init_heap_pages(zone, Frame::new(0).unwrap(), usable).unwrap();
     allocator
 }
 
@@ -358,10 +347,7 @@ impl Test for Worst {
             held.push(block);
         }
         times.sort_unstable();
-        (
-            times[times.len() - 1],
-            times[times.len() - times.len() / 1000],
-        )
+        (times[times.len() - 1], times[times.len() - times.len() / 1000])
     }
 }
 
@@ -388,15 +374,10 @@ const GIB: u64 = 1 << 18;
 
 fn main() {
     // Names of parts, to run only those; all otherwise.
-    let named: Vec<String> = std::env::args()
-        .skip(1)
-        .filter(|argument| !argument.starts_with('-'))
-        .collect();
-    let parts: [(&str, fn()); 3] = [
-        ("speed", speed),
-        ("sizes", sizes),
-        ("fragmentation", fragmentation),
-    ];
+    let named: Vec<String> =
+        std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let parts: [(&str, fn()); 3] =
+        [("speed", speed), ("sizes", sizes), ("fragmentation", fragmentation)];
     for (name, part) in parts {
         if named.is_empty() || named.iter().any(|other| other == name) {
             part();
@@ -430,9 +411,7 @@ fn speed() {
 fn sizes() {
     println!("\nthe same from 1 GiB to 64 GiB of frames");
     println!("order  kind    test          1 GiB    4 GiB   16 GiB   64 GiB   64 GiB/1 GiB");
-    for (order, kind) in [0, 9]
-        .into_iter()
-        .flat_map(|order| (0..4).map(move |kind| (order, kind)))
+    for (order, kind) in [0, 9].into_iter().flat_map(|order| (0..4).map(move |kind| (order, kind)))
     {
         let sizes = medians(&[1, 4, 16, 64].map(|gib| (kind, gib * GIB)), order);
         for (test, name) in TESTS.iter().enumerate() {
@@ -456,11 +435,8 @@ fn fragmentation() {
     println!("kind    lower, 1   random, 1   random, 8   slowest   1 in 1000");
     for (kind, name) in KINDS.iter().enumerate() {
         let [lower, random, long] = [(false, 1), (true, 1), (true, 8)].map(|(fill, millions)| {
-            Fragmentation {
-                random_fill: fill,
-                operations: millions * 1_000_000,
-            }
-            .run_on(kind, 4 * GIB)
+            Fragmentation { random_fill: fill, operations: millions * 1_000_000 }
+                .run_on(kind, 4 * GIB)
         });
         let (slowest, most) = Worst.run_on(kind, 4 * GIB);
         println!("{name:<7} {lower:>8} {random:>11} {long:>11} {slowest:>9} {most:>11}");

@@ -30,9 +30,7 @@ impl<P: Pages> PageAllocator<'_, P> {
         if let Some((first, _)) = self.map.first_free_from(start)
             && first < end
         {
-            return Err(Event::PagesNotAllocated {
-                frame: first.max(start),
-            });
+            return Err(Event::PagesNotAllocated { frame: first.max(start) });
         }
         let before = self.boot_blocks.pages();
         let own = self.own_pages.clone();
@@ -86,8 +84,7 @@ impl<P: Pages> PageAllocator<'_, P> {
             let first = start.checked_next_multiple_of(align).ok_or(none)?;
             if first.checked_add(count).is_some_and(|last| last <= end) {
                 let frame = Frame::new(first).ok_or(none)?;
-                self.boot_blocks
-                    .take_range(&mut self.map, first, first + count);
+                self.boot_blocks.take_range(&mut self.map, first, first + count);
                 return Ok(frame);
             }
             next = end;
@@ -155,10 +152,7 @@ pub(crate) fn whole_pages(
     start: PhysicalAddress,
     end: PhysicalAddress,
 ) -> Result<(u64, u64), Event> {
-    let empty = Event::EmptyRange {
-        start: start.get(),
-        end: end.get(),
-    };
+    let empty = Event::EmptyRange { start: start.get(), end: end.get() };
     let bytes = end.get().checked_sub(start.get()).ok_or(empty)?;
     match FrameRange::within(start, bytes) {
         Some(range) if !range.is_empty() => Ok((range.start(), range.end())),

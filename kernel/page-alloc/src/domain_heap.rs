@@ -117,10 +117,7 @@ impl<P: Pages> PageAllocator<'_, P> {
         self.check_held(zone, page, order)?;
         check_domain(domain, order, flags)?;
         if order.pages() > self.machine.scrub_limit {
-            return Err(Event::TooMuchToScrub {
-                frame: page,
-                pages: order.pages(),
-            });
+            return Err(Event::TooMuchToScrub { frame: page, pages: order.pages() });
         }
         let cleared = (page..page + order.pages()).try_for_each(|page| self.clear(page));
         // Its holder may go on writing to it until it is assigned.
@@ -144,9 +141,7 @@ impl<P: Pages> PageAllocator<'_, P> {
         // Last, because it makes the rest visible to other CPUs.
         if let Err(frame) = self.pages.set_owner(block.frames(), domain.id()) {
             self.records.set_pages(page, order, Record::NONE);
-            return Err(Event::Refused {
-                frame: frame.number(),
-            });
+            return Err(Event::Refused { frame: frame.number() });
         }
         if !flags.no_refcount {
             domain.total_pages += order.pages();
@@ -267,8 +262,7 @@ impl<P: Pages> PageAllocator<'_, P> {
         let claimed = self.claimed - own_claim.min(count);
         // What would be left; `None` if so much is not there at all.
         let left = if flags.dma {
-            dma.checked_sub(count)
-                .map(|dma| dom + dma.saturating_sub(pool))
+            dma.checked_sub(count).map(|dma| dom + dma.saturating_sub(pool))
         } else {
             available.checked_sub(count)
         };
@@ -291,15 +285,9 @@ impl<P: Pages> PageAllocator<'_, P> {
     fn prepare(&mut self, owner: P::Owner, page: u64, order: Order) -> Result<(), Event> {
         let pages = page..page + order.pages();
         if order.pages() > self.machine.scrub_limit {
-            let dirty = pages
-                .clone()
-                .filter(|page| self.is_foreign(owner, *page))
-                .count() as u64;
+            let dirty = pages.clone().filter(|page| self.is_foreign(owner, *page)).count() as u64;
             if dirty > self.machine.scrub_limit {
-                return Err(Event::TooMuchToScrub {
-                    frame: page,
-                    pages: dirty,
-                });
+                return Err(Event::TooMuchToScrub { frame: page, pages: dirty });
             }
         }
         for page in pages {
@@ -384,16 +372,11 @@ impl<P: Pages> PageAllocator<'_, P> {
         let counted = self.records.get(page).is_counted();
         for frame in block.frames() {
             if self.pages.owner(frame) != domain.id() {
-                return Err(Event::NotOwner {
-                    frame: frame.number(),
-                });
+                return Err(Event::NotOwner { frame: frame.number() });
             }
             let references = self.records.get(frame.number()).references();
             if references > 1 {
-                return Err(Event::StillReferenced {
-                    frame: frame.number(),
-                    references,
-                });
+                return Err(Event::StillReferenced { frame: frame.number(), references });
             }
         }
         if counted {
@@ -431,9 +414,7 @@ impl<P: Pages> PageAllocator<'_, P> {
         block: DomainBlock,
     ) -> Result<(DomainBlock, DomainBlock), Refused<DomainBlock>> {
         let (page, order) = (block.0.page(), block.0.order());
-        let check = self
-            .check_initialised()
-            .and_then(|()| self.check_assigned(page, order));
+        let check = self.check_initialised().and_then(|()| self.check_assigned(page, order));
         if let Err(event) = check {
             return Err(Refused::new(event, block));
         }
@@ -456,9 +437,7 @@ impl<P: Pages> PageAllocator<'_, P> {
     /// [`Event::TooManyReferences`].
     pub fn get_page(&mut self, page: Frame) -> Result<(), Event> {
         let (page, record) = self.assigned_record(page)?;
-        let record = record
-            .more()
-            .ok_or(Event::TooManyReferences { frame: page })?;
+        let record = record.more().ok_or(Event::TooManyReferences { frame: page })?;
         self.records.set(page, record);
         Ok(())
     }
@@ -504,14 +483,8 @@ impl<P: Pages> PageAllocator<'_, P> {
             }
             check_quota(domain, pages)?;
             let available = self.avail_domheap_pages()?;
-            if available
-                .checked_sub(others)
-                .is_none_or(|left| left < pages)
-            {
-                return Err(Event::ReservedByClaims {
-                    available,
-                    claimed: others,
-                });
+            if available.checked_sub(others).is_none_or(|left| left < pages) {
+                return Err(Event::ReservedByClaims { available, claimed: others });
             }
         }
         domain.claimed = pages;

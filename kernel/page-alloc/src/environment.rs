@@ -211,9 +211,7 @@ impl Order {
         if number <= MAX_ORDER {
             Ok(Self(number as u8))
         } else {
-            Err(Event::RequestTooLarge {
-                request: number as u64,
-            })
+            Err(Event::RequestTooLarge { request: number as u64 })
         }
     }
 
@@ -240,11 +238,7 @@ impl Order {
 
     /// Twice the size, or `None` of the largest block.
     pub(crate) const fn double(self) -> Option<Self> {
-        if self.0 as u32 >= MAX_ORDER {
-            None
-        } else {
-            Some(Self(self.0 + 1))
-        }
+        if self.0 as u32 >= MAX_ORDER { None } else { Some(Self(self.0 + 1)) }
     }
 
     /// The order's place in tables.
@@ -257,11 +251,7 @@ impl Order {
         let size = (end - page).ilog2();
         let alignment = page.trailing_zeros();
         let order = if size < alignment { size } else { alignment };
-        if order < MAX_ORDER {
-            Self(order as u8)
-        } else {
-            Self::MAX
-        }
+        if order < MAX_ORDER { Self(order as u8) } else { Self::MAX }
     }
 
     /// All orders, smallest first.

@@ -170,10 +170,9 @@ impl fmt::Display for Event {
             Self::RequestTooLarge { request } => {
                 write!(formatter, "request too large: {request:#x}")
             }
-            Self::BadZone {
-                frame,
-                actual: Some(zone),
-            } => write!(formatter, "page {frame:#x} is in zone {zone}"),
+            Self::BadZone { frame, actual: Some(zone) } => {
+                write!(formatter, "page {frame:#x} is in zone {zone}")
+            }
             Self::BadZone { frame, .. } => write!(formatter, "page {frame:#x} is in no such zone"),
             Self::UnknownZone { number } => write!(formatter, "unknown zone {number}"),
             Self::UnknownNode { number } => write!(formatter, "unknown node {number}"),
@@ -185,14 +184,9 @@ impl fmt::Display for Event {
                 write!(formatter, "no page in range {start:#x}..{end:#x}")
             }
             Self::DomainDying => write!(formatter, "the domain is dying"),
-            Self::QuotaExceeded {
-                total_pages,
-                request,
-                max_pages,
-            } => write!(
-                formatter,
-                "{total_pages} + {request} pages exceed the quota of {max_pages}"
-            ),
+            Self::QuotaExceeded { total_pages, request, max_pages } => {
+                write!(formatter, "{total_pages} + {request} pages exceed the quota of {max_pages}")
+            }
             Self::NotOwner { frame } => {
                 write!(formatter, "page {frame:#x} belongs to another domain")
             }
@@ -216,15 +210,11 @@ impl fmt::Display for Event {
             Self::LastReference { frame } => {
                 write!(formatter, "page {frame:#x} has one reference left")
             }
-            Self::ReservedByClaims { available, claimed } => write!(
-                formatter,
-                "{claimed} of {available} available pages are claimed by others"
-            ),
+            Self::ReservedByClaims { available, claimed } => {
+                write!(formatter, "{claimed} of {available} available pages are claimed by others")
+            }
             Self::TooMuchToScrub { frame, pages } => {
-                write!(
-                    formatter,
-                    "{pages} pages from {frame:#x} on must be cleared"
-                )
+                write!(formatter, "{pages} pages from {frame:#x} on must be cleared")
             }
             Self::Refused { frame } => write!(formatter, "page {frame:#x} is still in use"),
             Self::TooManySections => write!(formatter, "too many separate stretches of memory"),
@@ -241,7 +231,5 @@ pub(crate) const fn bad_zone(frame: u64, actual: Option<Zone>) -> Event {
 
 /// A node that the machine does not have.
 pub(crate) const fn unknown_node(node: Node) -> Event {
-    Event::UnknownNode {
-        number: node.number() as u32,
-    }
+    Event::UnknownNode { number: node.number() as u32 }
 }

@@ -19,12 +19,7 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(
     not(test),
-    deny(
-        clippy::unwrap_used,
-        clippy::expect_used,
-        clippy::indexing_slicing,
-        clippy::panic
-    )
+    deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)
 )]
 
 #[cfg(test)]
@@ -202,10 +197,8 @@ impl<'m, P: Pages> PageAllocator<'m, P> {
             return Err(SetupError::NoCpu);
         }
         let given = metadata.len();
-        let too_small = SetupError::MetadataTooSmall {
-            needed: Self::metadata_words(max_page),
-            given,
-        };
+        let too_small =
+            SetupError::MetadataTooSmall { needed: Self::metadata_words(max_page), given };
         let Some((map, rest)) = metadata.split_at_mut_checked(PageMap::words(max_page)) else {
             return Err(too_small);
         };
@@ -290,11 +283,7 @@ impl<'m, P: Pages> PageAllocator<'m, P> {
 
     #[inline]
     fn check_initialised(&self) -> Result<(), Event> {
-        if self.phase == Phase::Uninitialised {
-            Err(Event::NotInitialised)
-        } else {
-            Ok(())
-        }
+        if self.phase == Phase::Uninitialised { Err(Event::NotInitialised) } else { Ok(()) }
     }
 
     /// Check that memory outside the heaps is still handed out.
@@ -321,9 +310,7 @@ impl<'m, P: Pages> PageAllocator<'m, P> {
         if end <= self.map.max_page() {
             Ok(())
         } else {
-            Err(Event::NotLegalAddress {
-                frame: start.max(self.map.max_page()),
-            })
+            Err(Event::NotLegalAddress { frame: start.max(self.map.max_page()) })
         }
     }
 }

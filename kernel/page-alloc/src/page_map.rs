@@ -67,15 +67,7 @@ const fn layout(max_page: u64) -> Layout {
     let (retired, next) = BitTree::place(next, max_page);
     let (pending, next) = BitTree::place(next, max_page);
     let (zeroized, words) = BitTree::place(next, max_page);
-    Layout {
-        free,
-        held,
-        bad,
-        retired,
-        pending,
-        zeroized,
-        words,
-    }
+    Layout { free, held, bad, retired, pending, zeroized, words }
 }
 
 impl<'m> PageMap<'m> {
@@ -86,11 +78,7 @@ impl<'m> PageMap<'m> {
 
     /// The map of `max_page` pages in `words`, which are all zero: everything allocated.
     pub(crate) fn new(words: &'m mut [u64], max_page: u64) -> Self {
-        Self {
-            words,
-            layout: layout(max_page),
-            max_page,
-        }
+        Self { words, layout: layout(max_page), max_page }
     }
 
     /// Number of pages.
@@ -141,11 +129,7 @@ impl<'m> PageMap<'m> {
     #[inline]
     pub(crate) fn first_free_block(&self, page: u64, order: Order) -> Option<u64> {
         let from = (page + order.pages() - 1) >> order.number();
-        let block = self
-            .layout
-            .free
-            .get(order.index())?
-            .first_from(self.words, from)?;
+        let block = self.layout.free.get(order.index())?.first_from(self.words, from)?;
         Some(block << order.number())
     }
 
@@ -318,9 +302,7 @@ impl<P: Pages> PageAllocator<'_, P> {
         let end = first.number().saturating_add(records);
         let usable = Frame::new(end).filter(|_| end < self.map.max_page());
         let Some(usable) = usable else {
-            return Err(Event::NotLegalAddress {
-                frame: end.max(self.map.max_page()),
-            });
+            return Err(Event::NotLegalAddress { frame: end.max(self.map.max_page()) });
         };
         self.own_pages = first.number()..end;
         self.phase = Phase::Boot;
@@ -368,9 +350,7 @@ impl<P: Pages> PageAllocator<'_, P> {
         if let Some((first, _)) = self.map.first_free_from(start)
             && first < end
         {
-            return Err(Event::PagesNotAllocated {
-                frame: first.max(start),
-            });
+            return Err(Event::PagesNotAllocated { frame: first.max(start) });
         }
         let own = start.max(self.own_pages.start);
         if own < end.min(self.own_pages.end) {
@@ -387,8 +367,7 @@ impl<P: Pages> PageAllocator<'_, P> {
     pub(crate) fn free_boot_range(&mut self, start: u64, end: u64) {
         // Free blocks of the boot-time allocator must not merge with those of a heap.
         let bounds = self.heap.gap_around(start, self.map.max_page());
-        self.boot_blocks
-            .give_range(&mut self.map, bounds, start, end);
+        self.boot_blocks.give_range(&mut self.map, bounds, start, end);
     }
 
     /// The range of a request to the page map, checked up to its zone.

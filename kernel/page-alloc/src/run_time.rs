@@ -145,9 +145,7 @@ impl<P: Pages> PageAllocator<'_, P> {
         if let Some((first, _)) = self.map.first_free_from(start)
             && first < end
         {
-            return Err(Event::PagesNotAllocated {
-                frame: first.max(start),
-            });
+            return Err(Event::PagesNotAllocated { frame: first.max(start) });
         }
         let own = start.max(self.own_pages.start);
         if own < end.min(self.own_pages.end) {
@@ -217,9 +215,7 @@ impl<P: Pages> PageAllocator<'_, P> {
             && let Err(frame) = self.pages.set_owner(extent.frames(), P::HYPERVISOR)
         {
             self.put_block(page, order);
-            return Err(Event::Refused {
-                frame: frame.number(),
-            });
+            return Err(Event::Refused { frame: frame.number() });
         }
         self.map.forget_zeroized(page, order);
         self.map.set_held(page, order, true);
@@ -289,11 +285,7 @@ impl<P: Pages> PageAllocator<'_, P> {
         if section.zone != zone {
             return Err(bad_zone(page, self.zone_of(page)));
         }
-        if self.map.is_held(page, order) {
-            Ok(index)
-        } else {
-            Err(self.why_not_held(page, order))
-        }
+        if self.map.is_held(page, order) { Ok(index) } else { Err(self.why_not_held(page, order)) }
     }
 
     /// What is wrong with a request for a held block that is none. Its pages are legal, and the
@@ -304,10 +296,7 @@ impl<P: Pages> PageAllocator<'_, P> {
             return bad_zone(page, None);
         }
         let in_blocks = self.map.first_free_from(page).map(|(first, _)| first);
-        let in_caches = self
-            .caches
-            .iter()
-            .filter_map(|cache| cache.first_from(page));
+        let in_caches = self.caches.iter().filter_map(|cache| cache.first_from(page));
         let first = in_caches.chain(in_blocks).min();
         if let Some(frame) = first.filter(|first| *first < page + order.pages()) {
             let frame = frame.max(page);
@@ -356,10 +345,7 @@ impl<P: Pages> PageAllocator<'_, P> {
         self.map.set_held(page, order, false);
         self.map.set_held(page, half, true);
         self.map.set_held(second, half, true);
-        Ok((
-            HeapBlock(Extent::new(page, half)),
-            HeapBlock(Extent::new(second, half)),
-        ))
+        Ok((HeapBlock(Extent::new(page, half)), HeapBlock(Extent::new(second, half))))
     }
 
     /// Number of free pages of `zone`, or of all zones, with those in CPUs' caches.
@@ -411,11 +397,7 @@ impl<P: Pages> PageAllocator<'_, P> {
         // What caches hold is cleared, too.
         self.drain_caches()?;
         let max_page = self.map.max_page();
-        let mut step = ScrubStep {
-            cleared: 0,
-            refused: 0,
-            finished: false,
-        };
+        let mut step = ScrubStep { cleared: 0, refused: 0, finished: false };
         for _ in 0..budget.saturating_mul(LOOK_AHEAD) {
             let word = self.scrub_cursor & !63;
             let behind = u64::MAX << (self.scrub_cursor & 63);
@@ -459,10 +441,7 @@ impl<P: Pages> PageAllocator<'_, P> {
     /// [`Event::NotInitialised`].
     pub fn dump_heap(&self) -> Result<HeapFigures, Event> {
         self.check_initialised()?;
-        let mut figures = HeapFigures {
-            claimed: self.claimed,
-            ..HeapFigures::default()
-        };
+        let mut figures = HeapFigures { claimed: self.claimed, ..HeapFigures::default() };
         for section in self.heap.sections() {
             let free = section.blocks.pages();
             let sum = ZoneFigures {
@@ -524,11 +503,7 @@ impl<P: Pages> PageAllocator<'_, P> {
             None if free => self.boot_blocks.take_range(&mut self.map, page, page + 1),
             _ => {}
         }
-        Ok(if free {
-            Offlined::Removed
-        } else {
-            Offlined::InUse
-        })
+        Ok(if free { Offlined::Removed } else { Offlined::InUse })
     }
 
     /// Number of pages known to be bad.
@@ -590,9 +565,7 @@ impl<P: Pages> PageAllocator<'_, P> {
                 return Ok(page);
             }
         }
-        Err(Event::NoSuitableBlock {
-            request: u64::from(order.number()),
-        })
+        Err(Event::NoSuitableBlock { request: u64::from(order.number()) })
     }
 
     /// Take a block from the lowest node but `except` that has one.
@@ -775,11 +748,7 @@ impl<P: Pages> PageAllocator<'_, P> {
 
     /// Check that the machine has memory near `node`.
     pub(crate) fn check_node(&self, node: Node) -> Result<(), Event> {
-        if node.number() < self.nodes as usize {
-            Ok(())
-        } else {
-            Err(unknown_node(node))
-        }
+        if node.number() < self.nodes as usize { Ok(()) } else { Err(unknown_node(node)) }
     }
 
     /// The node of `cpu`.

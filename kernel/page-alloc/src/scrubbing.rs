@@ -18,16 +18,10 @@ impl<P: Pages> PageAllocator<'_, P> {
     /// [`Event::NotInitialised`].
     pub fn page_scrub_softirq(&mut self, budget: u64) -> Result<ScrubStep, Event> {
         self.check_initialised()?;
-        let mut step = ScrubStep {
-            cleared: 0,
-            refused: 0,
-            finished: false,
-        };
+        let mut step = ScrubStep { cleared: 0, refused: 0, finished: false };
         while step.cleared + step.refused < budget {
-            let next = self
-                .map
-                .first_pending(self.pending_cursor)
-                .or_else(|| self.map.first_pending(0));
+            let next =
+                self.map.first_pending(self.pending_cursor).or_else(|| self.map.first_pending(0));
             let Some(page) = next else {
                 break;
             };
@@ -66,11 +60,7 @@ impl<P: Pages> PageAllocator<'_, P> {
         self.check_legal_range(start, end)?;
         // What caches hold is cleared, too.
         self.drain_caches()?;
-        let mut step = ScrubStep {
-            cleared: 0,
-            refused: 0,
-            finished: true,
-        };
+        let mut step = ScrubStep { cleared: 0, refused: 0, finished: true };
         for word in (start & !63..end).step_by(64) {
             let mut dirty = self.map.free_among_64(word) & !self.map.zeroized_among_64(word);
             if end - start < 64 {

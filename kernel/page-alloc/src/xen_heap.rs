@@ -29,10 +29,7 @@ impl<P: Pages> PageAllocator<'_, P> {
             Some(page) if last - first > 2 => {
                 self.init_heap_pages(Zone::Xen, page, last - first - 2)
             }
-            _ => Err(Event::EmptyRange {
-                start: start.get(),
-                end: end.get(),
-            }),
+            _ => Err(Event::EmptyRange { start: start.get(), end: end.get() }),
         }
     }
 
@@ -42,8 +39,7 @@ impl<P: Pages> PageAllocator<'_, P> {
     /// # Errors
     /// [`Event::NotInitialised`], [`Event::NoSuitableBlock`].
     pub fn alloc_xenheap_pages(&mut self, order: Order) -> Result<XenBlock, Event> {
-        self.alloc_heap_pages(Zone::Xen, order)
-            .map(|block| XenBlock(block.0))
+        self.alloc_heap_pages(Zone::Xen, order).map(|block| XenBlock(block.0))
     }
 
     /// As [`Self::alloc_xenheap_pages`], near `cpu`, and through its cache if that holds such
@@ -52,8 +48,7 @@ impl<P: Pages> PageAllocator<'_, P> {
     /// # Errors
     /// Also [`Event::UnknownCpu`].
     pub fn alloc_xenheap_pages_on(&mut self, cpu: Cpu, order: Order) -> Result<XenBlock, Event> {
-        self.alloc_heap_pages_on(cpu, Zone::Xen, order)
-            .map(|block| XenBlock(block.0))
+        self.alloc_heap_pages_on(cpu, Zone::Xen, order).map(|block| XenBlock(block.0))
     }
 
     /// Free a block of the hypervisor's own memory.
@@ -87,7 +82,6 @@ impl<P: Pages> PageAllocator<'_, P> {
     /// [`Event::PagesNotAllocated`] if one of its pages is free; [`Event::NoAddress`] if no block
     /// of this order starts at `page`.
     pub fn xenheap_block_at(&self, page: Frame, order: Order) -> Result<XenBlock, Event> {
-        self.heap_block_at(Zone::Xen, page, order)
-            .map(|block| XenBlock(block.0))
+        self.heap_block_at(Zone::Xen, page, order).map(|block| XenBlock(block.0))
     }
 }

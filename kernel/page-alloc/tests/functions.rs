@@ -42,11 +42,7 @@ fn new() -> Allocator {
         nodes,
     };
     let metadata = vec![0; Allocator::metadata_words(PAGES)].leak();
-    let caches = vec![
-        CpuCache::new(Node::ZERO),
-        CpuCache::new(Node::new(1).unwrap()),
-    ]
-    .leak();
+    let caches = vec![CpuCache::new(Node::ZERO), CpuCache::new(Node::new(1).unwrap())].leak();
     PageAllocator::new(machine, TestPages::new(PAGES), metadata, caches).unwrap()
 }
 
@@ -54,21 +50,15 @@ fn new() -> Allocator {
 fn booting() -> (Allocator, u64) {
     let mut allocator = new();
     let usable = allocator.init_boot_allocator(frame(0)).unwrap().number();
-    allocator
-        .init_boot_pages(address(0), address(PAGES))
-        .unwrap();
+    allocator.init_boot_pages(address(0), address(PAGES)).unwrap();
     (allocator, usable)
 }
 
 /// An allocator with all memory in its zones, and the number of pages of the `dma` zone.
 fn running() -> (Allocator, u64) {
     let (mut allocator, usable) = booting();
-    allocator
-        .alloc_boot_pages_at(XEN.end - XEN.start + 2, frame(XEN.start - 1))
-        .unwrap();
-    allocator
-        .init_xenheap_pages(address(XEN.start - 1), address(XEN.end + 1))
-        .unwrap();
+    allocator.alloc_boot_pages_at(XEN.end - XEN.start + 2, frame(XEN.start - 1)).unwrap();
+    allocator.init_xenheap_pages(address(XEN.start - 1), address(XEN.end + 1)).unwrap();
     allocator.end_boot_allocator().unwrap();
     (allocator, LAST_DMA + 1 - usable)
 }
@@ -168,9 +158,7 @@ fn end_boot_allocator() {
     assert_eq!(allocator.allocated_in_map(frame(held)), Ok(true));
     assert_eq!(allocator.allocated_in_map(frame(held + 100)), Ok(false));
     // What boot code held can be given to the zone around it later.
-    allocator
-        .init_domheap_pages(address(held), address(held + 100))
-        .unwrap();
+    allocator.init_domheap_pages(address(held), address(held + 100)).unwrap();
     let dma = allocator.dump_heap().unwrap().zone(Zone::Dma);
     assert_eq!(dma.free, LAST_DMA + 1 - usable);
 }
@@ -179,9 +167,7 @@ fn end_boot_allocator() {
 fn init_heap_pages() {
     let mut allocator = new();
     allocator.init_boot_allocator(frame(0)).unwrap();
-    allocator
-        .init_heap_pages(Zone::Dom, frame(2000), 100)
-        .unwrap();
+    allocator.init_heap_pages(Zone::Dom, frame(2000), 100).unwrap();
     assert_eq!(allocator.avail_heap_pages(Some(Zone::Dom)), Ok(100));
     let page = allocator.attributes(frame(2099)).unwrap();
     assert_eq!((page.zone, page.allocated), (Some(Zone::Dom), false));
@@ -216,14 +202,10 @@ fn alloc_heap_pages_of_every_order() {
     let mut allocator =
         PageAllocator::new(machine, TestPages::new(MANY + 1024), metadata, caches).unwrap();
     allocator.init_boot_allocator(frame(0)).unwrap();
-    allocator
-        .init_heap_pages(Zone::Dom, frame(1024), MANY)
-        .unwrap();
+    allocator.init_heap_pages(Zone::Dom, frame(1024), MANY).unwrap();
     let whole = allocator.dump_heap().unwrap();
     for number in (0..=MAX_ORDER).chain((0..=MAX_ORDER).rev()) {
-        let first = allocator
-            .alloc_heap_pages(Zone::Dom, order(number))
-            .unwrap();
+        let first = allocator.alloc_heap_pages(Zone::Dom, order(number)).unwrap();
         let free = allocator.avail_heap_pages(None).unwrap();
         assert_eq!(free, MANY - (1 << number));
         assert_eq!(first.frames().count(), 1 << number);
@@ -282,17 +264,8 @@ fn avail_heap_pages() {
     // What a cache holds counts as free.
     let page = allocator.alloc_heap_pages_on(Cpu(1), Zone::Dom, order(0));
     assert_eq!(allocator.avail_heap_pages_on(Zone::Dom, one), Ok(511));
-    assert!(
-        allocator
-            .dump_heap()
-            .unwrap()
-            .zone_on(Zone::Dom, one)
-            .cached
-            > 0
-    );
-    allocator
-        .free_heap_pages_on(Cpu(1), Zone::Dom, page.unwrap())
-        .unwrap();
+    assert!(allocator.dump_heap().unwrap().zone_on(Zone::Dom, one).cached > 0);
+    allocator.free_heap_pages_on(Cpu(1), Zone::Dom, page.unwrap()).unwrap();
     assert_eq!(allocator.avail_heap_pages_on(Zone::Dom, one), Ok(512));
 }
 
@@ -325,16 +298,9 @@ fn scrub_heap_pages() {
 fn dump_heap() {
     let (mut allocator, dma) = running();
     let mut guest = domain(0);
-    let flags = MemoryFlags {
-        dma: true,
-        ..MemoryFlags::default()
-    };
-    let kept = allocator
-        .alloc_domheap_pages(&mut guest, order(1), flags)
-        .unwrap();
-    let dying = allocator
-        .alloc_domheap_pages(&mut guest, order(2), flags)
-        .unwrap();
+    let flags = MemoryFlags { dma: true, ..MemoryFlags::default() };
+    let kept = allocator.alloc_domheap_pages(&mut guest, order(1), flags).unwrap();
+    let dying = allocator.alloc_domheap_pages(&mut guest, order(2), flags).unwrap();
     allocator.claim_pages(&mut guest, 20).unwrap();
     assert_eq!(allocator.dump_heap().unwrap().claimed, 20);
     allocator.begin_dying(&mut guest).unwrap();
@@ -347,17 +313,12 @@ fn dump_heap() {
     assert_eq!(zone.free, dma - 2 - 4 - 1);
     assert_eq!((zone.allocated, zone.failing), (2, 1));
     assert_eq!((zone.scrub_pending, zone.bad), (4, 1));
-    let in_blocks: u64 = (0..)
-        .zip(zone.free_blocks)
-        .map(|(order, count)| u64::from(count) << order)
-        .sum();
+    let in_blocks: u64 =
+        (0..).zip(zone.free_blocks).map(|(order, count)| u64::from(count) << order).sum();
     assert_eq!(in_blocks + zone.cached, zone.free);
     let table = figures.to_string();
     assert!(table.contains("zone node      pages       free"));
-    assert_eq!(
-        table.lines().filter(|line| line.starts_with("dma")).count(),
-        2
-    );
+    assert_eq!(table.lines().filter(|line| line.starts_with("dma")).count(), 2);
     println!("{table}");
 }
 
@@ -383,19 +344,13 @@ fn offline_page() {
 #[test]
 fn offline_page_in_a_cache() {
     let (mut allocator, _) = running();
-    let block = allocator
-        .alloc_heap_pages_on(Cpu(0), Zone::Dom, order(0))
-        .unwrap();
+    let block = allocator.alloc_heap_pages_on(Cpu(0), Zone::Dom, order(0)).unwrap();
     let page = block.first();
-    allocator
-        .free_heap_pages_on(Cpu(0), Zone::Dom, block)
-        .unwrap();
+    allocator.free_heap_pages_on(Cpu(0), Zone::Dom, block).unwrap();
     assert!(allocator.attributes(page).unwrap().cached);
     assert_eq!(allocator.offline_page(page), Ok(Offlined::Removed));
     assert!(!allocator.attributes(page).unwrap().cached);
-    let next = allocator
-        .alloc_heap_pages_on(Cpu(0), Zone::Dom, order(0))
-        .unwrap();
+    let next = allocator.alloc_heap_pages_on(Cpu(0), Zone::Dom, order(0)).unwrap();
     assert_ne!(next.first(), page);
     let _kept = next.into_frame();
 }
@@ -404,12 +359,8 @@ fn offline_page_in_a_cache() {
 fn drain_caches() {
     let (mut allocator, _) = running();
     let before = allocator.dump_heap().unwrap();
-    let block = allocator
-        .alloc_heap_pages_on(Cpu(0), Zone::Dom, order(0))
-        .unwrap();
-    allocator
-        .free_heap_pages_on(Cpu(0), Zone::Dom, block)
-        .unwrap();
+    let block = allocator.alloc_heap_pages_on(Cpu(0), Zone::Dom, order(0)).unwrap();
+    allocator.free_heap_pages_on(Cpu(0), Zone::Dom, block).unwrap();
     assert!(allocator.dump_heap().unwrap().zone(Zone::Dom).cached > 0);
     allocator.drain_caches().unwrap();
     assert_eq!(allocator.dump_heap().unwrap(), before);
@@ -432,39 +383,27 @@ fn large_blocks_in_a_cache() {
         assert_eq!(figures.free, before.zone(zone).free);
         assert!(figures.cached >= large.pages() && figures.cached % large.pages() == 0);
         let refused = allocator.free_heap_pages_on(Cpu(0), zone, forged);
-        let event = Event::PagesNotAllocated {
-            frame: page.number(),
-        };
+        let event = Event::PagesNotAllocated { frame: page.number() };
         assert_eq!(refused.map_err(|refused| refused.event), Err(event));
     }
     allocator.drain_caches().unwrap();
     assert_eq!(allocator.dump_heap().unwrap(), before);
     // What a cache holds makes no request fail: single pages come out of its large blocks.
-    let block = allocator
-        .alloc_heap_pages_on(Cpu(0), Zone::Dom, Order::TWO_MIB)
-        .unwrap();
-    allocator
-        .free_heap_pages_on(Cpu(0), Zone::Dom, block)
-        .unwrap();
+    let block = allocator.alloc_heap_pages_on(Cpu(0), Zone::Dom, Order::TWO_MIB).unwrap();
+    allocator.free_heap_pages_on(Cpu(0), Zone::Dom, block).unwrap();
     let free = allocator.avail_heap_pages(Some(Zone::Dom)).unwrap();
     for _ in 0..free {
-        let _kept = allocator
-            .alloc_heap_pages_on(Cpu(0), Zone::Dom, Order::ZERO)
-            .unwrap()
-            .into_frame();
+        let _kept =
+            allocator.alloc_heap_pages_on(Cpu(0), Zone::Dom, Order::ZERO).unwrap().into_frame();
     }
 }
 
 #[test]
 fn a_bad_page_of_a_large_block_in_a_cache() {
     let (mut allocator, _) = running();
-    let block = allocator
-        .alloc_heap_pages_on(Cpu(0), Zone::Dom, Order::TWO_MIB)
-        .unwrap();
+    let block = allocator.alloc_heap_pages_on(Cpu(0), Zone::Dom, Order::TWO_MIB).unwrap();
     let bad = frame(block.frames().start() + 7);
-    allocator
-        .free_heap_pages_on(Cpu(0), Zone::Dom, block)
-        .unwrap();
+    allocator.free_heap_pages_on(Cpu(0), Zone::Dom, block).unwrap();
     let free = allocator.avail_heap_pages(Some(Zone::Dom)).unwrap();
     assert_eq!(allocator.offline_page(bad), Ok(Offlined::Removed));
     assert!(!allocator.attributes(bad).unwrap().cached);
@@ -509,10 +448,7 @@ fn free_xenheap_pages() {
 #[test]
 fn xenheap_block_at() {
     let (mut allocator, _) = running();
-    let (page, size) = allocator
-        .alloc_xenheap_pages(order(1))
-        .unwrap()
-        .into_frame();
+    let (page, size) = allocator.alloc_xenheap_pages(order(1)).unwrap().into_frame();
     let block = allocator.xenheap_block_at(page, size).unwrap();
     allocator.free_xenheap_pages(block).unwrap();
 }
@@ -521,9 +457,7 @@ fn xenheap_block_at() {
 fn init_domheap_pages() {
     let mut allocator = new();
     allocator.init_boot_allocator(frame(0)).unwrap();
-    allocator
-        .init_domheap_pages(address(1000), address(1100))
-        .unwrap();
+    allocator.init_domheap_pages(address(1000), address(1100)).unwrap();
     assert_eq!(allocator.avail_heap_pages(Some(Zone::Dma)), Ok(24));
     assert_eq!(allocator.avail_heap_pages(Some(Zone::Dom)), Ok(76));
 }
@@ -542,10 +476,7 @@ fn assign_pages() {
     for page in block.frames() {
         let attributes = allocator.attributes(page).unwrap();
         assert_eq!(attributes.owner, Some(guest.id()));
-        assert_eq!(
-            (attributes.ref_count, attributes.domain_assigned),
-            (1, true)
-        );
+        assert_eq!((attributes.ref_count, attributes.domain_assigned), (1, true));
         assert_eq!(allocator.pages().pages[page.number() as usize].content, 0);
     }
     allocator.free_domheap_pages(&mut guest, block).unwrap();
@@ -573,13 +504,8 @@ fn alloc_domheap_pages() {
     assert_eq!(allocator.avail_domheap_pages(), Ok(0));
     assert_eq!(taken, PAGES - 1024 - (XEN.end - XEN.start) - 2 + dma - POOL);
     // The pool is for those who need it.
-    let flags = MemoryFlags {
-        dma: true,
-        ..MemoryFlags::default()
-    };
-    let block = allocator
-        .alloc_domheap_pages(&mut guest, order(0), flags)
-        .unwrap();
+    let flags = MemoryFlags { dma: true, ..MemoryFlags::default() };
+    let block = allocator.alloc_domheap_pages(&mut guest, order(0), flags).unwrap();
     assert_eq!(allocator.avail_dma_emergency_pages(), Ok(POOL - 1));
     let _kept = block.into_frame();
 }
@@ -591,33 +517,20 @@ fn alloc_domheap_pages_on() {
     let one = Node::new(1).unwrap();
     let node = |allocator: &Allocator, page| allocator.attributes(page).unwrap().node;
     let near = MemoryFlags::default();
-    let block = allocator
-        .alloc_domheap_pages_on(Cpu(1), &mut guest, order(3), near)
-        .unwrap();
+    let block = allocator.alloc_domheap_pages_on(Cpu(1), &mut guest, order(3), near).unwrap();
     assert_eq!(node(&allocator, block.first()), one);
-    allocator
-        .free_domheap_pages_on(Cpu(1), &mut guest, block)
-        .unwrap();
-    let exactly = MemoryFlags {
-        node: NodeFlag::Exactly(one),
-        ..near
-    };
-    let block = allocator
-        .alloc_domheap_pages_on(Cpu(0), &mut guest, order(0), exactly)
-        .unwrap();
+    allocator.free_domheap_pages_on(Cpu(1), &mut guest, block).unwrap();
+    let exactly = MemoryFlags { node: NodeFlag::Exactly(one), ..near };
+    let block = allocator.alloc_domheap_pages_on(Cpu(0), &mut guest, order(0), exactly).unwrap();
     assert_eq!(node(&allocator, block.first()), one);
-    allocator
-        .free_domheap_pages_on(Cpu(0), &mut guest, block)
-        .unwrap();
+    allocator.free_domheap_pages_on(Cpu(0), &mut guest, block).unwrap();
 }
 
 #[test]
 fn alloc_domheap_pages_unassigned() {
     let (mut allocator, _) = running();
     let flags = MemoryFlags::default();
-    let block = allocator
-        .alloc_domheap_pages_unassigned(Cpu(0), order(1), flags)
-        .unwrap();
+    let block = allocator.alloc_domheap_pages_unassigned(Cpu(0), order(1), flags).unwrap();
     let attributes = allocator.attributes(block.first()).unwrap();
     assert_eq!((attributes.zone, attributes.owner), (Some(Zone::Dom), None));
     allocator.free_heap_pages(Zone::Dom, block).unwrap();
@@ -641,9 +554,7 @@ fn free_domheap_pages() {
     let (mut allocator, _) = running();
     let mut guest = domain(0);
     let flags = MemoryFlags::default();
-    let block = allocator
-        .alloc_domheap_pages(&mut guest, order(2), flags)
-        .unwrap();
+    let block = allocator.alloc_domheap_pages(&mut guest, order(2), flags).unwrap();
     let first = block.first();
     allocator.pages_mut().pages[first.number() as usize].content = guest.id();
     allocator.free_domheap_pages(&mut guest, block).unwrap();
@@ -652,21 +563,14 @@ fn free_domheap_pages() {
     assert!(!attributes.allocated && !attributes.zeroized && !attributes.scrub_pending);
     // The same domain gets its own data back without paying for a scrub.
     let cleared = allocator.pages().cleared;
-    let block = allocator
-        .alloc_domheap_pages(&mut guest, order(2), flags)
-        .unwrap();
+    let block = allocator.alloc_domheap_pages(&mut guest, order(2), flags).unwrap();
     assert_eq!(block.first(), first);
     assert_eq!(allocator.pages().cleared, cleared);
-    assert_eq!(
-        allocator.pages().pages[first.number() as usize].content,
-        guest.id()
-    );
+    assert_eq!(allocator.pages().pages[first.number() as usize].content, guest.id());
     allocator.free_domheap_pages(&mut guest, block).unwrap();
     // Another one gets zeros.
     let mut other = domain(1);
-    let block = allocator
-        .alloc_domheap_pages(&mut other, order(2), flags)
-        .unwrap();
+    let block = allocator.alloc_domheap_pages(&mut other, order(2), flags).unwrap();
     assert_eq!(block.first(), first);
     assert_eq!(allocator.pages().cleared, cleared + 4);
     assert_eq!(allocator.pages().pages[first.number() as usize].content, 0);
@@ -688,9 +592,7 @@ fn split_domheap_block() {
     let (mut allocator, _) = running();
     let mut guest = domain(0);
     let flags = MemoryFlags::default();
-    let block = allocator
-        .alloc_domheap_pages(&mut guest, order(3), flags)
-        .unwrap();
+    let block = allocator.alloc_domheap_pages(&mut guest, order(3), flags).unwrap();
     let (low, high) = allocator.split_domheap_block(block).unwrap();
     assert_eq!(low.frames().end(), high.frames().start());
     allocator.free_domheap_pages(&mut guest, high).unwrap();
@@ -703,15 +605,10 @@ fn get_page_and_put_page() {
     let (mut allocator, _) = running();
     let mut guest = domain(0);
     let flags = MemoryFlags::default();
-    let block = allocator
-        .alloc_domheap_pages(&mut guest, order(0), flags)
-        .unwrap();
+    let block = allocator.alloc_domheap_pages(&mut guest, order(0), flags).unwrap();
     allocator.get_page(block.first()).unwrap();
     assert_eq!(allocator.attributes(block.first()).unwrap().ref_count, 2);
-    let block = allocator
-        .free_domheap_pages(&mut guest, block)
-        .unwrap_err()
-        .block;
+    let block = allocator.free_domheap_pages(&mut guest, block).unwrap_err().block;
     allocator.put_page(block.first()).unwrap();
     allocator.free_domheap_pages(&mut guest, block).unwrap();
 }
@@ -728,9 +625,7 @@ fn claim_pages() {
     }
     assert_eq!(allocator.avail_domheap_pages(), Ok(100));
     for left in (0..100).rev() {
-        let block = allocator
-            .alloc_domheap_pages(&mut built, order(0), flags)
-            .unwrap();
+        let block = allocator.alloc_domheap_pages(&mut built, order(0), flags).unwrap();
         assert_eq!(built.claimed(), left);
         let _kept = block.into_frame();
     }
@@ -752,9 +647,8 @@ fn page_scrub_softirq() {
     let mut guest = domain(0);
     let flags = MemoryFlags::default();
     // More than the limit of one allocation, so prepared in steps.
-    while let Err(event) = allocator
-        .alloc_domheap_pages(&mut guest, order(8), flags)
-        .map(|block| block.into_frame())
+    while let Err(event) =
+        allocator.alloc_domheap_pages(&mut guest, order(8), flags).map(|block| block.into_frame())
     {
         let heliox_page_alloc::Event::TooMuchToScrub { frame: page, .. } = event else {
             panic!("{event:?}");
@@ -795,9 +689,7 @@ fn avail_scrub_pages() {
     let mut guest = domain(0);
     let block = allocator.alloc_domheap_pages(&mut guest, order(2), MemoryFlags::default());
     allocator.begin_dying(&mut guest).unwrap();
-    allocator
-        .free_domheap_pages(&mut guest, block.unwrap())
-        .unwrap();
+    allocator.free_domheap_pages(&mut guest, block.unwrap()).unwrap();
     assert_eq!(allocator.avail_scrub_pages(), Ok(4));
 }
 
@@ -840,14 +732,7 @@ fn region() {
 
 #[test]
 fn metadata_words() {
-    for pages in [
-        1 << 12,
-        1 << 16,
-        1 << 20,
-        1 << 24,
-        (1 << 24) + 12_345,
-        1 << 32,
-    ] {
+    for pages in [1 << 12, 1 << 16, 1 << 20, 1 << 24, (1 << 24) + 12_345, 1 << 32] {
         let bytes = Allocator::metadata_words(pages) as u64 * 8;
         assert!(bytes <= 16 * pages, "{bytes} bytes for {pages} pages");
         assert!(bytes <= 6 * pages, "{bytes} bytes for {pages} pages");
@@ -873,19 +758,13 @@ fn sixty_four_gibibytes_boot_without_clearing() {
         let mut allocator = PageAllocator::new(machine, pages, &mut metadata, &mut caches).unwrap();
         allocator.init_boot_allocator(frame(1 << 18)).unwrap();
         allocator.init_boot_pages(address(0), address(160)).unwrap();
-        allocator
-            .init_boot_pages(address(256), address(3 << 18))
-            .unwrap();
-        allocator
-            .init_boot_pages(address(4 << 18), address(MANY))
-            .unwrap();
+        allocator.init_boot_pages(address(256), address(3 << 18)).unwrap();
+        allocator.init_boot_pages(address(4 << 18), address(MANY)).unwrap();
         allocator.end_boot_allocator().unwrap();
         assert_eq!(allocator.pages().cleared, 0);
         // A first page for a domain clears that page alone.
         let flags = MemoryFlags::default();
-        let block = allocator
-            .alloc_domheap_pages(&mut guest, order(0), flags)
-            .unwrap();
+        let block = allocator.alloc_domheap_pages(&mut guest, order(0), flags).unwrap();
         let page = allocator.pages().pages[block.first().number() as usize];
         assert_eq!((page.owner, page.content), (guest.id(), 0));
         assert_eq!(allocator.pages().cleared, 1);

@@ -162,10 +162,7 @@ fn a_million_random_operations_agree_with_the_model() {
     }
     println!("{:<34} {:>10}", "event", "occurred");
     for name in ALL_EVENTS {
-        println!(
-            "{name:<34} {:>10}",
-            counts.events.get(*name).copied().unwrap_or(0)
-        );
+        println!("{name:<34} {:>10}", counts.events.get(*name).copied().unwrap_or(0));
     }
     for name in counts.successes.keys() {
         assert!(ALL_OPERATIONS.contains(name), "{name} is not listed");
@@ -217,13 +214,8 @@ fn episode(random: &mut Random, counts: &mut Counts) -> u64 {
     let cpus: Vec<Node> = caches.iter().map(CpuCache::node).collect();
     let own = (words as u64 * 8).div_ceil(4096);
     let model = Model::new(machine, cpus.clone(), own);
-    let allocator = PageAllocator::new(
-        machine,
-        TestPages::new(max_page),
-        &mut metadata,
-        &mut caches,
-    )
-    .unwrap();
+    let allocator =
+        PageAllocator::new(machine, TestPages::new(max_page), &mut metadata, &mut caches).unwrap();
     let mut run = Run {
         allocator,
         model,
@@ -279,13 +271,7 @@ impl Run<'_> {
         let id = self.next_id;
         self.next_id += 1;
         let max_pages = random.below(self.max_page);
-        let record = DomainRecord {
-            id,
-            dying: false,
-            max_pages,
-            total_pages: 0,
-            claimed: 0,
-        };
+        let record = DomainRecord { id, dying: false, max_pages, total_pages: 0, claimed: 0 };
         match place {
             Some(place) => {
                 self.domains[place] = Domain::new(id, max_pages);
@@ -323,11 +309,7 @@ impl Run<'_> {
     }
 
     fn zone(&self, random: &mut Random, counts: &mut Counts) -> Option<Zone> {
-        let number = if random.once_in(20) {
-            3
-        } else {
-            random.below(3)
-        } as u32;
+        let number = if random.once_in(20) { 3 } else { random.below(3) } as u32;
         let zone = Zone::try_from(number);
         if number == 3 {
             assert_eq!(zone, Err(Event::UnknownZone { number }));
@@ -337,11 +319,7 @@ impl Run<'_> {
     }
 
     fn cpu(&self, random: &mut Random) -> usize {
-        if random.once_in(50) {
-            self.cpus as usize
-        } else {
-            random.below(self.cpus) as usize
-        }
+        if random.once_in(50) { self.cpus as usize } else { random.below(self.cpus) as usize }
     }
 
     fn domain(&self, random: &mut Random) -> usize {
@@ -369,11 +347,7 @@ impl Run<'_> {
             _ => (start + random.below(self.max_page)).min(self.max_page + random.below(2)),
         };
         let ragged = |page: u64, random: &mut Random| {
-            let offset = if random.once_in(2) {
-                0
-            } else {
-                random.below(4096)
-            };
+            let offset = if random.once_in(2) { 0 } else { random.below(4096) };
             PhysicalAddress::new(page * 4096 + offset).unwrap()
         };
         (ragged(start, random), ragged(end, random))
@@ -404,12 +378,8 @@ impl Run<'_> {
         if random.once_in(8) {
             return Some((self.page(random), self.order(random, counts)?, any));
         }
-        let blocks: Vec<(u64, Order)> = self
-            .model
-            .assigned
-            .iter()
-            .map(|(page, order)| (*page, *order))
-            .collect();
+        let blocks: Vec<(u64, Order)> =
+            self.model.assigned.iter().map(|(page, order)| (*page, *order)).collect();
         let (page, order) = random.pick(&blocks)?;
         let owner = self.model.page(page).owner;
         let own = (0..DOMAINS).find(|place| Some(self.model.domains[*place].id) == owner);
@@ -462,12 +432,9 @@ impl Run<'_> {
             .collect();
         let page = match random.pick(&of_interest) {
             Some(page) if random.once_in(2) => page,
-            _ if random.once_in(3) => self
-                .model
-                .pages
-                .iter()
-                .position(|page| page.own)
-                .unwrap_or(0) as u64,
+            _ if random.once_in(3) => {
+                self.model.pages.iter().position(|page| page.own).unwrap_or(0) as u64
+            }
             _ => self.page(random),
         };
         let count = match random.below(20) {
@@ -496,11 +463,7 @@ impl Run<'_> {
                 counts.note("alloc_boot_pages_at", &actual);
             }
             6..8 => {
-                let align = if random.once_in(8) {
-                    3
-                } else {
-                    1 << random.below(6)
-                };
+                let align = if random.once_in(8) { 3 } else { 1 << random.below(6) };
                 let actual = self.allocator.alloc_boot_pages(count, align);
                 assert_eq!(
                     actual.map(|frame| frame.number()),
@@ -515,10 +478,7 @@ impl Run<'_> {
     fn init_boot_allocator(&mut self, random: &mut Random, counts: &mut Counts) {
         let first = self.page(random);
         let actual = self.allocator.init_boot_allocator(frame(first));
-        assert_eq!(
-            actual.map(|frame| frame.number()),
-            self.model.init_boot_allocator(first)
-        );
+        assert_eq!(actual.map(|frame| frame.number()), self.model.init_boot_allocator(first));
         counts.note("init_boot_allocator", &actual);
     }
 
@@ -552,11 +512,7 @@ impl Run<'_> {
             return;
         };
         let page = self.page(random);
-        let count = if random.once_in(20) {
-            u64::MAX - random.below(10)
-        } else {
-            random.below(20)
-        };
+        let count = if random.once_in(20) { u64::MAX - random.below(10) } else { random.below(20) };
         let actual = self.allocator.init_heap_pages(zone, frame(page), count);
         assert_eq!(actual, self.model.init_heap_pages(zone, page, count));
         counts.note("init_heap_pages", &actual);
@@ -639,9 +595,7 @@ impl Run<'_> {
             if self.model.suitable(zone, order, any) {
                 Ok(())
             } else {
-                Err(Event::NoSuitableBlock {
-                    request: u64::from(order.number()),
-                })
+                Err(Event::NoSuitableBlock { request: u64::from(order.number()) })
             }
         });
         match (expected, actual) {
@@ -696,10 +650,7 @@ impl Run<'_> {
         }
         while !pages.is_empty() {
             let page = pages.swap_remove(random.below(pages.len() as u64) as usize);
-            let block = self
-                .allocator
-                .heap_block_at(zone, frame(page), Order::ZERO)
-                .unwrap();
+            let block = self.allocator.heap_block_at(zone, frame(page), Order::ZERO).unwrap();
             let actual = self
                 .allocator
                 .free_heap_pages_on(Cpu(cpu), zone, block)
@@ -745,12 +696,7 @@ impl Run<'_> {
         let Some((page, order)) = self.held(random, counts, false) else {
             return;
         };
-        let zone = match self
-            .model
-            .pages
-            .get(page as usize)
-            .and_then(|page| page.zone)
-        {
+        let zone = match self.model.pages.get(page as usize).and_then(|page| page.zone) {
             Some(zone) if !random.once_in(10) => zone,
             _ => random.pick(&Zone::ALL).unwrap(),
         };
@@ -780,10 +726,7 @@ impl Run<'_> {
         } else {
             name = "free_heap_pages_on";
             let expected = self.model.cpu(cpu).map(|_| ());
-            (
-                expected,
-                self.allocator.free_heap_pages_on(Cpu(cpu), zone, block),
-            )
+            (expected, self.allocator.free_heap_pages_on(Cpu(cpu), zone, block))
         };
         let actual = actual.map_err(|refused| refused.event);
         assert_eq!(actual, expected);
@@ -818,10 +761,7 @@ impl Run<'_> {
         } else {
             name = "free_xenheap_pages_on";
             let expected = self.model.cpu(cpu).map(|_| ());
-            (
-                expected,
-                self.allocator.free_xenheap_pages_on(Cpu(cpu), block),
-            )
+            (expected, self.allocator.free_xenheap_pages_on(Cpu(cpu), block))
         };
         let actual = actual.map_err(|refused| refused.event);
         assert_eq!(actual, expected);
@@ -837,12 +777,7 @@ impl Run<'_> {
         let Some((page, order)) = self.held(random, counts, false) else {
             return;
         };
-        let Some(zone) = self
-            .model
-            .pages
-            .get(page as usize)
-            .and_then(|page| page.zone)
-        else {
+        let Some(zone) = self.model.pages.get(page as usize).and_then(|page| page.zone) else {
             return;
         };
         let Ok(block) = self.allocator.heap_block_at(zone, frame(page), order) else {
@@ -866,19 +801,14 @@ impl Run<'_> {
     fn offline_page(&mut self, random: &mut Random, counts: &mut Counts) {
         let page = self.page(random);
         // Rarely of a good page, so that some memory is left.
-        let bad: Vec<u64> = (0..self.max_page)
-            .filter(|page| self.model.page(*page).bad)
-            .collect();
+        let bad: Vec<u64> = (0..self.max_page).filter(|page| self.model.page(*page).bad).collect();
         let page = match random.pick(&bad) {
             Some(bad) if random.once_in(4) => bad,
             _ => page,
         };
         let actual = self.allocator.offline_page(frame(page));
         let expected = self.model.offline_page(page);
-        assert_eq!(
-            actual.map(|offlined| offlined == Offlined::Removed),
-            expected
-        );
+        assert_eq!(actual.map(|offlined| offlined == Offlined::Removed), expected);
         counts.note("offline_page", &actual);
         let bad = self.model.pages.iter().filter(|page| page.bad).count();
         assert_eq!(self.allocator.bad_pages(), bad as u64);
@@ -908,28 +838,20 @@ impl Run<'_> {
         let before = self.allocator.pages().pages.clone();
         let cleared = self.allocator.pages().cleared;
         // Nodes come into it only if blocks of the preferred one are not in some CPU's cache.
-        let near = expected
-            .ok()
-            .filter(|_| random.once_in(8))
-            .filter(|(zone, near, _)| {
-                let page = (0..self.max_page)
-                    .step_by(order.pages() as usize)
-                    .find(|page| {
-                        self.model
-                            .is_suitable(*zone, *page, order, |node| node == *near)
-                            && (*page..*page + order.pages())
-                                .all(|page| !self.allocator.attributes(frame(page)).unwrap().cached)
-                    });
-                page.is_some()
+        let near = expected.ok().filter(|_| random.once_in(8)).filter(|(zone, near, _)| {
+            let page = (0..self.max_page).step_by(order.pages() as usize).find(|page| {
+                self.model.is_suitable(*zone, *page, order, |node| node == *near)
+                    && (*page..*page + order.pages())
+                        .all(|page| !self.allocator.attributes(frame(page)).unwrap().cached)
             });
+            page.is_some()
+        });
         let domain = &mut self.domains[place];
         let (name, actual) = if boot_cpu {
             let actual = self.allocator.alloc_domheap_pages(domain, order, flags);
             ("alloc_domheap_pages", actual)
         } else {
-            let actual = self
-                .allocator
-                .alloc_domheap_pages_on(Cpu(cpu), domain, order, flags);
+            let actual = self.allocator.alloc_domheap_pages_on(Cpu(cpu), domain, order, flags);
             ("alloc_domheap_pages_on", actual)
         };
         counts.note(name, &actual);
@@ -1018,9 +940,7 @@ impl Run<'_> {
         };
         let (cpu, flags) = (self.cpu(random), self.flags(random));
         let expected = self.expect_domheap(cpu, None, order, flags);
-        let actual = self
-            .allocator
-            .alloc_domheap_pages_unassigned(Cpu(cpu), order, flags);
+        let actual = self.allocator.alloc_domheap_pages_unassigned(Cpu(cpu), order, flags);
         counts.note("alloc_domheap_pages_unassigned", &actual);
         match (expected, actual) {
             (Err(expected), actual) => assert_eq!(actual.err(), Some(expected)),
@@ -1035,21 +955,13 @@ impl Run<'_> {
         let Some((page, order)) = self.held(random, counts, false) else {
             return;
         };
-        let Some(zone) = self
-            .model
-            .pages
-            .get(page as usize)
-            .and_then(|page| page.zone)
-        else {
+        let Some(zone) = self.model.pages.get(page as usize).and_then(|page| page.zone) else {
             return;
         };
         let Ok(block) = self.allocator.heap_block_at(zone, frame(page), order) else {
             return;
         };
-        let second = self
-            .allocator
-            .heap_block_at(zone, frame(page), order)
-            .unwrap();
+        let second = self.allocator.heap_block_at(zone, frame(page), order).unwrap();
         let (place, flags) = (self.domain(random), self.flags(random));
         let expected = self.expect_assign(place, page, order, flags);
         let domain = &mut self.domains[place];
@@ -1063,10 +975,8 @@ impl Run<'_> {
             self.write_as(random, id, page, order);
             // The second handle assigns nothing.
             let domain = &mut self.domains[place];
-            let Refused { event, .. } = self
-                .allocator
-                .assign_pages(domain, second, flags)
-                .unwrap_err();
+            let Refused { event, .. } =
+                self.allocator.assign_pages(domain, second, flags).unwrap_err();
             assert_eq!(event, Event::NotOwner { frame: page });
             counts.note::<()>("assign_pages", &Err(event));
         }
@@ -1084,10 +994,7 @@ impl Run<'_> {
         self.model.check_held(zone, page, order)?;
         Model::may_get(&self.model.domains[place], order, flags)?;
         if order.pages() > self.model.machine.scrub_limit {
-            return Err(Event::TooMuchToScrub {
-                frame: page,
-                pages: order.pages(),
-            });
+            return Err(Event::TooMuchToScrub { frame: page, pages: order.pages() });
         }
         let pages = &self.allocator.pages().pages;
         let all = page..page + order.pages();
@@ -1118,16 +1025,10 @@ impl Run<'_> {
             let actual = self.allocator.free_domheap_pages(domain, block);
             ("free_domheap_pages", actual)
         } else {
-            let actual = self
-                .allocator
-                .free_domheap_pages_on(Cpu(cpu), domain, block);
+            let actual = self.allocator.free_domheap_pages_on(Cpu(cpu), domain, block);
             ("free_domheap_pages_on", actual)
         };
-        let expected = if boot_cpu {
-            Ok(Node::ZERO)
-        } else {
-            self.model.cpu(cpu)
-        };
+        let expected = if boot_cpu { Ok(Node::ZERO) } else { self.model.cpu(cpu) };
         let expected = expected.and_then(|_| self.model.free_domheap_pages(place, page, order));
         let actual = actual.map_err(|refused| refused.event);
         assert_eq!(actual, expected);
@@ -1146,11 +1047,7 @@ impl Run<'_> {
     fn bury(&mut self, random: &mut Random) {
         for place in 0..DOMAINS {
             let record = self.model.domains[place];
-            let has_pages = self
-                .model
-                .pages
-                .iter()
-                .any(|page| page.owner == Some(record.id));
+            let has_pages = self.model.pages.iter().any(|page| page.owner == Some(record.id));
             if record.dying && !has_pages && random.once_in(4) {
                 self.new_domain(random, Some(place));
             }
@@ -1269,11 +1166,7 @@ impl Run<'_> {
         let cleared = self.follow_clearing(|_, page| page.scrub_pending);
         for page in 0..self.max_page {
             let record = &mut self.model.pages[page as usize];
-            let pending = self
-                .allocator
-                .attributes(frame(page))
-                .unwrap()
-                .scrub_pending;
+            let pending = self.allocator.attributes(frame(page)).unwrap().scrub_pending;
             if record.scrub_pending && !pending {
                 assert!(record.zeroized);
                 record.scrub_pending = false;
@@ -1300,9 +1193,7 @@ impl Run<'_> {
             if end <= self.max_page {
                 Ok(())
             } else {
-                Err(Event::NotLegalAddress {
-                    frame: start.max(self.max_page),
-                })
+                Err(Event::NotLegalAddress { frame: start.max(self.max_page) })
             }
         });
         assert_eq!(actual.err(), expected.err());
@@ -1452,11 +1343,7 @@ impl Run<'_> {
             assert_eq!(actual.zone, record.zone, "page {number}");
             assert_eq!(actual.owner, record.owner, "page {number}");
             assert_eq!(actual.ref_count, record.ref_count, "page {number}");
-            assert_eq!(
-                actual.domain_assigned,
-                record.owner.is_some(),
-                "page {number}"
-            );
+            assert_eq!(actual.domain_assigned, record.owner.is_some(), "page {number}");
             assert_eq!(actual.scrub_pending, record.scrub_pending, "page {number}");
             assert!(!actual.zeroized || page.content == 0, "page {number}");
             assert!(!actual.cached || !record.allocated, "page {number}");
@@ -1476,10 +1363,7 @@ impl Run<'_> {
         let figures = self.allocator.dump_heap().unwrap();
         assert_eq!(figures.claimed, self.model.claims());
         for zone in Zone::ALL {
-            assert_eq!(
-                self.allocator.avail_heap_pages(Some(zone)),
-                Ok(free[zone as usize])
-            );
+            assert_eq!(self.allocator.avail_heap_pages(Some(zone)), Ok(free[zone as usize]));
         }
         let mut expected = BTreeMap::new();
         for stretch in &self.model.stretches {

@@ -30,10 +30,7 @@ fn main() -> u8 {
             largest = (start, steps);
         }
     }
-    println!(
-        "below 1000, {} takes the most Collatz steps: {}",
-        largest.0, largest.1
-    );
+    println!("below 1000, {} takes the most Collatz steps: {}", largest.0, largest.1);
     if largest != (871, 178) {
         println!("that is not so: it is 871 with 178");
         return 1;
@@ -45,11 +42,7 @@ fn main() -> u8 {
 fn collatz_steps(mut number: u64) -> u32 {
     let mut steps = 0;
     while number != 1 {
-        number = if number.is_multiple_of(2) {
-            number / 2
-        } else {
-            3 * number + 1
-        };
+        number = if number.is_multiple_of(2) { number / 2 } else { 3 * number + 1 };
         steps += 1;
     }
     steps

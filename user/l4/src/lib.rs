@@ -183,10 +183,7 @@ impl Write for Collector {
 impl Console {
     /// Writes formatted text.
     pub fn print(self, text: fmt::Arguments<'_>) {
-        let mut collector = Collector {
-            bytes: [0; WRITE_BYTES],
-            length: 0,
-        };
+        let mut collector = Collector { bytes: [0; WRITE_BYTES], length: 0 };
         // Collecting never fails.
         let _ = collector.write_fmt(text);
         collector.flush();

@@ -28,18 +28,10 @@ pub struct Allowed {
 
 impl Allowed {
     /// Everything.
-    pub(super) const ALL: Self = Self {
-        user: true,
-        write: true,
-        execute: true,
-    };
+    pub(super) const ALL: Self = Self { user: true, write: true, execute: true };
 
     /// Nothing but reading by the kernel; the least value in the order.
-    const LEAST: Self = Self {
-        user: false,
-        write: false,
-        execute: false,
-    };
+    const LEAST: Self = Self { user: false, write: false, execute: false };
 
     /// As rights; every translation allows reading.
     #[must_use]
@@ -103,12 +95,7 @@ pub struct CachedTable {
 
 impl CachedTable {
     const fn least(level: Level, page: PageNumber) -> Self {
-        Self {
-            level,
-            page,
-            table: Frame::ZERO,
-            allowed: Allowed::LEAST,
-        }
+        Self { level, page, table: Frame::ZERO, allowed: Allowed::LEAST }
     }
 }
 
@@ -125,17 +112,15 @@ impl Caches {
         &self,
         page: PageNumber,
     ) -> impl Iterator<Item = CachedTranslation> + '_ {
-        (1..=G::LEVELS)
-            .filter_map(Level::new::<G>)
-            .flat_map(move |level| {
-                let first = page & !(level.frames::<G>() - 1);
-                self.translations
-                    .range(
-                        CachedTranslation::least(level, first)
-                            ..CachedTranslation::least(level, first + 1),
-                    )
-                    .copied()
-            })
+        (1..=G::LEVELS).filter_map(Level::new::<G>).flat_map(move |level| {
+            let first = page & !(level.frames::<G>() - 1);
+            self.translations
+                .range(
+                    CachedTranslation::least(level, first)
+                        ..CachedTranslation::least(level, first + 1),
+                )
+                .copied()
+        })
     }
 
     /// The tables that translate `page`, from low to high levels.
@@ -143,23 +128,18 @@ impl Caches {
         &self,
         page: PageNumber,
     ) -> impl Iterator<Item = CachedTable> + '_ {
-        (1..G::LEVELS)
-            .filter_map(Level::new::<G>)
-            .flat_map(move |level| {
-                let first = page & !((level.frames::<G>() << G::INDEX_BITS) - 1);
-                self.tables
-                    .range(CachedTable::least(level, first)..CachedTable::least(level, first + 1))
-                    .copied()
-            })
+        (1..G::LEVELS).filter_map(Level::new::<G>).flat_map(move |level| {
+            let first = page & !((level.frames::<G>() << G::INDEX_BITS) - 1);
+            self.tables
+                .range(CachedTable::least(level, first)..CachedTable::least(level, first + 1))
+                .copied()
+        })
     }
 
     /// Adds a translation. Of two that differ in the dirty mark only, the one with the mark is
     /// kept: it can do all that the other can, and without a walk.
     pub(super) fn add_translation(&mut self, translation: CachedTranslation) {
-        let [clean, dirty] = [false, true].map(|dirty| CachedTranslation {
-            dirty,
-            ..translation
-        });
+        let [clean, dirty] = [false, true].map(|dirty| CachedTranslation { dirty, ..translation });
         if translation.dirty {
             self.translations.remove(&clean);
             self.translations.insert(dirty);

@@ -39,12 +39,7 @@ pub(super) struct Devices {
 
 impl Devices {
     pub(super) fn new() -> Self {
-        let line = Line {
-            masked: true,
-            pending: false,
-            in_service: false,
-            cpu: CpuIndex::BOOT,
-        };
+        let line = Line { masked: true, pending: false, in_service: false, cpu: CpuIndex::BOOT };
         Self {
             now: 0,
             lines: std::vec![line; usize::from(LINES)],

@@ -52,11 +52,8 @@ pub struct Protection {
 
 impl Protection {
     /// All of them.
-    pub const ALL: Self = Self {
-        execution_prevention: true,
-        access_prevention: true,
-        write_protection: true,
-    };
+    pub const ALL: Self =
+        Self { execution_prevention: true, access_prevention: true, write_protection: true };
 }
 
 /// What the processors' caches take up, beyond what was used and may still be stale.
@@ -146,10 +143,7 @@ impl<G: Geometry> Builder<G> {
             largest_leaf: G::LEAF_LEVELS,
             ticks_per_step: 1,
             protection: Protection::ALL,
-            caching: Caching {
-                speculative: false,
-                private_window: true,
-            },
+            caching: Caching { speculative: false, private_window: true },
             strictness: Strictness::Collect,
             geometry: PhantomData,
         }
@@ -218,15 +212,11 @@ impl<G: Geometry> Builder<G> {
     pub fn build(self) -> Result<Simulated<G>, LayoutError> {
         let () = G::VALID;
         if self.processors == 0 || self.processors > MAX_CPUS {
-            return Err(LayoutError::Processors {
-                count: self.processors,
-            });
+            return Err(LayoutError::Processors { count: self.processors });
         }
         let largest_leaf = Level::new::<G>(self.largest_leaf)
             .filter(|level| level.number() <= G::LEAF_LEVELS)
-            .ok_or(LayoutError::LargestLeaf {
-                level: self.largest_leaf,
-            })?;
+            .ok_or(LayoutError::LargestLeaf { level: self.largest_leaf })?;
         let banks = self.banks()?;
         let (environment, window) = self.environment(&banks)?;
         let tables: Vec<_> = window_tables::<G>(&banks, window).into_iter().collect();
@@ -248,9 +238,7 @@ impl<G: Geometry> Builder<G> {
     }
 
     fn banks(&self) -> Result<Vec<Bank>, LayoutError> {
-        let too_few = LayoutError::TooFewFrames {
-            frames: self.frames,
-        };
+        let too_few = LayoutError::TooFewFrames { frames: self.frames };
         let ram = FrameRange::new(0, self.frames).ok_or(too_few)?;
         let mut banks = Vec::new();
         let mut slots = 0;
@@ -259,11 +247,7 @@ impl<G: Geometry> Builder<G> {
             if banks.iter().any(|bank: &Bank| bank.range.overlaps(range)) {
                 return Err(LayoutError::Overlap { range });
             }
-            banks.push(Bank {
-                range,
-                memory_type,
-                first_slot: slots,
-            });
+            banks.push(Bank { range, memory_type, first_slot: slots });
             slots += usize::try_from(range.count()).map_err(|_| too_few)?;
         }
         Ok(banks)
@@ -292,9 +276,7 @@ impl<G: Geometry> Builder<G> {
             }
         }
         Err(if fits {
-            LayoutError::TooFewFrames {
-                frames: self.frames,
-            }
+            LayoutError::TooFewFrames { frames: self.frames }
         } else {
             LayoutError::WindowTooLarge { room }
         })
@@ -392,9 +374,9 @@ impl<G: Geometry> Layout<G> {
 
     /// Number of frames that exist.
     fn slots(&self) -> usize {
-        self.banks.last().map_or(0, |bank| {
-            bank.first_slot + usize::try_from(bank.range.count()).unwrap_or(0)
-        })
+        self.banks
+            .last()
+            .map_or(0, |bank| bank.first_slot + usize::try_from(bank.range.count()).unwrap_or(0))
     }
 
     fn bank(&self, frame: Frame) -> Option<&Bank> {
@@ -415,9 +397,7 @@ impl<G: Geometry> Layout<G> {
 
     /// All RAM.
     pub(super) fn ram(&self) -> FrameRange {
-        self.banks
-            .first()
-            .map_or(FrameRange::EMPTY, |bank| bank.range)
+        self.banks.first().map_or(FrameRange::EMPTY, |bank| bank.range)
     }
 
     /// Whether the frame holds a table that was built at boot.
@@ -446,11 +426,7 @@ impl<G: Geometry> Layout<G> {
         let too_high = Host::ADDRESS & !((1 << Self::PHYSICAL_BITS) - 1);
         // Of a large page also bit 12, the third bit of its PAT index, which the kernel never
         // sets.
-        let unaligned = if leaf {
-            (level.bytes::<G>() - 1) & Host::ADDRESS
-        } else {
-            0
-        };
+        let unaligned = if leaf { (level.bytes::<G>() - 1) & Host::ADDRESS } else { 0 };
         (leaf && level > self.largest_leaf) || entry & (too_high | unaligned) != 0
     }
 }
@@ -477,11 +453,7 @@ pub(super) fn address_of<G: Geometry>(page: PageNumber) -> VirtualAddress {
     let bits = PAGE_BITS + G::INDEX_BITS * G::LEVELS;
     let address = page << PAGE_BITS;
     let unused = 64 - bits.max(CANONICAL_BITS);
-    #[expect(
-        clippy::cast_possible_wrap,
-        clippy::cast_sign_loss,
-        reason = "sign extension"
-    )]
+    #[expect(clippy::cast_possible_wrap, clippy::cast_sign_loss, reason = "sign extension")]
     let extended = ((address << unused) as i64 >> unused) as u64;
     VirtualAddress::new(extended).unwrap_or(VirtualAddress::ZERO)
 }

@@ -58,19 +58,13 @@ impl Access {
     /// A program's access.
     #[must_use]
     pub const fn user(kind: AccessKind) -> Self {
-        Self {
-            kind,
-            privilege: Privilege::User,
-        }
+        Self { kind, privilege: Privilege::User }
     }
 
     /// The kernel's access.
     #[must_use]
     pub const fn supervisor(kind: AccessKind) -> Self {
-        Self {
-            kind,
-            privilege: Privilege::Supervisor,
-        }
+        Self { kind, privilege: Privilege::Supervisor }
     }
 }
 
@@ -173,12 +167,9 @@ pub(super) fn decode<G: Geometry>(
     }
     let table = Host::table_frame(entry);
     match level.below() {
-        Some(level) if layout.slot(table).is_some() => Target::Table(CachedTable {
-            level,
-            page,
-            table,
-            allowed,
-        }),
+        Some(level) if layout.slot(table).is_some() => {
+            Target::Table(CachedTable { level, page, table, allowed })
+        }
         _ => Target::Malformed,
     }
 }
@@ -190,28 +181,18 @@ pub(super) fn walk<G: Geometry>(
     from: CachedTable,
     page: PageNumber,
 ) -> Walk {
-    let mut walk = Walk {
-        steps: [None; MAX_LEVELS],
-        tables: [None; MAX_LEVELS],
-        end: End::Absent,
-    };
+    let mut walk = Walk { steps: [None; MAX_LEVELS], tables: [None; MAX_LEVELS], end: End::Absent };
     let mut from = from;
     loop {
         let (level, table) = (from.level, from.table);
         let index = index::<G>(level, page);
-        let entry = layout
-            .slot(table)
-            .map_or(Entry::ABSENT, |slot| Entry(memory.word(slot, index)));
+        let entry =
+            layout.slot(table).map_or(Entry::ABSENT, |slot| Entry(memory.word(slot, index)));
         walk.tables[level.number() as usize - 1] = Some(table);
         if !Host::is_present(entry) {
             return walk;
         }
-        let step = Step {
-            level,
-            table,
-            index,
-            entry,
-        };
+        let step = Step { level, table, index, entry };
         match decode(layout, &from, entry, index) {
             Target::Malformed => {
                 walk.end = End::Malformed { at: step };
@@ -232,12 +213,7 @@ pub(super) fn walk<G: Geometry>(
 
 /// The root as the start of a walk.
 pub(super) fn from_root<G: Geometry>(root: Frame) -> CachedTable {
-    CachedTable {
-        level: Level::root::<G>(),
-        page: 0,
-        table: root,
-        allowed: Allowed::ALL,
-    }
+    CachedTable { level: Level::root::<G>(), page: 0, table: root, allowed: Allowed::ALL }
 }
 
 /// Whether what is allowed by the entries allows an access.
@@ -305,10 +281,7 @@ impl Attempt {
             Privilege::User => PageFaultError::USER,
             Privilege::Supervisor | Privilege::Window => 0,
         };
-        Fault::Page {
-            address: self.address,
-            error: PageFaultError::new(bits | write | user),
-        }
+        Fault::Page { address: self.address, error: PageFaultError::new(bits | write | user) }
     }
 }
 
@@ -324,13 +297,8 @@ impl State {
     ) -> Result<Frame, Fault> {
         let page = page_of::<G>(address).ok_or(Fault::NotCanonical { address })?;
         let root = from_root::<G>(self.processor(cpu).root);
-        let attempt = Attempt {
-            cpu,
-            address,
-            page,
-            access,
-            fresh: walk(layout, &self.memory, root, page),
-        };
+        let attempt =
+            Attempt { cpu, address, page, access, fresh: walk(layout, &self.memory, root, page) };
         let (translation, source) = match self.cached(layout, &attempt)? {
             Some(translation) => (translation, Source::Translation),
             None => self.walk_and_mark(layout, &attempt, root)?,
@@ -351,11 +319,7 @@ impl State {
         let rank = |translation: &CachedTranslation| {
             let permitted = permits(layout, translation.allowed, attempt.access);
             let marked = permitted && (translation.dirty || !write);
-            (
-                marked && attempt.exceeds_tables(layout, translation),
-                marked,
-                permitted,
-            )
+            (marked && attempt.exceeds_tables(layout, translation), marked, permitted)
         };
         let caches = &self.processor(attempt.cpu).caches;
         let best = caches
@@ -404,9 +368,7 @@ impl State {
         for from in caches.tables_of::<G>(page).chain([root]) {
             let walk = walk(layout, &self.memory, from, page);
             let harm = attempt.strays(&walk)
-                || walk
-                    .leaf()
-                    .is_some_and(|leaf| attempt.exceeds_tables(layout, &leaf));
+                || walk.leaf().is_some_and(|leaf| attempt.exceeds_tables(layout, &leaf));
             if harm {
                 taken = Some((from, walk));
                 break;
@@ -442,10 +404,7 @@ impl State {
                     let caches = &mut self.processor_mut(attempt.cpu).caches;
                     caches.add_translation(leaf);
                 }
-                let source = Source::Table {
-                    table: from.table,
-                    level: from.level,
-                };
+                let source = Source::Table { table: from.table, level: from.level };
                 Ok((leaf, source))
             }
             end => {
@@ -486,25 +445,11 @@ impl State {
                         );
                     }
                     if write {
-                        self.mark(
-                            layout,
-                            attempt.cpu,
-                            attempt.address,
-                            step,
-                            Mark::Dirty,
-                            stray,
-                        );
+                        self.mark(layout, attempt.cpu, attempt.address, step, Mark::Dirty, stray);
                     }
                 }
                 Target::Table(below) => {
-                    self.mark(
-                        layout,
-                        attempt.cpu,
-                        attempt.address,
-                        step,
-                        Mark::Accessed,
-                        stray,
-                    );
+                    self.mark(layout, attempt.cpu, attempt.address, step, Mark::Accessed, stray);
                     if caches_page(layout, below.page, false) {
                         self.processor_mut(attempt.cpu).caches.tables.insert(below);
                     }
@@ -561,38 +506,18 @@ impl State {
         source: Source,
         frame: Frame,
     ) {
-        let Attempt {
-            cpu,
-            address,
-            access,
-            ..
-        } = *attempt;
+        let Attempt { cpu, address, access, .. } = *attempt;
         let tables = attempt.fresh.leaf();
         if attempt.exceeds_tables(layout, &used) {
             self.report(
                 layout,
-                Violation::StaleTranslation {
-                    cpu,
-                    address,
-                    access,
-                    frame,
-                    source,
-                    used,
-                    tables,
-                },
+                Violation::StaleTranslation { cpu, address, access, frame, source, used, tables },
             );
         } else if source == Source::Translation && access.privilege != Privilege::Window {
             self.check_marks(layout, attempt, frame);
         }
         match layout.memory_type(frame) {
-            None => self.report(
-                layout,
-                Violation::NoMemory {
-                    cpu,
-                    address,
-                    frame,
-                },
-            ),
+            None => self.report(layout, Violation::NoMemory { cpu, address, frame }),
             Some(of_frame) if of_frame != used.memory_type => self.report(
                 layout,
                 Violation::WrongMemoryType {
@@ -622,12 +547,7 @@ impl State {
         };
         self.report(
             layout,
-            Violation::UnmarkedAccess {
-                cpu: attempt.cpu,
-                address: attempt.address,
-                frame,
-                mark,
-            },
+            Violation::UnmarkedAccess { cpu: attempt.cpu, address: attempt.address, frame, mark },
         );
     }
 }

@@ -212,11 +212,7 @@ impl<G: Geometry> Simulated<G> {
     }
 
     fn new(layout: Arc<Layout<G>>, state: State) -> Self {
-        Self {
-            layout,
-            state: RefCell::new(state),
-            counts: Cell::default(),
-        }
+        Self { layout, state: RefCell::new(state), counts: Cell::default() }
     }
 
     /// All frames of RAM.
@@ -252,10 +248,7 @@ impl<G: Geometry> Simulated<G> {
     /// How often the kernel used what since the machine was built or the counts were reset.
     #[must_use]
     pub fn counts(&self) -> Counts {
-        Counts {
-            walks: self.state.borrow().walks,
-            ..self.counts.get()
-        }
+        Counts { walks: self.state.borrow().walks, ..self.counts.get() }
     }
 
     /// Sets all counts to zero.
@@ -272,9 +265,7 @@ impl<G: Geometry> Simulated<G> {
     /// The 8 bytes at index `index` of a frame, read without any effect; 0 where no memory is.
     #[must_use]
     pub fn peek(&self, frame: Frame, index: usize) -> u64 {
-        self.layout
-            .slot(frame)
-            .map_or(0, |slot| self.state.borrow().memory.word(slot, index))
+        self.layout.slot(frame).map_or(0, |slot| self.state.borrow().memory.word(slot, index))
     }
 
     /// Writes the 8 bytes at index `index` of a frame without any other effect, as a device does
@@ -288,9 +279,7 @@ impl<G: Geometry> Simulated<G> {
     /// Whether `frame` is all zero.
     #[must_use]
     pub fn is_clear(&self, frame: Frame) -> bool {
-        self.layout
-            .slot(frame)
-            .is_none_or(|slot| self.state.borrow().memory.words(slot).is_empty())
+        self.layout.slot(frame).is_none_or(|slot| self.state.borrow().memory.words(slot).is_empty())
     }
 
     /// The root that is loaded on `cpu`.
@@ -308,12 +297,7 @@ impl<G: Geometry> Simulated<G> {
     /// The translations that `cpu` has cached.
     #[must_use]
     pub fn cached_translations(&self, cpu: CpuIndex) -> BTreeSet<CachedTranslation> {
-        self.state
-            .borrow()
-            .processor(cpu)
-            .caches
-            .translations
-            .clone()
+        self.state.borrow().processor(cpu).caches.translations.clone()
     }
 
     /// The positions of tables that `cpu` has cached.
@@ -363,9 +347,7 @@ impl<G: Geometry> Simulated<G> {
         address: VirtualAddress,
         access: Access,
     ) -> Result<Frame, Fault> {
-        self.state
-            .get_mut()
-            .access(&self.layout, cpu, address, access)
+        self.state.get_mut().access(&self.layout, cpu, address, access)
     }
 
     /// Lets `cpu` cache everything that it can find in tables, as speculation may.
@@ -551,10 +533,7 @@ impl<G: Geometry> Simulated<G> {
     }
 
     fn broken(&self, operation: Operation, precondition: Precondition) {
-        let violation = Violation::BrokenPrecondition {
-            operation,
-            precondition,
-        };
+        let violation = Violation::BrokenPrecondition { operation, precondition };
         self.state.borrow_mut().report(&self.layout, violation);
     }
 
@@ -590,10 +569,9 @@ impl<G: Geometry> Simulated<G> {
         }
         let reads_reference_root =
             operation == Operation::ReadEntry && frame == self.reference_root();
-        let (Some((table, index)), Some(page)) = (
-            self.layout.window_entry(frame),
-            self.layout.window_page(frame),
-        ) else {
+        let (Some((table, index)), Some(page)) =
+            (self.layout.window_entry(frame), self.layout.window_page(frame))
+        else {
             if !reads_reference_root {
                 self.broken(operation, Precondition::HasWindow { frame });
             }
@@ -609,10 +587,7 @@ impl<G: Geometry> Simulated<G> {
         let user = entry.0 & Host::USER != 0;
         if mmu::caches_page(&self.layout, page, user) {
             let address = address_of::<G>(page);
-            let access = Access {
-                kind,
-                privilege: Privilege::Window,
-            };
+            let access = Access { kind, privilege: Privilege::Window };
             let mut state = self.state.borrow_mut();
             let cpu = state.current;
             if state.access(&self.layout, cpu, address, access).is_err() {
@@ -690,9 +665,7 @@ impl<G: Geometry> Machine for Simulated<G> {
     fn read_entry(&self, table: Frame, index: usize) -> Entry {
         self.count(|counts| counts.table_reads += 1);
         self.table_access(Operation::ReadEntry, table, index, AccessKind::Read)
-            .map_or(Entry::ABSENT, |slot| {
-                Entry(self.state.borrow().memory.word(slot, index))
-            })
+            .map_or(Entry::ABSENT, |slot| Entry(self.state.borrow().memory.word(slot, index)))
     }
 
     fn write_entry(&mut self, table: Frame, index: usize, entry: Entry) {
@@ -704,11 +677,7 @@ impl<G: Geometry> Machine for Simulated<G> {
         };
         let before = Entry(self.peek(table, index));
         if before != Entry::ABSENT {
-            let precondition = Precondition::EntryAbsent {
-                table,
-                index,
-                entry: before,
-            };
+            let precondition = Precondition::EntryAbsent { table, index, entry: before };
             self.broken(operation, precondition);
         }
         self.state.get_mut().memory.set_word(slot, index, entry.0);
@@ -736,10 +705,9 @@ impl<G: Geometry> Machine for Simulated<G> {
     }
 
     fn is_open(&self, frame: Frame) -> bool {
-        self.window_slot(Operation::IsOpen, frame)
-            .is_some_and(|(slot, index)| {
-                Host::is_present(Entry(self.state.borrow().memory.word(slot, index)))
-            })
+        self.window_slot(Operation::IsOpen, frame).is_some_and(|(slot, index)| {
+            Host::is_present(Entry(self.state.borrow().memory.word(slot, index)))
+        })
     }
 
     fn window_address(&self, frame: Frame) -> VirtualAddress {
@@ -762,11 +730,7 @@ impl<G: Geometry> Machine for Simulated<G> {
         }
         let asked = entry.memory_type;
         if let Some(of_frame) = self.layout.memory_type(frame).filter(|&it| it != asked) {
-            let precondition = Precondition::MemoryTypeOfFrame {
-                frame,
-                asked,
-                of_frame,
-            };
+            let precondition = Precondition::MemoryTypeOfFrame { frame, asked, of_frame };
             self.broken(operation, precondition);
         }
         let attributes = Attributes {
@@ -810,9 +774,7 @@ impl<G: Geometry> Machine for Simulated<G> {
     fn read_word(&self, at: PhysicalAddress) -> u64 {
         self.count(|counts| counts.memory_reads += 1);
         self.word_at(Operation::ReadWord, at, AccessKind::Read)
-            .map_or(0, |(slot, index)| {
-                self.state.borrow().memory.word(slot, index)
-            })
+            .map_or(0, |(slot, index)| self.state.borrow().memory.word(slot, index))
     }
 
     fn write_word(&mut self, at: PhysicalAddress, value: u64) {
@@ -875,9 +837,7 @@ impl<G: Geometry> Machine for Simulated<G> {
         }
         let processor = self.state.get_mut().processor_mut(cpu);
         processor.root = root;
-        processor
-            .caches
-            .keep_kernel_half::<G>(layout::kernel_half::<G>());
+        processor.caches.keep_kernel_half::<G>(layout::kernel_half::<G>());
     }
 
     fn invalidate_page(&mut self, cpu: CurrentCpu, address: VirtualAddress) {
@@ -898,9 +858,7 @@ impl<G: Geometry> Machine for Simulated<G> {
         self.speculate();
         if let Some(cpu) = self.enter(Operation::Flush, cpu) {
             let processor = self.state.get_mut().processor_mut(cpu);
-            processor
-                .caches
-                .keep_kernel_half::<G>(layout::kernel_half::<G>());
+            processor.caches.keep_kernel_half::<G>(layout::kernel_half::<G>());
         }
     }
 

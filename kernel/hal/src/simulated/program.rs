@@ -58,14 +58,10 @@ impl Interrupt {
 impl From<Fault> for Interrupt {
     fn from(fault: Fault) -> Self {
         match fault {
-            Fault::Page { address, error } => Self::PageFault {
-                address: address.get(),
-                error,
-            },
-            Fault::NotCanonical { .. } => Self::Exception {
-                vector: GENERAL_PROTECTION,
-                error_code: 0,
-            },
+            Fault::Page { address, error } => Self::PageFault { address: address.get(), error },
+            Fault::NotCanonical { .. } => {
+                Self::Exception { vector: GENERAL_PROTECTION, error_code: 0 }
+            }
         }
     }
 }
@@ -147,10 +143,8 @@ impl<G: Geometry> UserCpu<'_, G> {
             } else {
                 address.page_start().checked_add(page * PAGE_BYTES)
             };
-            let at = at.ok_or(Interrupt::Exception {
-                vector: GENERAL_PROTECTION,
-                error_code: 0,
-            })?;
+            let at =
+                at.ok_or(Interrupt::Exception { vector: GENERAL_PROTECTION, error_code: 0 })?;
             frames.push(self.machine.access(self.cpu, at, Access::user(kind))?);
         }
         Ok(frames)
@@ -163,8 +157,7 @@ impl<G: Geometry> UserCpu<'_, G> {
         kind: AccessKind,
     ) -> Result<(), Interrupt> {
         let frames = self.frames(address, bytes.len(), kind)?;
-        self.machine
-            .read_frames(&frames, address.offset_in_page(), bytes);
+        self.machine.read_frames(&frames, address.offset_in_page(), bytes);
         Ok(())
     }
 
@@ -186,8 +179,7 @@ impl<G: Geometry> UserCpu<'_, G> {
     /// A fault; then nothing was written.
     pub fn store_bytes(&mut self, address: VirtualAddress, bytes: &[u8]) -> Result<(), Interrupt> {
         let frames = self.frames(address, bytes.len(), AccessKind::Write)?;
-        self.machine
-            .write_frames(&frames, address.offset_in_page(), bytes);
+        self.machine.write_frames(&frames, address.offset_in_page(), bytes);
         Ok(())
     }
 
@@ -249,10 +241,7 @@ impl<G: Geometry> UserCpu<'_, G> {
         if self.machine.may_use_port(self.cpu, port) {
             Ok(())
         } else {
-            Err(Interrupt::Exception {
-                vector: GENERAL_PROTECTION,
-                error_code: 0,
-            })
+            Err(Interrupt::Exception { vector: GENERAL_PROTECTION, error_code: 0 })
         }
     }
 
@@ -309,11 +298,7 @@ impl Script {
     /// A program that performs these actions.
     #[must_use]
     pub fn new(actions: impl IntoIterator<Item = Action>) -> Self {
-        Self {
-            actions: actions.into_iter().collect(),
-            next: 0,
-            noted: Vec::new(),
-        }
+        Self { actions: actions.into_iter().collect(), next: 0, noted: Vec::new() }
     }
 
     /// What it read so far.

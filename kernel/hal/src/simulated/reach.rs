@@ -93,12 +93,7 @@ fn explore<G: Geometry>(
             if !Host::is_present(entry) {
                 continue;
             }
-            let step = Step {
-                level: table.level,
-                table: table.table,
-                index,
-                entry,
-            };
+            let step = Step { level: table.level, table: table.table, index, entry };
             let target = decode(layout, &table, entry, index);
             if let Target::Table(below) = target {
                 to_visit.push(below);
@@ -123,12 +118,10 @@ fn reachable_page<G: Geometry>(translation: &CachedTranslation, stale: bool) -> 
 
 impl Explored {
     fn pages<G: Geometry>(&self, stale: bool) -> impl Iterator<Item = ReachablePage> + '_ {
-        self.found
-            .iter()
-            .filter_map(move |(_, target)| match target {
-                Target::Leaf(translation) => Some(reachable_page::<G>(translation, stale)),
-                Target::Table(_) | Target::Malformed => None,
-            })
+        self.found.iter().filter_map(move |(_, target)| match target {
+            Target::Leaf(translation) => Some(reachable_page::<G>(translation, stale)),
+            Target::Table(_) | Target::Malformed => None,
+        })
     }
 
     fn reachable_tables(&self, stale: bool) -> impl Iterator<Item = ReachableTable> + '_ {
@@ -150,30 +143,19 @@ impl State {
             pages: fresh.pages::<G>(false).collect(),
             tables: fresh.reachable_tables(false).collect(),
         };
-        let cached: Vec<_> = processor
-            .caches
-            .tables
-            .difference(&fresh.tables)
-            .copied()
-            .collect();
+        let cached: Vec<_> = processor.caches.tables.difference(&fresh.tables).copied().collect();
         let stale = explore(layout, &self.memory, cached);
         let translations = processor.caches.translations.iter();
         for page in stale
             .pages::<G>(true)
             .chain(translations.map(|translation| reachable_page::<G>(translation, true)))
         {
-            if !reachable.pages.contains(&ReachablePage {
-                stale: false,
-                ..page
-            }) {
+            if !reachable.pages.contains(&ReachablePage { stale: false, ..page }) {
                 reachable.pages.insert(page);
             }
         }
         for table in stale.reachable_tables(true) {
-            if !reachable.tables.contains(&ReachableTable {
-                stale: false,
-                ..table
-            }) {
+            if !reachable.tables.contains(&ReachableTable { stale: false, ..table }) {
                 reachable.tables.insert(table);
             }
         }
@@ -184,9 +166,8 @@ impl State {
     pub(super) fn prefetch<G: Geometry>(&mut self, layout: &Layout<G>, cpu: CpuIndex) {
         let processor = self.processor(cpu);
         let root = from_root::<G>(processor.root);
-        let fresh: BTreeSet<_> = explore(layout, &self.memory, [root])
-            .reachable_tables(false)
-            .collect();
+        let fresh: BTreeSet<_> =
+            explore(layout, &self.memory, [root]).reachable_tables(false).collect();
         let from: Vec<_> = processor.caches.tables.iter().copied().collect();
         let explored = explore(layout, &self.memory, from.into_iter().chain([root]));
         for (step, target) in explored.found {

@@ -34,11 +34,7 @@ const EXECUTE: Access = Access::user(AccessKind::Execute);
 
 fn leaf(level: u32, at: u64, rights: Rights) -> Entry {
     let level = Level::new::<FourLevel>(level).unwrap();
-    let attributes = Attributes {
-        rights,
-        memory_type: MemoryType::WriteBack,
-        foreign: false,
-    };
+    let attributes = Attributes { rights, memory_type: MemoryType::WriteBack, foreign: false };
     Host::leaf(level, frame(at), attributes)
 }
 
@@ -85,10 +81,7 @@ fn small() -> Simulated<TwoByFour> {
 }
 
 fn page_fault(address: VirtualAddress, bits: u64) -> Fault {
-    Fault::Page {
-        address,
-        error: PageFaultError::new(bits),
-    }
+    Fault::Page { address, error: PageFaultError::new(bits) }
 }
 
 fn remove(machine: &mut Simulated<TwoByFour>, table: u64, index: usize) -> Entry {
@@ -137,18 +130,12 @@ fn windows_of_all_geometries_lead_to_every_frame() {
 #[test]
 fn impossible_layouts_are_refused() {
     let build = |frames| Simulated::<TwoByFour>::builder(frames).build();
-    assert_eq!(
-        build(1).unwrap_err(),
-        LayoutError::TooFewFrames { frames: 1 }
-    );
+    assert_eq!(build(1).unwrap_err(), LayoutError::TooFewFrames { frames: 1 });
     // What does not fit in the window becomes the environment's.
     assert_eq!(build(20).unwrap().environment().end(), 12);
     let far = FrameRange::new(100, 101).unwrap();
     assert_eq!(
-        Simulated::<TwoByFour>::builder(12)
-            .io(far, MemoryType::Uncacheable)
-            .build()
-            .unwrap_err(),
+        Simulated::<TwoByFour>::builder(12).io(far, MemoryType::Uncacheable).build().unwrap_err(),
         LayoutError::WindowTooLarge { room: 8 }
     );
     let overlapping = FrameRange::new(11, 13).unwrap();
@@ -164,23 +151,15 @@ fn impossible_layouts_are_refused() {
         builder.clone().processors(0).build().unwrap_err(),
         LayoutError::Processors { count: 0 }
     );
-    assert_eq!(
-        builder.largest_leaf(3).build().unwrap_err(),
-        LayoutError::LargestLeaf { level: 3 }
-    );
+    assert_eq!(builder.largest_leaf(3).build().unwrap_err(), LayoutError::LargestLeaf { level: 3 });
 }
 
 #[test]
 fn io_memory_has_its_own_type() {
     let io = FrameRange::new(10, 12).unwrap();
-    let mut machine = Simulated::<TwoByFour>::builder(8)
-        .io(io, MemoryType::Uncacheable)
-        .build()
-        .unwrap();
-    let uncacheable = WindowEntry {
-        memory_type: MemoryType::Uncacheable,
-        programs: None,
-    };
+    let mut machine =
+        Simulated::<TwoByFour>::builder(8).io(io, MemoryType::Uncacheable).build().unwrap();
+    let uncacheable = WindowEntry { memory_type: MemoryType::Uncacheable, programs: None };
     assert!(machine.has_window(frame(10)) && !machine.has_window(frame(9)));
     machine.open_window(frame(10), uncacheable);
     machine.write_word(physical(10 << 12), 3);
@@ -210,10 +189,7 @@ fn assert_broken<G: Geometry>(
 ) {
     assert_eq!(
         machine.take_violations(),
-        [Violation::BrokenPrecondition {
-            operation,
-            precondition
-        }]
+        [Violation::BrokenPrecondition { operation, precondition }]
     );
 }
 
@@ -242,9 +218,7 @@ fn operations_on_closed_frames_are_reported() {
         (Operation::ReadWord, |machine, at| {
             machine.read_word(at);
         }),
-        (Operation::WriteWord, |machine, at| {
-            machine.write_word(at, 0)
-        }),
+        (Operation::WriteWord, |machine, at| machine.write_word(at, 0)),
         (Operation::ReadBytes, |machine, at| {
             machine.read_bytes(at, &mut [0; 3]);
         }),
@@ -285,11 +259,7 @@ fn other_broken_preconditions_are_reported() {
 
     let entry = machine.read_entry(frame(TABLE), 1);
     machine.write_entry(frame(TABLE), 1, Entry::ABSENT);
-    let precondition = Precondition::EntryAbsent {
-        table: frame(TABLE),
-        index: 1,
-        entry,
-    };
+    let precondition = Precondition::EntryAbsent { table: frame(TABLE), index: 1, entry };
     assert_broken(machine, Operation::WriteEntry, precondition);
 
     let unaligned = physical(at.get() + 4);
@@ -315,24 +285,16 @@ fn other_broken_preconditions_are_reported() {
     assert_broken(machine, Operation::WindowAddress, window);
 
     machine.load_root(cpu(0), frame(TABLE));
-    let kernel_half = Precondition::KernelHalf {
-        root: frame(TABLE),
-        index: 2,
-    };
+    let kernel_half = Precondition::KernelHalf { root: frame(TABLE), index: 2 };
     assert_broken(machine, Operation::LoadRoot, kernel_half);
     // When the caches are gone, the kernel cannot use the window any more.
     machine.flush_all(cpu(0));
     machine.read_word(at);
     let fault = machine.take_violations();
-    assert!(
-        matches!(fault[..], [Violation::KernelFault { .. }]),
-        "{fault:?}"
-    );
+    assert!(matches!(fault[..], [Violation::KernelFault { .. }]), "{fault:?}");
 
     machine.flush(cpu(1));
-    let processor = Precondition::ProcessorExists {
-        cpu: CpuIndex::new(1).unwrap(),
-    };
+    let processor = Precondition::ProcessorExists { cpu: CpuIndex::new(1).unwrap() };
     assert_broken(machine, Operation::Flush, processor);
 }
 
@@ -411,11 +373,7 @@ fn rights_are_checked_with_the_right_error_codes() {
         machine.write_entry(frame(TABLE), index, leaf(1, 8, rights));
         let address = page(index as u64);
         let result = |allowed, bits| {
-            if allowed {
-                Ok(frame(8))
-            } else {
-                Err(page_fault(address, bits))
-            }
+            if allowed { Ok(frame(8)) } else { Err(page_fault(address, bits)) }
         };
         // Twice: the second access meets the caches.
         for _ in 0..2 {
@@ -443,11 +401,7 @@ fn rights_of_all_levels_count() {
     ] {
         let mut machine = small();
         let pointer = remove(&mut machine, ROOT, 0);
-        let pointer = if set {
-            pointer.0 | bit
-        } else {
-            pointer.0 & !bit
-        };
+        let pointer = if set { pointer.0 | bit } else { pointer.0 & !bit };
         machine.write_entry(frame(ROOT), 0, Entry(pointer));
         machine.access(BOOT, page(1), access).unwrap_err();
         assert_eq!(machine.violations(), []);
@@ -464,26 +418,14 @@ fn the_supervisor_is_kept_from_what_programs_can_use() {
     let kinds = AccessKind::ALL;
     for protection in [
         none,
-        Protection {
-            execution_prevention: true,
-            ..none
-        },
-        Protection {
-            access_prevention: true,
-            ..none
-        },
-        Protection {
-            write_protection: true,
-            ..none
-        },
+        Protection { execution_prevention: true, ..none },
+        Protection { access_prevention: true, ..none },
+        Protection { write_protection: true, ..none },
     ] {
         let mut machine = build(Simulated::builder(12).protection(protection));
         machine.write_entry(frame(TABLE), 2, leaf(1, 9, Rights::ReadExecute));
-        let allowed = kinds.map(|kind| {
-            machine
-                .access(BOOT, page(2), Access::supervisor(kind))
-                .is_ok()
-        });
+        let allowed =
+            kinds.map(|kind| machine.access(BOOT, page(2), Access::supervisor(kind)).is_ok());
         let expected = [
             !protection.access_prevention,
             !protection.access_prevention && !protection.write_protection,
@@ -505,11 +447,7 @@ fn large_pages_translate_all_their_frames() {
     // One walk, one translation, the marks in the entry of the root.
     assert_eq!(machine.counts().walks, 1);
     let cached = machine.cached_translations(BOOT);
-    assert!(
-        cached
-            .iter()
-            .any(|it| it.level.number() == 2 && it.frame == frame(8))
-    );
+    assert!(cached.iter().any(|it| it.level.number() == 2 && it.frame == frame(8)));
     assert!(Host::is_dirty(machine.read_entry(frame(ROOT), 1)));
     // Any address of the page invalidates all of it.
     remove(&mut machine, ROOT, 1);
@@ -555,10 +493,7 @@ fn mapping_what_is_no_memory_is_reported() {
     machine.write_entry(frame(TABLE), 2, leaf(1, 100, Rights::Read));
     assert_eq!(machine.access(BOOT, page(2), READ), Ok(frame(100)));
     let reported = machine.take_violations();
-    assert!(
-        matches!(reported[..], [Violation::NoMemory { .. }]),
-        "{reported:?}"
-    );
+    assert!(matches!(reported[..], [Violation::NoMemory { .. }]), "{reported:?}");
     assert_eq!(reported[0].stale_use_of(), None);
 }
 
@@ -615,13 +550,7 @@ fn a_translation_to_another_frame_or_with_more_rights_is_stale() {
         machine.access(BOOT, page(1), access).unwrap();
         let reported = machine.take_violations();
         assert!(
-            matches!(
-                reported[..],
-                [Violation::StaleTranslation {
-                    tables: Some(_),
-                    ..
-                }]
-            ),
+            matches!(reported[..], [Violation::StaleTranslation { tables: Some(_), .. }]),
             "{reported:?}"
         );
     }
@@ -649,21 +578,16 @@ fn a_write_through_a_clean_translation_looks_at_the_tables() {
 
 #[test]
 fn marks_cleared_without_invalidation_are_missed_and_reported() {
-    for (mark, bit, access) in [
-        (Mark::Dirty, Host::DIRTY, WRITE),
-        (Mark::Accessed, Host::ACCESSED, READ),
-    ] {
+    for (mark, bit, access) in
+        [(Mark::Dirty, Host::DIRTY, WRITE), (Mark::Accessed, Host::ACCESSED, READ)]
+    {
         let mut machine = small();
         machine.access(BOOT, page(1), WRITE).unwrap();
         let entry = machine.read_entry(frame(TABLE), 1);
         machine.exchange_entry(frame(TABLE), 1, Entry(entry.0 & !bit));
         machine.access(BOOT, page(1), access).unwrap();
-        let unmarked = Violation::UnmarkedAccess {
-            cpu: BOOT,
-            address: page(1),
-            frame: frame(8),
-            mark,
-        };
+        let unmarked =
+            Violation::UnmarkedAccess { cpu: BOOT, address: page(1), frame: frame(8), mark };
         assert_eq!(machine.take_violations(), [unmarked]);
         machine.invalidate_page(cpu(0), page(1));
         machine.access(BOOT, page(1), access).unwrap();
@@ -685,14 +609,8 @@ fn a_freed_table_is_walked_until_the_flush() {
     let reported = machine.take_violations();
     let level = Level::FIRST;
     let table = frame(TABLE);
-    let stray = |mark| Violation::StrayMark {
-        cpu: BOOT,
-        address: page(1),
-        table,
-        level,
-        index: 1,
-        mark,
-    };
+    let stray =
+        |mark| Violation::StrayMark { cpu: BOOT, address: page(1), table, level, index: 1, mark };
     assert_eq!(reported[..2], [stray(Mark::Accessed), stray(Mark::Dirty)]);
     assert_eq!(reported[0].stale_use_of(), Some(table));
     let through_table = Source::Table { table, level };
@@ -716,10 +634,7 @@ fn a_freed_table_is_walked_until_the_flush() {
 fn the_kernel_half_survives_all_but_flush_all() {
     let mut machine = small();
     make_root(&mut machine, 6);
-    let everyone = WindowEntry {
-        memory_type: MemoryType::WriteBack,
-        programs: Some(Rights::Read),
-    };
+    let everyone = WindowEntry { memory_type: MemoryType::WriteBack, programs: Some(Rights::Read) };
     machine.open_window(frame(10), everyone);
     let address = machine.window_address(frame(10));
     assert_eq!(machine.access(BOOT, address, READ), Ok(frame(10)));
@@ -747,10 +662,7 @@ fn the_kernel_half_survives_all_but_flush_all() {
 #[test]
 fn the_kernel_fills_the_caches_too() {
     let mut machine = small();
-    let everyone = WindowEntry {
-        memory_type: MemoryType::WriteBack,
-        programs: Some(Rights::Read),
-    };
+    let everyone = WindowEntry { memory_type: MemoryType::WriteBack, programs: Some(Rights::Read) };
     machine.open_window(frame(10), everyone);
     // The kernel may write where programs may only read.
     machine.write_word(physical(10 << 12), 1);
@@ -819,10 +731,7 @@ fn reachable_lists_tables_and_caches() {
         memory_type: MemoryType::WriteBack,
         stale: false,
     };
-    let stale = ReachablePage {
-        stale: true,
-        ..mapped
-    };
+    let stale = ReachablePage { stale: true, ..mapped };
     let with_table = |stale| vec![(ROOT, 2, false), (TABLE, 1, stale)];
     // Not used yet, but in the tables.
     assert_eq!(user(&machine), (vec![mapped], with_table(false)));
@@ -848,10 +757,7 @@ fn reachable_lists_tables_and_caches() {
 
 #[test]
 fn speculation_finds_what_no_access_has_cached() {
-    let caching = Caching {
-        speculative: true,
-        private_window: false,
-    };
+    let caching = Caching { speculative: true, private_window: false };
     let mut machine = build(Simulated::builder(12).caching(caching));
     // Never used, removed, not invalidated.
     remove(&mut machine, TABLE, 1);
@@ -885,22 +791,13 @@ fn programs_run_until_they_stop() {
         })
     };
     let error = PageFaultError::new(PageFaultError::WRITE | PageFaultError::USER);
-    let fault = Interrupt::PageFault {
-        address: page(2).get(),
-        error,
-    };
+    let fault = Interrupt::PageFault { address: page(2).get(), error };
     assert_eq!(run(&mut machine, &mut registers), Some(fault));
     assert!(error.is_write() && !error.is_protection() && !error.is_execute());
     machine.write_entry(frame(TABLE), 2, leaf(1, 9, Rights::ReadWrite));
-    assert_eq!(
-        run(&mut machine, &mut registers),
-        Some(Interrupt::SystemCall)
-    );
+    assert_eq!(run(&mut machine, &mut registers), Some(Interrupt::SystemCall));
     assert_eq!(registers, [7, 1]);
-    assert_eq!(
-        (machine.peek(frame(8), 0), machine.peek(frame(9), 0)),
-        (7, 8)
-    );
+    assert_eq!((machine.peek(frame(8), 0), machine.peek(frame(9), 0)), (7, 8));
     let endless = machine.run(cpu(0), &mut (), 3, |_, ()| Ok(()));
     assert_eq!(endless, None);
 }
@@ -948,16 +845,10 @@ fn a_script_begins_again_where_it_faulted() {
     machine.write_entry(frame(TABLE), 2, leaf(1, 8, Rights::Read));
     assert_eq!(run(&mut machine, &mut script), Some(Interrupt::SystemCall));
     let vector = 3;
-    let exception = Interrupt::Exception {
-        vector,
-        error_code: 0,
-    };
+    let exception = Interrupt::Exception { vector, error_code: 0 };
     assert_eq!(run(&mut machine, &mut script), Some(exception));
     assert_eq!(script.noted(), [5, 5]);
-    let refused = Interrupt::Exception {
-        vector: GENERAL_PROTECTION,
-        error_code: 0,
-    };
+    let refused = Interrupt::Exception { vector: GENERAL_PROTECTION, error_code: 0 };
     assert_eq!(run(&mut machine, &mut script), Some(refused));
     machine.permit_ports(BOOT, [0x3f8..=0x3ff]);
     assert_eq!(run(&mut machine, &mut script), None);
@@ -1059,10 +950,7 @@ fn accesses_are_counted() {
     machine.exchange_entry(frame(ROOT), 0, Entry::ABSENT);
     machine.flush(cpu(0));
     machine.count_status_accesses(3);
-    let counts = Counts {
-        walks: 0,
-        ..machine.counts()
-    };
+    let counts = Counts { walks: 0, ..machine.counts() };
     let expected = Counts {
         table_reads: 1,
         table_writes: 1,
@@ -1140,11 +1028,7 @@ fn naive_walk<G: Geometry>(
         if leaf {
             // The machine has SMEP, SMAP and WP: nobody can use the pages of the other.
             let allowed = may_use == user && (may_write || !write) && (may_execute || !execute);
-            break if allowed {
-                Ok(at + ((address >> 12) & (pages - 1)))
-            } else {
-                Err(1)
-            };
+            break if allowed { Ok(at + ((address >> 12) & (pages - 1))) } else { Err(1) };
         }
         table = at;
         level -= 1;
@@ -1213,11 +1097,7 @@ fn walks_agree<G: Geometry>(seed: u64, frames: u64, machines: usize) {
             let user = !random.one_in(4);
             let access = Access {
                 kind,
-                privilege: if user {
-                    Privilege::User
-                } else {
-                    Privilege::Supervisor
-                },
+                privilege: if user { Privilege::User } else { Privilege::Supervisor },
             };
             // A processor that has this root and no caches; the kernel half is nonsense too.
             machine.state.get_mut().processor_mut(BOOT).root = frame(root);
@@ -1230,26 +1110,17 @@ fn walks_agree<G: Geometry>(seed: u64, frames: u64, machines: usize) {
             let found = machine.access(BOOT, address, access);
             assert_eq!(
                 found,
-                expected
-                    .map(frame)
-                    .map_err(|bits| page_fault(address, bits | access_bits)),
+                expected.map(frame).map_err(|bits| page_fault(address, bits | access_bits)),
                 "{access:?} {address}"
             );
-            assert_eq!(
-                machine.state.borrow().memory,
-                naive.state.borrow().memory,
-                "marks"
-            );
+            assert_eq!(machine.state.borrow().memory, naive.state.borrow().memory, "marks");
             match found {
                 Ok(_) => reached += 1,
                 Err(_) => refused += 1,
             }
         }
     }
-    assert!(
-        reached > machines && refused > machines,
-        "{reached} {refused}"
-    );
+    assert!(reached > machines && refused > machines, "{reached} {refused}");
 }
 
 #[test]
@@ -1274,11 +1145,7 @@ fn a_correct_kernel_is_never_reported(seed: u64, caching: Caching, steps: usize)
     let second_table = frame(6);
     let (mut reached, mut faulted) = (0, 0);
     for step in 0..steps {
-        let table = if random.one_in(2) {
-            frame(TABLE)
-        } else {
-            second_table
-        };
+        let table = if random.one_in(2) { frame(TABLE) } else { second_table };
         let index = random.below(4) as usize;
         let first = if table == second_table { 4 } else { 0 };
         let has_second = machine.is_open(second_table);
@@ -1346,10 +1213,7 @@ fn a_correct_kernel_is_never_reported(seed: u64, caching: Caching, steps: usize)
             }
         }
     }
-    assert!(
-        reached > steps / 8 && faulted > steps / 8,
-        "{reached} {faulted}"
-    );
+    assert!(reached > steps / 8 && faulted > steps / 8, "{reached} {faulted}");
 }
 
 #[test]
@@ -1358,10 +1222,7 @@ fn correct_kernels_are_never_reported() {
     let steps = 50_000;
     for (seed, speculative) in [(1, false), (2, true)] {
         for private_window in [false, true] {
-            let caching = Caching {
-                speculative,
-                private_window,
-            };
+            let caching = Caching { speculative, private_window };
             a_correct_kernel_is_never_reported(seed, caching, steps);
         }
     }

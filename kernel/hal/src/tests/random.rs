@@ -144,10 +144,7 @@ fn machine<G: Geometry>(frames: u64, cpus: usize, largest_leaf: u32) -> (Simulat
         .processors(cpus)
         .largest_leaf(largest_leaf)
         .io(io, MemoryType::Uncacheable)
-        .caching(Caching {
-            speculative: false,
-            private_window: false,
-        })
+        .caching(Caching { speculative: false, private_window: false })
         .strictness(Strictness::PanicUnlessStale)
         .build()
         .unwrap();
@@ -157,14 +154,8 @@ fn machine<G: Geometry>(frames: u64, cpus: usize, largest_leaf: u32) -> (Simulat
         free: std::vec![range(free.start(), free.end() - 2)],
         modules: std::vec![range(free.end() - 2, free.end())],
         io: std::vec![
-            IoRange {
-                frames: io,
-                kind: IoKind::VideoMemory
-            },
-            IoRange {
-                frames: range(1 << 20, (1 << 20) + 1),
-                kind: IoKind::FrameBuffer
-            },
+            IoRange { frames: io, kind: IoKind::VideoMemory },
+            IoRange { frames: range(1 << 20, (1 << 20) + 1), kind: IoKind::FrameBuffer },
         ],
     };
     (machine, ranges)
@@ -175,9 +166,8 @@ impl<'layout, G: Geometry> Client<'layout, G> {
         let frames = usize::try_from(machine.ram().count()).unwrap();
         let storage = Vectors::new::<G>(frames, machine.processors());
         let memory = Memory::simulated(machine, storage, ranges.layout()).unwrap();
-        let (ram, io): (Vec<_>, Vec<_>) = memory
-            .initial_regions()
-            .partition(|region| region.kind() == RegionKind::Ram);
+        let (ram, io): (Vec<_>, Vec<_>) =
+            memory.initial_regions().partition(|region| region.kind() == RegionKind::Ram);
         let zero = Owner::Domain(DomainId::ZERO);
         let frames = ram.iter().flat_map(|region| {
             let first = region.first_frame();
@@ -218,11 +208,7 @@ impl<'layout, G: Geometry> Client<'layout, G> {
             panic!("{invariant}: {found}");
         }
         for (frame, owner) in &self.owners {
-            assert_eq!(
-                self.memory.state().owner(*frame),
-                *owner,
-                "owner of {frame}"
-            );
+            assert_eq!(self.memory.state().owner(*frame), *owner, "owner of {frame}");
         }
     }
 
@@ -283,11 +269,7 @@ impl<'layout, G: Geometry> Client<'layout, G> {
             return 0;
         }
         let (one, other) = (self.random.below(most), self.random.below(most));
-        let order = if self.random.once_in(4) {
-            one.max(other)
-        } else {
-            one.min(other)
-        };
+        let order = if self.random.once_in(4) { one.max(other) } else { one.min(other) };
         u32::try_from(order).unwrap()
     }
 
@@ -344,11 +326,7 @@ impl<'layout, G: Geometry> Client<'layout, G> {
     }
 
     fn user_address(&mut self) -> VirtualAddress {
-        let end = if self.random.once_in(32) {
-            G::USER_END * 2
-        } else {
-            G::USER_END
-        };
+        let end = if self.random.once_in(32) { G::USER_END * 2 } else { G::USER_END };
         // Often near the start, so that things meet.
         let end = if self.random.once_in(4) { end } else { end / 8 };
         VirtualAddress::new(self.random.below(end)).unwrap()
@@ -372,11 +350,7 @@ impl<'layout, G: Geometry> Client<'layout, G> {
 
     fn supply(&mut self) -> TableSupply {
         let mut supply = TableSupply::default();
-        let count = if self.random.once_in(4) {
-            0
-        } else {
-            SUPPLY_LIMIT
-        };
+        let count = if self.random.once_in(4) { 0 } else { SUPPLY_LIMIT };
         for _ in 0..count {
             if let Some(page) = self.pages.pop() {
                 supply.add(page).unwrap();
@@ -442,11 +416,7 @@ impl<'layout, G: Geometry> Client<'layout, G> {
         if self.maps.is_empty() && !self.pages.is_empty() {
             return self.allocate_map();
         }
-        let order = if self.random.once_in(8) {
-            self.order()
-        } else {
-            0
-        };
+        let order = if self.random.once_in(8) { self.order() } else { 0 };
         let Some(region) = self.region(order) else {
             return;
         };
@@ -592,21 +562,12 @@ impl<'layout, G: Geometry> Client<'layout, G> {
         let goes_on = self.unfinished.iter().position(|step| step.0 == map.root());
         if let Some(position) = goes_on {
             let (root, to, region, done) = self.unfinished.swap_remove(position);
-            let done = if self.random.once_in(16) {
-                done + 1 + self.random.below(64)
-            } else {
-                done
-            };
+            let done =
+                if self.random.once_in(16) { done + 1 + self.random.below(64) } else { done };
             let before = self.snapshot();
             let result = {
                 let share = None;
-                let request = Request {
-                    to,
-                    region,
-                    rights,
-                    share,
-                    done,
-                };
+                let request = Request { to, region, rights, share, done };
                 self.memory.resume_mapping(&mut map, &request, &mut supply)
             };
             if let Some(added) = self.note("resume_mapping", &before, result)
@@ -616,11 +577,7 @@ impl<'layout, G: Geometry> Client<'layout, G> {
             }
         } else if let Some((region, share)) = self.what_to_map(&map) {
             let order = region.bits() - PAGE_BITS;
-            let order = if self.random.once_in(64) {
-                self.order()
-            } else {
-                order
-            };
+            let order = if self.random.once_in(64) { self.order() } else { order };
             let to = self.virtual_flexpage(order);
             let share = share.map(|index| &self.shares[index]);
             if share.is_none() {
@@ -645,17 +602,10 @@ impl<'layout, G: Geometry> Client<'layout, G> {
             };
             let name = if done > 0 { "resume_mapping" } else { name };
             let result = if done > 0 {
-                let request = Request {
-                    to,
-                    region,
-                    rights,
-                    share,
-                    done,
-                };
+                let request = Request { to, region, rights, share, done };
                 self.memory.resume_mapping(&mut map, &request, &mut supply)
             } else {
-                self.memory
-                    .add_mapping(&mut map, to, region, rights, share, &mut supply)
+                self.memory.add_mapping(&mut map, to, region, rights, share, &mut supply)
             };
             if let Some(added) = self.note(name, &before, result)
                 && added.done < region.pages()
@@ -723,11 +673,7 @@ impl<'layout, G: Geometry> Client<'layout, G> {
         } else {
             let all = !self.random.once_in(3);
             let rights = self.random.rights();
-            Change::Rights(if all {
-                Rights::ReadWriteExecute
-            } else {
-                rights
-            })
+            Change::Rights(if all { Rights::ReadWriteExecute } else { rights })
         };
         // All steps, or only some.
         while let Some(next) = range {
@@ -735,10 +681,9 @@ impl<'layout, G: Geometry> Client<'layout, G> {
             let before = self.snapshot();
             let mut told = Vec::new();
             let result =
-                self.memory
-                    .modify_mapping(cpu, &mut map, next, change, &mut supply, |info| {
-                        told.push(info);
-                    });
+                self.memory.modify_mapping(cpu, &mut map, next, change, &mut supply, |info| {
+                    told.push(info);
+                });
             let modified = self.note("modify_mapping", &before, result);
             range = modified.and_then(|modified| {
                 assert_eq!(modified.mappings as usize, told.len());
@@ -750,17 +695,9 @@ impl<'layout, G: Geometry> Client<'layout, G> {
                     Change::Rights(rights) => rights,
                     Change::ResetUsage => old.attributes.rights,
                 };
-                let attributes = Attributes {
-                    rights,
-                    ..old.attributes
-                };
+                let attributes = Attributes { rights, ..old.attributes };
                 let (accessed, dirty) = (new.accessed, new.dirty);
-                let expected = MappingInfo {
-                    attributes,
-                    accessed,
-                    dirty,
-                    ..old
-                };
+                let expected = MappingInfo { attributes, accessed, dirty, ..old };
                 assert_eq!(new, expected);
                 if change == Change::ResetUsage {
                     assert!(!new.accessed && !new.dirty);
@@ -789,11 +726,8 @@ impl<'layout, G: Geometry> Client<'layout, G> {
             let result = self
                 .memory
                 .remove_mapping(cpu, &mut map, next, &mut supply, |info| told.push(info));
-            let name = if next.pages() == 1 {
-                "remove_mapping, one page"
-            } else {
-                "remove_mapping, more"
-            };
+            let name =
+                if next.pages() == 1 { "remove_mapping, one page" } else { "remove_mapping, more" };
             range = self.note(name, &before, result).and_then(|removed| {
                 assert_eq!(removed.mappings as usize, told.len());
                 self.draining.extend(removed.tables);
@@ -853,17 +787,13 @@ impl<'layout, G: Geometry> Client<'layout, G> {
         let Some(region) = region else { return };
         let (rights, visible) = (self.random.rights(), self.random.once_in(2));
         let before = self.snapshot();
-        let shares = self
-            .shares
-            .iter()
-            .filter(|share| share.grantee() == Owner::Hypervisor);
+        let shares = self.shares.iter().filter(|share| share.grantee() == Owner::Hypervisor);
         let shares: Vec<_> = shares.collect();
         if !self.random.once_in(3)
             && let Some(share) = self.random.pick(&shares)
         {
             let result =
-                self.memory
-                    .add_kernel_mapping(cpu, share.region(), rights, visible, Some(share));
+                self.memory.add_kernel_mapping(cpu, share.region(), rights, visible, Some(share));
             if let Some(mapping) = self.note("add_kernel_mapping, shared", &before, result) {
                 self.kernel.push(mapping);
             }
@@ -872,9 +802,7 @@ impl<'layout, G: Geometry> Client<'layout, G> {
         if self.kernel.len() > 4 {
             return;
         }
-        let result = self
-            .memory
-            .add_kernel_mapping(cpu, region, rights, visible, None);
+        let result = self.memory.add_kernel_mapping(cpu, region, rights, visible, None);
         if let Some(mapping) = self.note("add_kernel_mapping", &before, result) {
             self.kernel.push(mapping);
         }
@@ -890,19 +818,14 @@ impl<'layout, G: Geometry> Client<'layout, G> {
     }
 
     fn use_kernel_mapping(&mut self) {
-        let (Some(mapping), Some(other)) = (
-            self.random.pick(&self.kernel),
-            self.random.pick(&self.kernel),
-        ) else {
+        let (Some(mapping), Some(other)) =
+            (self.random.pick(&self.kernel), self.random.pick(&self.kernel))
+        else {
             return;
         };
         let kind = self.random.below(6);
         let size = mapping.size() as u64;
-        let size = if self.random.once_in(4) {
-            size * 2
-        } else {
-            size
-        };
+        let size = if self.random.once_in(4) { size * 2 } else { size };
         let offset = usize::try_from(self.random.below(size + 64)).unwrap();
         let count = usize::try_from(self.random.below(64)).unwrap();
         let value = self.random.next();
@@ -937,10 +860,7 @@ impl<'layout, G: Geometry> Client<'layout, G> {
                 });
                 ("write_bytes", result)
             }
-            3 => (
-                "copy",
-                memory.copy((mapping, offset), (other, offset / 2), count),
-            ),
+            3 => ("copy", memory.copy((mapping, offset), (other, offset / 2), count)),
             4 => ("fill", memory.fill(mapping, offset, count, 9)),
             _ => ("clear", memory.clear(mapping)),
         };
@@ -1035,22 +955,15 @@ impl<'layout, G: Geometry> Client<'layout, G> {
             && self.random.once_in(4)
         {
             let (root, full) = (map.root(), PageRecord::COUNT_LIMIT);
-            let uses = self
-                .memory
-                .state_mut()
-                .pretend_count(Level::FIRST, root, full);
+            let uses = self.memory.state_mut().pretend_count(Level::FIRST, root, full);
             let error = self.memory.attach(map).unwrap_err();
-            self.memory
-                .state_mut()
-                .pretend_count(Level::FIRST, root, uses);
+            self.memory.state_mut().pretend_count(Level::FIRST, root, uses);
             assert_eq!(error, Error::TooManyUses);
             self.table.refusal(error);
             return;
         }
         let order = self.order();
-        let Some(region) = self
-            .region(order)
-            .filter(|region| region.kind() == RegionKind::Ram)
+        let Some(region) = self.region(order).filter(|region| region.kind() == RegionKind::Ram)
         else {
             return;
         };
@@ -1059,30 +972,17 @@ impl<'layout, G: Geometry> Client<'layout, G> {
         };
         let largest = Level::new::<G>(G::LEAF_LEVELS).unwrap();
         let units = Units::of::<G>(region.first_frame(), order, largest);
-        let full = if units.level == Level::FIRST {
-            PageRecord::COUNT_LIMIT
-        } else {
-            u32::MAX
-        };
+        let full = if units.level == Level::FIRST { PageRecord::COUNT_LIMIT } else { u32::MAX };
         if self.memory.status(region) != Status::Normal {
             return;
         }
-        let count = self
-            .memory
-            .state_mut()
-            .pretend_count(units.level, units.first, full);
+        let count = self.memory.state_mut().pretend_count(units.level, units.first, full);
         let result = if units.count == 1 && order == 0 && self.random.once_in(2) {
-            self.memory
-                .add_kernel_mapping(cpu, region, Rights::Read, false, None)
-                .map(|_| ())
+            self.memory.add_kernel_mapping(cpu, region, Rights::Read, false, None).map(|_| ())
         } else {
-            self.memory
-                .share(region, owner, Owner::Hypervisor, Rights::Read)
-                .map(|_| ())
+            self.memory.share(region, owner, Owner::Hypervisor, Rights::Read).map(|_| ())
         };
-        self.memory
-            .state_mut()
-            .pretend_count(units.level, units.first, count);
+        self.memory.state_mut().pretend_count(units.level, units.first, count);
         let error = result.unwrap_err();
         self.table.refusal(error);
     }
@@ -1135,9 +1035,7 @@ impl<'layout, G: Geometry> Client<'layout, G> {
     fn cache_everything(&mut self) {
         if self.random.once_in(4) {
             for cpu in 0..self.memory.machine().processors() {
-                self.memory
-                    .machine_mut()
-                    .prefetch(CpuIndex::new(cpu).unwrap());
+                self.memory.machine_mut().prefetch(CpuIndex::new(cpu).unwrap());
             }
         }
     }
@@ -1165,10 +1063,7 @@ impl<'layout, G: Geometry> Client<'layout, G> {
             let kinds = AccessKind::ALL;
             let kind = *self.random.pick(&kinds).unwrap();
             // A fault is as good.
-            let _ = self
-                .memory
-                .machine_mut()
-                .access(cpu, address, Access::user(kind));
+            let _ = self.memory.machine_mut().access(cpu, address, Access::user(kind));
         }
         if self.random.once_in(16) {
             let cpu = self.cpu().index();
@@ -1194,18 +1089,8 @@ fn check_fast_add<G: Geometry>(
     let Some(fast) = memory.decide_add_page(map, to, region, rights) else {
         return;
     };
-    let request = Request {
-        to,
-        region,
-        rights,
-        share: None,
-        done: 0,
-    };
-    let units = Units {
-        level: Level::FIRST,
-        first: region.first_frame(),
-        count: 1,
-    };
+    let request = Request { to, region, rights, share: None, done: 0 };
+    let units = Units { level: Level::FIRST, first: region.first_frame(), count: 1 };
     let slow = memory.decide_add(map, &request, supply, units);
     assert_eq!(Ok(fast), slow);
 }

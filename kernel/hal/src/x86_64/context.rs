@@ -102,10 +102,7 @@ impl core::fmt::Display for RegisterError {
     fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
             Self::NotAUserAddress(address) => {
-                write!(
-                    formatter,
-                    "{address} is not an address that a program can use"
-                )
+                write!(formatter, "{address} is not an address that a program can use")
             }
         }
     }
@@ -123,23 +120,13 @@ impl Context {
             ..Frame::default()
         };
         let registers = Box::new(Registers::initial(frame)).map_err(|(_, error)| error)?;
-        Ok(Self {
-            registers,
-            method,
-            ports: 0,
-            debug: DebugRegisters::default(),
-        })
+        Ok(Self { registers, method, ports: 0, debug: DebugRegisters::default() })
     }
 
     /// The value of a register.
     #[must_use]
     pub fn register(&self, register: Register) -> u64 {
-        self.registers
-            .frame
-            .general
-            .get(register as usize)
-            .copied()
-            .unwrap_or(0)
+        self.registers.frame.general.get(register as usize).copied().unwrap_or(0)
     }
 
     /// Sets a register. Any value is good.
@@ -268,9 +255,5 @@ impl Drop for Context {
 
 /// The number of an address that a program can use.
 fn user(address: VirtualAddress) -> Result<u64, RegisterError> {
-    if address.is_user() {
-        Ok(address.get())
-    } else {
-        Err(RegisterError::NotAUserAddress(address))
-    }
+    if address.is_user() { Ok(address.get()) } else { Err(RegisterError::NotAUserAddress(address)) }
 }

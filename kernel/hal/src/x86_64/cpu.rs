@@ -346,10 +346,8 @@ unsafe fn load_tables(area: *mut CpuArea, table: *mut [[u64; 2]; 256]) {
             limit: size_of::<[u64; 8]>() as u16 - 1,
             base: &raw const (*area).descriptors as u64,
         };
-        let interrupts = Pointer {
-            limit: size_of::<[[u64; 2]; 256]>() as u16 - 1,
-            base: table as u64,
-        };
+        let interrupts =
+            Pointer { limit: size_of::<[[u64; 2]; 256]>() as u16 - 1, base: table as u64 };
         asm!(
             "lgdt [{descriptors}]",
             "push {code}",

@@ -157,9 +157,7 @@ impl Layout {
         let usable = map.usable_frames() * PAGE_BYTES;
         // The records of blocks come on top of what objects get.
         let blocks_records = managed_frames / 16;
-        let heap = heap
-            .unwrap_or((usable / HEAP_PART).max(SMALLEST_HEAP))
-            .min(usable);
+        let heap = heap.unwrap_or((usable / HEAP_PART).max(SMALLEST_HEAP)).min(usable);
         let heap = heap + blocks_records + PAGE_BYTES;
         let blocks = managed_frames.div_ceil(ENTRIES);
         let block_tables = blocks.div_ceil(ENTRIES);
@@ -231,11 +229,7 @@ struct Blocks<'map> {
 
 impl<'map> Blocks<'map> {
     fn of(map: &'map MemoryMap, managed_frames: u64) -> Self {
-        Self {
-            areas: map.areas().iter(),
-            managed_frames,
-            next: 0,
-        }
+        Self { areas: map.areas().iter(), managed_frames, next: 0 }
     }
 }
 
@@ -302,13 +296,7 @@ pub(super) unsafe fn build(
     unsafe {
         map_range(physical, address, layout, no_execute);
         clear_words(address + cleared, layout.block_pages() * ENTRIES);
-        describe_memory(
-            physical + cleared,
-            address + cleared,
-            layout,
-            map,
-            no_execute,
-        );
+        describe_memory(physical + cleared, address + cleared, layout, map, no_execute);
     }
     Environment {
         window_entries: WINDOW_ENTRIES as *mut u64,
@@ -404,11 +392,7 @@ unsafe fn describe_memory(
         unsafe { ((tables + offset + number * ENTRY_BYTES) as *mut u64).write_volatile(entry) }
     };
     for number in 0..layout.block_tables {
-        write(
-            window3,
-            number,
-            (window2 + number * PAGE_BYTES) | table | USER,
-        );
+        write(window3, number, (window2 + number * PAGE_BYTES) | table | USER);
         write(entries2, number, (entries1 + number * PAGE_BYTES) | table);
         write(records2, number, (records1 + number * PAGE_BYTES) | table);
     }
@@ -424,16 +408,8 @@ unsafe fn describe_memory(
         root_entry(index(WINDOW_ENTRIES, 4)).write_volatile(level3 | table);
     }
     for number in 0..layout.upper_tables {
-        write(
-            level3,
-            index(WINDOW_ENTRIES, 3) + number,
-            (entries2 + number * PAGE_BYTES) | table,
-        );
-        write(
-            level3,
-            index(RECORDS, 3) + number,
-            (records2 + number * PAGE_BYTES) | table,
-        );
+        write(level3, index(WINDOW_ENTRIES, 3) + number, (entries2 + number * PAGE_BYTES) | table);
+        write(level3, index(RECORDS, 3) + number, (records2 + number * PAGE_BYTES) | table);
     }
     let leaf = PRESENT | GLOBAL | no_execute;
     let mut described = 0;
@@ -494,9 +470,7 @@ const fn index(address: u64, level: u32) -> u64 {
 
 /// Entry number `index` of the boot root.
 fn root_entry(index: u64) -> *mut u64 {
-    (&raw mut boot_root)
-        .cast::<u64>()
-        .wrapping_add(index as usize % ENTRIES as usize)
+    (&raw mut boot_root).cast::<u64>().wrapping_add(index as usize % ENTRIES as usize)
 }
 
 /// Shows the page at `physical`, a multiple of the page size, in the peephole.
@@ -547,19 +521,13 @@ impl BootMemory {
     /// Memory below what `physical_bits` bits of address reach; `no_execute` is that bit of a
     /// page-table entry, if the processor has it.
     pub(super) fn new(physical_bits: u32, no_execute: u64) -> Self {
-        Self {
-            limit: 1 << (physical_bits.clamp(32, 52) - 12),
-            no_execute,
-        }
+        Self { limit: 1 << (physical_bits.clamp(32, 52) - 12), no_execute }
     }
 }
 
 impl PhysicalMemory for BootMemory {
     fn read(&mut self, address: PhysicalAddress, buffer: &mut [u8]) -> Result<(), Unreadable> {
-        let unreadable = Unreadable {
-            address,
-            bytes: buffer.len() as u64,
-        };
+        let unreadable = Unreadable { address, bytes: buffer.len() as u64 };
         let mut at = address;
         let mut rest = buffer;
         while !rest.is_empty() {

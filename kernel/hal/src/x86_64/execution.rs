@@ -85,11 +85,7 @@ impl fmt::Display for PageFaultError {
             (_, true) => "write",
             _ => "read",
         };
-        let cause = if self.is_protection() {
-            "not allowed"
-        } else {
-            "not mapped"
-        };
+        let cause = if self.is_protection() { "not allowed" } else { "not mapped" };
         write!(formatter, "{access}, {cause}")
     }
 }
@@ -114,13 +110,7 @@ pub(super) struct Executor {
 
 impl Executor {
     pub(super) fn new(cpu: Cpu, features: Features, interrupts: InterruptController) -> Self {
-        Self {
-            cpu,
-            features,
-            unexpected: 0,
-            first_entry: 0,
-            interrupts,
-        }
+        Self { cpu, features, unexpected: 0, first_entry: 0, interrupts }
     }
 
     /// A context with all registers zero.
@@ -190,15 +180,11 @@ impl Executor {
             }
             DEBUG_VECTOR => {
                 context.debug.take_status();
-                Some(Interrupt::Exception {
-                    vector: DEBUG_VECTOR as u8,
-                    error_code: 0,
-                })
+                Some(Interrupt::Exception { vector: DEBUG_VECTOR as u8, error_code: 0 })
             }
-            exception if exception < FIRST_INTERRUPT_VECTOR => Some(Interrupt::Exception {
-                vector: exception as u8,
-                error_code: frame.error_code,
-            }),
+            exception if exception < FIRST_INTERRUPT_VECTOR => {
+                Some(Interrupt::Exception { vector: exception as u8, error_code: frame.error_code })
+            }
             // Interrupt vectors have 8 bits.
             vector => self.acknowledge(vector as u8),
         }
@@ -218,8 +204,7 @@ impl Executor {
         if context.ports != permissions.name() || resident && self.cpu.are_ports_open() {
             return false;
         }
-        self.cpu
-            .load_ports(permissions.name(), permissions.halves());
+        self.cpu.load_ports(permissions.name(), permissions.halves());
         // The ports open when the context is loaded.
         self.features.extended_state.evict();
         true

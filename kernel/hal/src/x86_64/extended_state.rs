@@ -48,12 +48,7 @@ impl Registers {
         area[1] = 0x03;
         area[24] = 0x80;
         area[25] = 0x1f;
-        Self {
-            area,
-            frame,
-            fs_base: 0,
-            gs_base: 0,
-        }
+        Self { area, frame, fs_base: 0, gs_base: 0 }
     }
 
     /// Whether this state is in the CPU.
@@ -86,19 +81,13 @@ impl ExtendedStateMethod {
     /// where that exists; fixes XCR0.
     pub(super) fn choose(has_xsave: bool, fs_gs_base: bool) -> Self {
         if !has_xsave {
-            return Self {
-                mask: None,
-                fs_gs_base,
-            };
+            return Self { mask: None, fs_gs_base };
         }
         let mask = processor::cpuid(0xd, 0).eax & 0b111;
         // SAFETY: OSXSAVE is set (caller), the bits are those that CPUID offers, and x87 is
         // always among them.
         unsafe { processor::write_xcr0(u64::from(mask)) }
-        Self {
-            mask: Some(mask),
-            fs_gs_base,
-        }
+        Self { mask: Some(mask), fs_gs_base }
     }
 
     /// Takes the state in the CPU back to the context that it belongs to, if there is one.

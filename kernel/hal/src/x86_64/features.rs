@@ -65,15 +65,9 @@ impl Features {
             (CR4_FSGSBASE, fs_gs_base),
             (CR4_XSAVE, xsave),
             // Every 64-bit processor has these.
-            (
-                CR4_FXSAVE | CR4_SIMD_EXCEPTIONS | CR4_DEBUG_EXTENSIONS,
-                true,
-            ),
+            (CR4_FXSAVE | CR4_SIMD_EXCEPTIONS | CR4_DEBUG_EXTENSIONS, true),
         ];
-        let on = wanted
-            .into_iter()
-            .filter(|(_, has)| *has)
-            .fold(0, |sum, (bit, _)| sum | bit);
+        let on = wanted.into_iter().filter(|(_, has)| *has).fold(0, |sum, (bit, _)| sum | bit);
         let off = CR4_TIME_STAMP_DISABLE | CR4_PERFORMANCE_COUNTERS | CR4_PROTECTION_KEYS;
         // SAFETY: only features that CPUID names are switched on; paging, PAE, protection and
         // write protection stay on; the page attribute table keeps entry 0 write-back.
@@ -93,11 +87,7 @@ impl Features {
         Self {
             no_execute: if no_execute { 1 << 63 } else { 0 },
             gigabyte_pages: has(extended.edx, 26),
-            physical_bits: if address_sizes == 0 {
-                36
-            } else {
-                address_sizes
-            },
+            physical_bits: if address_sizes == 0 { 36 } else { address_sizes },
             extended_state: ExtendedStateMethod::choose(xsave, fs_gs_base),
             protections: [
                 ("NX", no_execute),

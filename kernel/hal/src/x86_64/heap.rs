@@ -113,11 +113,7 @@ impl Heap {
     pub(super) fn free_frames() -> FrameRange {
         // SAFETY: U1.
         let heap = unsafe { &*HEAP.get() };
-        let used = heap
-            .range
-            .iter()
-            .take_while(|frame| heap.is_lent(frame.number()))
-            .count();
+        let used = heap.range.iter().take_while(|frame| heap.is_lent(frame.number())).count();
         FrameRange::new(heap.range.start() + used as u64, heap.range.end())
             .unwrap_or(FrameRange::EMPTY)
     }
@@ -147,9 +143,7 @@ impl Heap {
 
     fn is_lent(&self, frame: u64) -> bool {
         let bit = frame - self.range.start();
-        self.lent
-            .get((bit / 64) as usize)
-            .is_none_or(|word| word >> (bit % 64) & 1 != 0)
+        self.lent.get((bit / 64) as usize).is_none_or(|word| word >> (bit % 64) & 1 != 0)
     }
 
     /// Marks pages as in use; where the first is mapped.
@@ -186,9 +180,7 @@ impl Heap {
     /// Takes a slot of `1 << bits` bytes, cutting up a larger one if need be.
     fn get(&mut self, bits: u32) -> Option<*mut u8> {
         let mut at = (bits..=LARGEST).find(|&at| {
-            self.free
-                .get((at - SMALLEST) as usize)
-                .is_some_and(|list| !list.is_null())
+            self.free.get((at - SMALLEST) as usize).is_some_and(|list| !list.is_null())
         })?;
         let list = self.free.get_mut((at - SMALLEST) as usize)?;
         let slot = *list;
@@ -237,10 +229,7 @@ impl<T> Box<T> {
                 // SAFETY: K2: the slot is this box's alone; it is as large as its class, and
                 // aligned to its size.
                 unsafe { slot.write(object) }
-                Ok(Self {
-                    object: slot,
-                    owns: core::marker::PhantomData,
-                })
+                Ok(Self { object: slot, owns: core::marker::PhantomData })
             }
             None => Err((object, HeapError::NoSlot { bytes })),
         }

@@ -99,18 +99,10 @@ impl InterruptController {
             timer::accept_8259();
             core::array::from_fn(|line| {
                 let exists = line < 16 && line != usize::from(CASCADE);
-                exists.then_some(Line {
-                    pin: line as u8,
-                    entry: LEVEL,
-                })
+                exists.then_some(Line { pin: line as u8, entry: LEVEL })
             })
         };
-        Self {
-            lines,
-            legacy: io_apic.is_none(),
-            enabled: 0,
-            again: 0,
-        }
+        Self { lines, legacy: io_apic.is_none(), enabled: 0, again: 0 }
     }
 
     /// What the controller is called.
@@ -210,9 +202,7 @@ fn start_io_apic(found: &InterruptControllers) -> Lines {
     }
     let mut lines = [None; Irq::COUNT as usize];
     for (line, number) in lines.iter_mut().zip(0..) {
-        let wiring = found
-            .wiring(number)
-            .filter(|wiring| wiring.interrupt < pins);
+        let wiring = found.wiring(number).filter(|wiring| wiring.interrupt < pins);
         *line = wiring.map(|wiring| {
             let polarity = match wiring.polarity {
                 Polarity::Low => ACTIVE_LOW,

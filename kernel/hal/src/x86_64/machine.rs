@@ -127,16 +127,12 @@ impl Machine for RealMachine {
 
     #[inline(always)]
     fn write_entry(&mut self, table: Frame, index: usize, entry: Entry) {
-        self.entry(table, index)
-            .store(entry.0 & self.entry_mask, Ordering::Release);
+        self.entry(table, index).store(entry.0 & self.entry_mask, Ordering::Release);
     }
 
     #[inline(always)]
     fn exchange_entry(&mut self, table: Frame, index: usize, entry: Entry) -> Entry {
-        Entry(
-            self.entry(table, index)
-                .swap(entry.0 & self.entry_mask, Ordering::AcqRel),
-        )
+        Entry(self.entry(table, index).swap(entry.0 & self.entry_mask, Ordering::AcqRel))
     }
 
     fn reference_root(&self) -> Frame {
@@ -167,19 +163,14 @@ impl Machine for RealMachine {
     #[inline]
     fn open_window(&mut self, frame: Frame, entry: WindowEntry) {
         let rights = entry.programs.unwrap_or(Rights::ReadWrite);
-        let attributes = Attributes {
-            rights,
-            memory_type: entry.memory_type,
-            foreign: false,
-        };
+        let attributes = Attributes { rights, memory_type: entry.memory_type, foreign: false };
         let leaf = Host::leaf(Level::FIRST, frame, attributes).0 | Host::GLOBAL;
         // The kernel may write where programs may only read, and fetches instructions nowhere.
         let leaf = match entry.programs {
             Some(_) => leaf,
             None => leaf & !Host::USER,
         };
-        self.window_entry(frame)
-            .store(leaf & self.entry_mask, Ordering::Release);
+        self.window_entry(frame).store(leaf & self.entry_mask, Ordering::Release);
     }
 
     #[inline]

@@ -69,13 +69,8 @@ pub(super) extern "C" fn fatal_exception(frame: &Frame) -> ! {
         ("flags", frame.flags),
     ];
     die(
-        format_args!(
-            "exception {vector} ({}), error code {code:#x}",
-            exception_name(vector)
-        ),
-        special
-            .into_iter()
-            .chain(GENERAL.into_iter().zip(frame.general)),
+        format_args!("exception {vector} ({}), error code {code:#x}", exception_name(vector)),
+        special.into_iter().chain(GENERAL.into_iter().zip(frame.general)),
     )
 }
 

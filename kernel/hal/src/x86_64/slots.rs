@@ -52,31 +52,17 @@ impl Slot {
     /// What the caller does through the slot must be right for that frame, and no reference into
     /// the slot may be live.
     pub(super) unsafe fn show(self, frame: Frame, device: bool, no_execute: u64) {
-        let cache = if device {
-            WRITE_THROUGH | CACHE_DISABLE
-        } else {
-            0
-        };
+        let cache = if device { WRITE_THROUGH | CACHE_DISABLE } else { 0 };
         let entry = frame.address().get() | PRESENT | WRITABLE | GLOBAL | cache | no_execute;
         // SAFETY: V1: this is the slots' own table; `self` is one of its 512 entries.
-        unsafe {
-            (&raw mut boot_slot_table)
-                .cast::<u64>()
-                .add(self as usize)
-                .write_volatile(entry)
-        }
+        unsafe { (&raw mut boot_slot_table).cast::<u64>().add(self as usize).write_volatile(entry) }
         processor::invalidate_page(self.address());
     }
 
     /// Shows nothing in this slot.
     pub(super) fn clear(self) {
         // SAFETY: V1 as above.
-        unsafe {
-            (&raw mut boot_slot_table)
-                .cast::<u64>()
-                .add(self as usize)
-                .write_volatile(0)
-        }
+        unsafe { (&raw mut boot_slot_table).cast::<u64>().add(self as usize).write_volatile(0) }
         processor::invalidate_page(self.address());
     }
 }

@@ -87,9 +87,7 @@ pub(super) extern "C" fn start(loader: u32, address: u32) -> ! {
         crate::warn!("{port:#x} cannot be the port of an exit device");
     }
     // Once more, now that the level is known.
-    Options::parse(information.command_line(), |ignored| {
-        crate::warn!("{ignored}")
-    });
+    Options::parse(information.command_line(), |ignored| crate::warn!("{ignored}"));
     if let Err(error) = parsed {
         refuse(&error);
     }
@@ -97,9 +95,7 @@ pub(super) extern "C" fn start(loader: u32, address: u32) -> ! {
     let root_pointer = information.rsdp().filter(|_| !options.no_acpi);
     let controllers = root_pointer.and_then(|root| {
         let controllers = InterruptControllers::read(root, &mut memory);
-        controllers
-            .inspect_err(|error| crate::warn!("{error}"))
-            .ok()
+        controllers.inspect_err(|error| crate::warn!("{error}")).ok()
     });
     // SAFETY: the only use of the static, by the only CPU (U1).
     let entries = unsafe { &mut *ENTRIES.get() };
@@ -111,18 +107,11 @@ pub(super) extern "C" fn start(loader: u32, address: u32) -> ! {
     information.reserve(environment::LOW_MEMORY);
     let layout = Layout::plan(information.memory_map(), options.kernel_memory)
         .unwrap_or_else(|error| refuse(&error));
-    let range = layout
-        .place(information.memory_map())
-        .unwrap_or_else(|error| refuse(&error));
+    let range = layout.place(information.memory_map()).unwrap_or_else(|error| refuse(&error));
     information.reserve(range);
     // SAFETY: E1: the range is usable memory that was free until the reservation above.
     let environment = unsafe {
-        environment::build(
-            &layout,
-            information.memory_map(),
-            range,
-            features.no_execute,
-        )
+        environment::build(&layout, information.memory_map(), range, features.no_execute)
     };
 
     let bus_masters = (!options.unsafe_dma).then(pci::disable_bus_masters);
@@ -135,38 +124,24 @@ pub(super) extern "C" fn start(loader: u32, address: u32) -> ! {
     ranges.fill(information, range);
     let is_free = |address: PhysicalAddress| {
         let kind = information.memory_map().kind_of(address.frame());
-        let offered = ranges
-            .io
-            .iter()
-            .any(|io| io.frames.contains(address.frame()));
+        let offered = ranges.io.iter().any(|io| io.frames.contains(address.frame()));
         matches!(kind, None | Some(MemoryKind::Reserved)) && !offered
     };
     let interrupts = InterruptController::start(controllers.as_ref(), is_free, features.no_execute);
     // SAFETY: E3: window and records are as they were built, and this is the only use of them.
     let (machine, storage, heap) = unsafe {
         let (storage, heap) = records(&environment, &layout);
-        (
-            RealMachine::new(&environment, layout.managed_frames, &features),
-            storage,
-            heap,
-        )
+        (RealMachine::new(&environment, layout.managed_frames, &features), storage, heap)
     };
     let memory =
         Memory::new(machine, storage, ranges.layout()).unwrap_or_else(|error| refuse(&error));
     let used = (layout.metadata_bytes() + heap).div_ceil(PAGE_BYTES);
     let objects = FrameRange::new(range.start() + used, range.end()).unwrap_or(FrameRange::EMPTY);
-    let start = environment
-        .heap
-        .wrapping_add((used * PAGE_BYTES - layout.metadata_bytes()) as usize);
+    let start =
+        environment.heap.wrapping_add((used * PAGE_BYTES - layout.metadata_bytes()) as usize);
     // SAFETY: E1: the rest of the environment range, which is mapped and not used otherwise.
     unsafe { Heap::set_aside(objects, start) }
-    let report = BootReport {
-        layout,
-        environment: range,
-        heap,
-        features,
-        bus_masters,
-    };
+    let report = BootReport { layout, environment: range, heap, features, bus_masters };
     heliox_kernel_main(Hal {
         memory,
         cpu: CurrentCpu::new(CpuIndex::BOOT),
@@ -194,10 +169,7 @@ static RANGES: CpuOwned<Ranges> = CpuOwned::new(Ranges {
     free: [FrameRange::EMPTY; MemoryMap::<128>::CAPACITY],
     modules: [FrameRange::EMPTY; BootInformation::MODULES],
     module_count: 0,
-    io: [IoRange {
-        frames: FrameRange::EMPTY,
-        kind: IoKind::VideoMemory,
-    }; 2],
+    io: [IoRange { frames: FrameRange::EMPTY, kind: IoKind::VideoMemory }; 2],
     io_count: 0,
 });
 
@@ -213,10 +185,7 @@ impl Ranges {
             let frames = module.range.frames();
             let shared = self.modules.iter().any(|other| other.overlaps(frames));
             if shared {
-                crate::warn!(
-                    "module {}: shares a page with another, left out",
-                    module.name()
-                );
+                crate::warn!("module {}: shares a page with another, left out", module.name());
             }
             if let Some(slot) = self.modules.get_mut(self.module_count) {
                 *slot = if shared { FrameRange::EMPTY } else { frames };
@@ -231,11 +200,7 @@ impl Ranges {
 
     /// Offers device memory to clients, unless it is memory.
     fn add_io(&mut self, frames: FrameRange, kind: IoKind) {
-        let taken = self
-            .environment
-            .iter()
-            .chain(&self.free)
-            .chain(&self.modules);
+        let taken = self.environment.iter().chain(&self.free).chain(&self.modules);
         let taken = taken.chain(self.io.iter().map(|io| &io.frames));
         if taken.clone().any(|range| range.overlaps(frames)) {
             return;
@@ -281,9 +246,6 @@ unsafe fn records(environment: &Environment, layout: &Layout) -> (Slices<'static
             blocks: core::slice::from_raw_parts_mut(first, blocks),
             cpus: core::slice::from_raw_parts_mut(cpu, 1),
         };
-        (
-            storage,
-            (block_bytes + size_of::<CpuRecord>()).next_multiple_of(64) as u64,
-        )
+        (storage, (block_bytes + size_of::<CpuRecord>()).next_multiple_of(64) as u64)
     }
 }

@@ -79,10 +79,7 @@ impl core::fmt::Display for TimerError {
         match self {
             Self::NoLocalApic => formatter.write_str("the processor has no local APIC"),
             Self::BadAddress(address) => {
-                write!(
-                    formatter,
-                    "the local APIC's address {address:#x} is unusable"
-                )
+                write!(formatter, "the local APIC's address {address:#x} is unusable")
             }
         }
     }
@@ -124,19 +121,12 @@ impl Timer {
             processor::write_msr(msr::APIC_BASE, base);
             base & 0x000f_ffff_ffff_f000
         };
-        let frame: Frame = PhysicalAddress::new(base)
-            .ok_or(TimerError::BadAddress(base))?
-            .frame();
+        let frame: Frame = PhysicalAddress::new(base).ok_or(TimerError::BadAddress(base))?.frame();
         // SAFETY: the frame holds the APIC's registers, which `read` and `write` use as such.
         unsafe { Slot::LocalApic.show(frame, true, no_execute) }
 
         write(SPURIOUS, 1 << 8 | u32::from(SPURIOUS_VECTOR));
-        for entry in [
-            LOCAL_TIMER,
-            LOCAL_PERFORMANCE,
-            LOCAL_INTERRUPT_0,
-            LOCAL_ERROR,
-        ] {
+        for entry in [LOCAL_TIMER, LOCAL_PERFORMANCE, LOCAL_INTERRUPT_0, LOCAL_ERROR] {
             write(entry, MASKED);
         }
         write(LOCAL_INTERRUPT_1, NON_MASKABLE);

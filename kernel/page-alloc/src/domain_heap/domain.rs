@@ -15,13 +15,7 @@ impl<O: Copy> Domain<O> {
     /// A new domain `id` that may have at most `max_pages` pages and has none.
     #[must_use]
     pub const fn new(id: O, max_pages: u64) -> Self {
-        Self {
-            id,
-            max_pages,
-            dying: false,
-            total_pages: 0,
-            claimed: 0,
-        }
+        Self { id, max_pages, dying: false, total_pages: 0, claimed: 0 }
     }
 
     /// The owner that its pages are recorded with.

@@ -76,20 +76,12 @@ impl Record {
 
     /// One reference more, or `None` if no more can be counted.
     pub(crate) const fn more(self) -> Option<Self> {
-        if self.references() == REFERENCES {
-            None
-        } else {
-            Some(Self(self.0 + 1))
-        }
+        if self.references() == REFERENCES { None } else { Some(Self(self.0 + 1)) }
     }
 
     /// One reference less, or `None` if only the owner's is left.
     pub(crate) const fn less(self) -> Option<Self> {
-        if self.references() <= 1 {
-            None
-        } else {
-            Some(Self(self.0 - 1))
-        }
+        if self.references() <= 1 { None } else { Some(Self(self.0 - 1)) }
     }
 }
 

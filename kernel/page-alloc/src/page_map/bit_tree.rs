@@ -25,19 +25,11 @@ impl BitTree {
     /// A tree for the numbers below `numbers`, at `base`; and the index of the first word behind it.
     pub(super) const fn place(base: usize, numbers: u64) -> (Self, usize) {
         let mut words = numbers.div_ceil(64) as usize;
-        let mut tree = Self {
-            numbers,
-            leaves: base,
-            upper: [0; LEVELS],
-            levels: 0,
-        };
+        let mut tree = Self { numbers, leaves: base, upper: [0; LEVELS], levels: 0 };
         let mut next = base + words;
         while words > 1 && tree.levels < LEVELS {
             words = words.div_ceil(64);
-            #[expect(
-                clippy::indexing_slicing,
-                reason = "below LEVELS by the loop's condition"
-            )]
+            #[expect(clippy::indexing_slicing, reason = "below LEVELS by the loop's condition")]
             {
                 tree.upper[tree.levels] = next;
             }
@@ -74,10 +66,7 @@ impl BitTree {
             None => self.members(words, self.leaves + index),
             Some(level) => {
                 let place = self.upper.get(level).map(|base| base + index);
-                place
-                    .and_then(|place| words.get(place))
-                    .copied()
-                    .unwrap_or(0)
+                place.and_then(|place| words.get(place)).copied().unwrap_or(0)
             }
         }
     }
@@ -305,10 +294,7 @@ mod tests {
                 assert_eq!(tree.contains(&words, number), set.contains(&number));
                 assert!(!tree.contains(&words, numbers + random(&mut state) % 100));
                 let from = random(&mut state) % (numbers + 200);
-                assert_eq!(
-                    tree.first_from(&words, from),
-                    set.range(from..).next().copied()
-                );
+                assert_eq!(tree.first_from(&words, from), set.range(from..).next().copied());
             }
             assert_eq!(words[..3], [0; 3]);
             for number in set {

@@ -45,15 +45,8 @@ struct Level {
 impl FreeBlocks {
     /// No blocks.
     pub(crate) const fn new() -> Self {
-        let level = Level {
-            count: 0,
-            hint: u32::MAX,
-        };
-        Self {
-            levels: [level; ORDERS],
-            available: 0,
-            pages: 0,
-        }
+        let level = Level { count: 0, hint: u32::MAX };
+        Self { levels: [level; ORDERS], available: 0, pages: 0 }
     }
 
     /// Pages in all blocks.

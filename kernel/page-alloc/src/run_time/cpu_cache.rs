@@ -43,14 +43,7 @@ pub(crate) struct HandedOut {
 
 impl Shelf {
     const fn new(order: Order, capacity: usize) -> Self {
-        Self {
-            blocks: [0; PAGES],
-            order,
-            capacity: capacity as u32,
-            len: 0,
-            age: 0,
-            fresh: 0,
-        }
+        Self { blocks: [0; PAGES], order, capacity: capacity as u32, len: 0, age: 0, fresh: 0 }
     }
 
     /// The order of its blocks.
@@ -78,10 +71,7 @@ impl Shelf {
         if fresh {
             self.fresh = top;
         }
-        Some(HandedOut {
-            page: u64::from(page),
-            fresh,
-        })
+        Some(HandedOut { page: u64::from(page), fresh })
     }
 
     /// The blocks.
@@ -180,11 +170,8 @@ impl CpuCache {
     /// As [`Self::new`], but the larger blocks are of `order` (with order 0, none are held).
     #[must_use]
     pub const fn with_large_order(node: Node, order: Order) -> Self {
-        Self {
-            node,
-            shelves: [const { [const { Shelf::new(Order::ZERO, PAGES) }; 2] }; ZONES],
-        }
-        .sized(order)
+        Self { node, shelves: [const { [const { Shelf::new(Order::ZERO, PAGES) }; 2] }; ZONES] }
+            .sized(order)
     }
 
     const fn sized(mut self, order: Order) -> Self {
@@ -216,9 +203,7 @@ impl CpuCache {
 
     /// Everything that is held of `zone`.
     pub(crate) fn shelves(&mut self, zone: Zone) -> &mut [Shelf] {
-        self.shelves
-            .get_mut(zone.index())
-            .map_or(&mut [], |shelves| shelves.as_mut_slice())
+        self.shelves.get_mut(zone.index()).map_or(&mut [], |shelves| shelves.as_mut_slice())
     }
 
     /// Number of pages held of `zone`.
@@ -252,9 +237,6 @@ impl CpuCache {
 
     /// Take the block around `page` out; its first page and order, if it was there.
     pub(crate) fn remove(&mut self, page: u64) -> Option<(u64, Order)> {
-        self.shelves
-            .iter_mut()
-            .flatten()
-            .find_map(|shelf| Some((shelf.remove(page)?, shelf.order)))
+        self.shelves.iter_mut().flatten().find_map(|shelf| Some((shelf.remove(page)?, shelf.order)))
     }
 }

@@ -119,10 +119,7 @@ impl HeapFigures {
             .into_iter()
             .zip(&self.zones)
             .flat_map(|(zone, nodes)| {
-                nodes
-                    .iter()
-                    .enumerate()
-                    .map(move |(node, figures)| (zone, node, figures))
+                nodes.iter().enumerate().map(move |(node, figures)| (zone, node, figures))
             })
             .filter(|(_, _, figures)| figures.pages != 0)
     }

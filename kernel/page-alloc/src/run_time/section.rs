@@ -121,10 +121,7 @@ impl Heap {
 
     /// The stretch around `page`, which lies in no section, that no section reaches into.
     pub(crate) fn gap_around(&self, page: u64, max_page: u64) -> Bounds {
-        let mut gap = Bounds {
-            start: 0,
-            end: max_page,
-        };
+        let mut gap = Bounds { start: 0, end: max_page };
         for bounds in self.bounds.iter().take(self.count) {
             if bounds.end <= page {
                 gap.start = gap.start.max(bounds.end);
@@ -154,10 +151,7 @@ impl Heap {
             let Some(old) = self.bounds.get(index).copied() else {
                 continue;
             };
-            let joined = Bounds {
-                start: start.min(old.start),
-                end: end.max(old.end),
-            };
+            let joined = Bounds { start: start.min(old.start), end: end.max(old.end) };
             let near = start <= old.end && old.start <= end;
             if (near || bridge && old.end < start) && !self.reached(joined, Some(index)) {
                 self.set_bounds(index, joined);
@@ -173,17 +167,11 @@ impl Heap {
         let Some(section) = self.sections.get_mut(index) else {
             return Err(Event::TooManySections);
         };
-        *section = Section {
-            zone,
-            node,
-            ..Section::UNUSED
-        };
+        *section = Section { zone, node, ..Section::UNUSED };
         self.count += 1;
         self.set_bounds(index, bounds);
-        if let Some(set) = self
-            .members
-            .get_mut(zone.index())
-            .and_then(|nodes| nodes.get_mut(node.number()))
+        if let Some(set) =
+            self.members.get_mut(zone.index()).and_then(|nodes| nodes.get_mut(node.number()))
         {
             *set |= 1 << index;
         }
@@ -192,11 +180,7 @@ impl Heap {
 
     /// What [`Self::place`] changes.
     pub(crate) const fn save(&self) -> Saved {
-        Saved {
-            bounds: self.bounds,
-            members: self.members,
-            count: self.count,
-        }
+        Saved { bounds: self.bounds, members: self.members, count: self.count }
     }
 
     /// Undo what was placed since, while no page was given to it.
@@ -220,13 +204,9 @@ impl Heap {
 
     /// Whether a section other than `except` has a page within `bounds`.
     fn reached(&self, bounds: Bounds, except: Option<usize>) -> bool {
-        self.bounds
-            .iter()
-            .take(self.count)
-            .enumerate()
-            .any(|(index, other)| {
-                Some(index) != except && other.start < bounds.end && bounds.start < other.end
-            })
+        self.bounds.iter().take(self.count).enumerate().any(|(index, other)| {
+            Some(index) != except && other.start < bounds.end && bounds.start < other.end
+        })
     }
 
     #[inline]

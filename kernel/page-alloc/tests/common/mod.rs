@@ -36,16 +36,8 @@ pub struct TestPages {
 
 impl TestPages {
     pub fn new(count: u64) -> Self {
-        let page = TestPage {
-            owner: HYPERVISOR,
-            content: FIRMWARE,
-            pinned: false,
-            stuck: false,
-        };
-        Self {
-            pages: vec![page; count as usize],
-            cleared: 0,
-        }
+        let page = TestPage { owner: HYPERVISOR, content: FIRMWARE, pinned: false, stuck: false };
+        Self { pages: vec![page; count as usize], cleared: 0 }
     }
 }
 
@@ -59,9 +51,7 @@ impl Pages for TestPages {
     }
 
     fn set_owner(&mut self, frames: FrameRange, owner: u32) -> Result<(), Frame> {
-        let pinned = frames
-            .iter()
-            .find(|frame| self.pages[frame.number() as usize].pinned);
+        let pinned = frames.iter().find(|frame| self.pages[frame.number() as usize].pinned);
         if let Some(frame) = pinned {
             return Err(frame);
         }

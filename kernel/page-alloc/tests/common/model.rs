@@ -140,9 +140,7 @@ impl<'m> Model<'m> {
         if end <= self.machine.max_page {
             Ok(())
         } else {
-            Err(Event::NotLegalAddress {
-                frame: start.max(self.machine.max_page),
-            })
+            Err(Event::NotLegalAddress { frame: start.max(self.machine.max_page) })
         }
     }
 
@@ -165,9 +163,7 @@ impl<'m> Model<'m> {
         if node <= largest.unwrap_or(Node::ZERO) {
             Ok(())
         } else {
-            Err(Event::UnknownNode {
-                number: node.number() as u32,
-            })
+            Err(Event::UnknownNode { number: node.number() as u32 })
         }
     }
 
@@ -188,9 +184,7 @@ impl<'m> Model<'m> {
         }
         let end = first + self.own_count;
         if end >= self.machine.max_page {
-            return Err(Event::NotLegalAddress {
-                frame: end.max(self.machine.max_page),
-            });
+            return Err(Event::NotLegalAddress { frame: end.max(self.machine.max_page) });
         }
         for page in self.range(first, end) {
             page.own = true;
@@ -214,10 +208,7 @@ impl<'m> Model<'m> {
 
     fn no_zone(&self, start: u64, end: u64) -> Outcome<()> {
         match self.first(start, end, |page| page.zone.is_some()) {
-            Some(frame) => Err(Event::BadZone {
-                frame,
-                actual: self.page(frame).zone,
-            }),
+            Some(frame) => Err(Event::BadZone { frame, actual: self.page(frame).zone }),
             None => Ok(()),
         }
     }
@@ -268,10 +259,7 @@ impl<'m> Model<'m> {
         if first < last {
             Ok((first, last))
         } else {
-            Err(Event::EmptyRange {
-                start: start.get(),
-                end: end.get(),
-            })
+            Err(Event::EmptyRange { start: start.get(), end: end.get() })
         }
     }
 
@@ -316,10 +304,7 @@ impl<'m> Model<'m> {
         let mut first = 0;
         while first < self.machine.max_page && count <= self.machine.max_page - first {
             let end = first + count;
-            if self
-                .first(first, end, |page| page.allocated || page.zone.is_some())
-                .is_none()
-            {
+            if self.first(first, end, |page| page.allocated || page.zone.is_some()).is_none() {
                 for page in self.range(first, end) {
                     page.allocated = true;
                 }
@@ -334,9 +319,8 @@ impl<'m> Model<'m> {
         self.boot()?;
         self.phase = Phase::Running;
         let saved = self.stretches.clone();
-        let runs = self.runs(0, self.machine.max_page, |page| {
-            !page.allocated && page.zone.is_none()
-        });
+        let runs =
+            self.runs(0, self.machine.max_page, |page| !page.allocated && page.zone.is_none());
         for (start, end) in &runs {
             if let Err(event) = self.place_domheap(*start, *end) {
                 self.stretches = saved;
@@ -369,9 +353,7 @@ impl<'m> Model<'m> {
     // Run-time allocator.
 
     fn stretch_of(&self, page: u64) -> Option<&Stretch> {
-        self.stretches
-            .iter()
-            .find(|stretch| stretch.start <= page && page < stretch.end)
+        self.stretches.iter().find(|stretch| stretch.start <= page && page < stretch.end)
     }
 
     /// Check that pages can become new pages of `zone`.
@@ -448,20 +430,12 @@ impl<'m> Model<'m> {
             .map(|stretch| (stretch.start.max(start), stretch.zone))
             .min();
         if let Some((frame, zone)) = in_the_way {
-            return Err(Event::BadZone {
-                frame,
-                actual: Some(zone),
-            });
+            return Err(Event::BadZone { frame, actual: Some(zone) });
         }
         if self.stretches.len() == MAX_SECTIONS {
             return Err(Event::TooManySections);
         }
-        self.stretches.push(Stretch {
-            start,
-            end,
-            zone,
-            node,
-        });
+        self.stretches.push(Stretch { start, end, zone, node });
         Ok(())
     }
 
@@ -511,9 +485,7 @@ impl<'m> Model<'m> {
         stretch.zone == zone
             && end <= stretch.end
             && nodes(stretch.node)
-            && self
-                .first(page, end, |page| page.allocated || page.zone != Some(zone))
-                .is_none()
+            && self.first(page, end, |page| page.allocated || page.zone != Some(zone)).is_none()
     }
 
     /// Whether there is a suitable block.
@@ -531,10 +503,7 @@ impl<'m> Model<'m> {
         let actual = self.page(page).zone;
         let stretch = self.stretch_of(page);
         if actual != Some(zone) || stretch.is_none_or(|stretch| stretch.zone != zone) {
-            return Err(Event::BadZone {
-                frame: page,
-                actual,
-            });
+            return Err(Event::BadZone { frame: page, actual });
         }
         if self.held.get(&page) == Some(&order) {
             return Ok(());
@@ -577,18 +546,13 @@ impl<'m> Model<'m> {
             .filter(|page| {
                 let record = self.page(*page);
                 !record.allocated
-                    && record
-                        .zone
-                        .is_some_and(|zone| which(zone, self.node_of(*page)))
+                    && record.zone.is_some_and(|zone| which(zone, self.node_of(*page)))
             })
             .count() as u64
     }
 
     pub fn free_of(&self, zone: Zone) -> u64 {
-        self.pages
-            .iter()
-            .filter(|page| !page.allocated && page.zone == Some(zone))
-            .count() as u64
+        self.pages.iter().filter(|page| !page.allocated && page.zone == Some(zone)).count() as u64
     }
 
     pub fn offline_page(&mut self, page: u64) -> Outcome<bool> {
@@ -616,10 +580,7 @@ impl<'m> Model<'m> {
         let (first, last) = Self::whole_pages(start, end)?;
         self.legal_range(first, last)?;
         if last - first <= 2 {
-            return Err(Event::EmptyRange {
-                start: start.get(),
-                end: end.get(),
-            });
+            return Err(Event::EmptyRange { start: start.get(), end: end.get() });
         }
         self.init_heap_pages(Zone::Xen, first + 1, last - first - 2)
     }
@@ -721,10 +682,7 @@ impl<'m> Model<'m> {
             available.saturating_sub(count)
         };
         if there >= count && left < others {
-            return Err(Event::ReservedByClaims {
-                available,
-                claimed: others,
-            });
+            return Err(Event::ReservedByClaims { available, claimed: others });
         }
         Ok(())
     }
@@ -740,9 +698,7 @@ impl<'m> Model<'m> {
         if allowed && self.suitable(Zone::Dma, order, nodes) {
             return Ok(Zone::Dma);
         }
-        Err(Event::NoSuitableBlock {
-            request: u64::from(order.number()),
-        })
+        Err(Event::NoSuitableBlock { request: u64::from(order.number()) })
     }
 
     /// A block became the domain's.
@@ -769,10 +725,7 @@ impl<'m> Model<'m> {
         self.legal_range(page, page + order.pages())?;
         match self.page(page).zone {
             Some(zone) if zone != Zone::Xen => Ok(zone),
-            actual => Err(Event::BadZone {
-                frame: page,
-                actual,
-            }),
+            actual => Err(Event::BadZone { frame: page, actual }),
         }
     }
 
@@ -803,10 +756,7 @@ impl<'m> Model<'m> {
                 return Err(Event::NotOwner { frame });
             }
             if page.ref_count > 1 {
-                return Err(Event::StillReferenced {
-                    frame,
-                    references: page.ref_count,
-                });
+                return Err(Event::StillReferenced { frame, references: page.ref_count });
             }
         }
         if self.page(page).counted {
@@ -860,10 +810,7 @@ impl<'m> Model<'m> {
                 });
             }
             if available < others || available - others < pages {
-                return Err(Event::ReservedByClaims {
-                    available,
-                    claimed: others,
-                });
+                return Err(Event::ReservedByClaims { available, claimed: others });
             }
         }
         record.claimed = pages;
