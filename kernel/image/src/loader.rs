@@ -17,7 +17,7 @@ use heliox_hal::page_map::{PageMap, TableSupply};
 use heliox_hal::region::PhysicalRegion;
 use heliox_hal::rights::Rights;
 use heliox_hal::{Hal, RegisterError};
-use heliox_page_alloc::Domain;
+use heliox_page_alloc::{Domain, Event};
 
 use crate::program::Program;
 use crate::system::{MemoryError, System};
@@ -62,6 +62,19 @@ impl fmt::Display for LoadError {
 impl From<MemoryError> for LoadError {
     fn from(error: MemoryError) -> Self {
         Self::Memory(error)
+    }
+}
+
+impl LoadError {
+    /// The same error, said as [`Self::NoMemory`] if memory ran out while `pages` pages and what
+    /// they need besides (tables, a context) were allocated.
+    fn while_allocating(self, pages: u64) -> Self {
+        match self {
+            Self::Memory(MemoryError::Allocator(Event::NoSuitableBlock { .. })) => {
+                Self::NoMemory { pages }
+            }
+            other => other,
+        }
     }
 }
 
@@ -136,7 +149,9 @@ pub(crate) fn load(system: &mut System<'_>, number: usize) -> Result<Program, Lo
         return Err(LoadError::NoMemory { pages: image.pages() });
     }
     let mut domain = system.new_domain().ok_or(LoadError::TooManyDomains)?;
-    let root = system.take_table(&mut domain)?;
+    let root = system
+        .take_table(&mut domain)
+        .map_err(|error| LoadError::from(error).while_allocating(image.pages()))?;
     let map = match system.hal().memory().allocate_page_map(root) {
         Ok(map) => map,
         Err(refused) => {
@@ -159,8 +174,9 @@ pub(crate) fn load(system: &mut System<'_>, number: usize) -> Result<Program, Lo
     match context {
         Ok((context, held)) => Ok(Program::new(command_line, domain, map, held, context)),
         Err(error) => {
+            system.begin_dying(&mut domain);
             system.free_page_map(&mut domain, map);
-            Err(error)
+            Err(error.while_allocating(image.pages()))
         }
     }
 }

@@ -48,8 +48,10 @@ impl Scheduler {
                 return;
             };
             let mut loaded = loader::load(system, self.next_module);
-            // What dead programs had may be enough, once it has been cleared.
-            while matches!(loaded, Err(LoadError::NoMemory { .. })) && system.scrub() {
+            if matches!(loaded, Err(LoadError::NoMemory { .. })) {
+                // What dead programs had may be enough, once it has been cleared. It is tried once:
+                // an attempt itself leaves pages to clear.
+                while system.scrub() {}
                 loaded = loader::load(system, self.next_module);
             }
             match loaded {
