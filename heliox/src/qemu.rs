@@ -269,7 +269,7 @@ mod tests {
     const HOST: Size = Size::from_mib(24 << 10);
 
     fn line(machine: &Machine, payload: Payload<'_>) -> String {
-        let arguments = machine.arguments(payload, Path::new("/tmp/a,b/serial"), HOST);
+        let arguments = machine.arguments(payload, Path::new("a,b/serial"), HOST);
         let words: Vec<_> = arguments.iter().map(|word| word.to_str().unwrap()).collect();
         format!(" {} ", words.join(" "))
     }
@@ -287,7 +287,7 @@ mod tests {
         let expected = " -nodefaults -no-user-config -machine q35 -m 536870912B -smp 1 \
             -cpu max,-rdrand,-rdseed -accel tcg -display none -vga none -monitor none -no-reboot \
             -device isa-debug-exit,iobase=0xf4,iosize=4 \
-            -chardev file,id=serial,path=/tmp/a,,b/serial -serial chardev:serial \
+            -chardev file,id=serial,path=a,,b/serial -serial chardev:serial \
             -kernel /k,ernel -initrd /archive -append log=info ";
         assert_eq!(line(&Machine::default(), pvh()), expected);
     }

@@ -12,8 +12,8 @@ const MAY_BE_UNSAFE: [&str; 2] = ["kernel/hal", "user/l4"];
 
 /// What the trusted base must not outgrow. The aim is 3,000 lines, of which less than 400 unsafe
 /// or assembly; these bounds are what has been reached on the way there, and only go down.
-const MOST_LINES: usize = 7_100;
-const MOST_UNSAFE_LINES: usize = 1_080;
+const MOST_LINES: usize = 7_080;
+const MOST_UNSAFE_LINES: usize = 1_055;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()

@@ -364,18 +364,23 @@ impl<'memory> System<'memory> {
             for frame in frames.iter().take(count) {
                 self.give_back(domain, *frame);
             }
-            if let Ok(removed) = removed {
-                rest = removed.rest;
-                for table in removed.tables {
-                    // There is one processor, so nothing drains.
-                    if let Ok(page) = self.hal().memory().reclaim(table) {
-                        self.give_back_table(domain, page);
+            match removed {
+                Ok(removed) => {
+                    rest = removed.rest;
+                    for table in removed.tables {
+                        // There is one processor, so nothing drains.
+                        match self.hal().memory().reclaim(table) {
+                            Ok(page) => self.give_back_table(domain, page),
+                            Err(refused) => error!("a table is lost: {}", refused.error),
+                        }
                     }
                 }
+                Err(error) => error!("an address space is not emptied: {error}"),
             }
         }
-        let Ok(mut dying) = self.hal().memory().free_page_map(cpu, map) else {
-            return;
+        let mut dying = match self.hal().memory().free_page_map(cpu, map) {
+            Ok(dying) => dying,
+            Err(refused) => return error!("an address space is lost: {}", refused.error),
         };
         loop {
             match self.hal().memory().free_step(dying) {

@@ -17,6 +17,25 @@
 
 .section .text.entry, "ax"
 
+// Pushes a program's registers in the order of `Frame`.
+.macro push_registers
+    push rax
+    push rbx
+    push rcx
+    push rdx
+    push rsi
+    push rdi
+    push rbp
+    push r8
+    push r9
+    push r10
+    push r11
+    push r12
+    push r13
+    push r14
+    push r15
+.endm
+
 // Every vector gets 16 bytes of code that makes the frames alike: an error code (0 where the
 // processor pushes none) and the vector number.
 .balign 16
@@ -45,21 +64,7 @@ interrupt_common:
     jz interrupt_in_kernel
     swapgs
 save_and_return:
-    push rax
-    push rbx
-    push rcx
-    push rdx
-    push rsi
-    push rdi
-    push rbp
-    push r8
-    push r9
-    push r10
-    push r11
-    push r12
-    push r13
-    push r14
-    push r15
+    push_registers
     mov rsp, gs:[{kernel_stack}]
     push 2                                  // interrupts leave DF and AC as the program set them
     popfq
@@ -121,21 +126,7 @@ own_stack_in_kernel:
     iretq
 
 fatal_exception:
-    push rax
-    push rbx
-    push rcx
-    push rdx
-    push rsi
-    push rdi
-    push rbp
-    push r8
-    push r9
-    push r10
-    push r11
-    push r12
-    push r13
-    push r14
-    push r15
+    push_registers
     cld
     mov rdi, rsp
     and rsp, -16
@@ -152,21 +143,7 @@ system_call_entry:
     mov gs:[{user_stack}], rsp
     mov rsp, gs:[{frame_end}]
     sub rsp, 56
-    push rax
-    push rbx
-    push rcx
-    push rdx
-    push rsi
-    push rdi
-    push rbp
-    push r8
-    push r9
-    push r10
-    push r11
-    push r12
-    push r13
-    push r14
-    push r15
+    push_registers
     mov rax, gs:[{user_stack}]
     mov qword ptr [rsp + 120], 256
     mov [rsp + 136], rcx
