@@ -7,7 +7,6 @@
 #![no_main]
 #![forbid(unsafe_code)]
 
-use heliox_address::{PAGE_BITS, VirtualAddress};
 use heliox_hal::error::Error;
 use heliox_hal::flexpage::Flexpage;
 use heliox_hal::memory::{KernelMemory, Paging, PhysicalMemory, UserMemory};
@@ -15,6 +14,7 @@ use heliox_hal::page_map::{PageMap, PageMapUse, SUPPLY_LIMIT, TableSupply};
 use heliox_hal::region::{PhysicalRegion, RegionKind};
 use heliox_hal::rights::Rights;
 use heliox_hal::{Context, Hal, Interrupt, info};
+use heliox_types::{PAGE_BITS, VirtualAddress};
 
 heliox_hal::kernel_main!(main);
 

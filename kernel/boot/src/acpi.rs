@@ -9,7 +9,7 @@
 
 use core::fmt;
 
-use heliox_address::PhysicalAddress;
+use heliox_types::PhysicalAddress;
 
 use crate::list::List;
 use crate::physical_memory::{read_array, u8_at, u16_at, u32_at, u64_at};

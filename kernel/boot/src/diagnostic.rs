@@ -5,7 +5,7 @@
 
 use core::fmt;
 
-use heliox_address::FrameRange;
+use heliox_types::FrameRange;
 
 use crate::list::List;
 use crate::memory_map::MemoryKind;

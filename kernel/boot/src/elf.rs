@@ -17,7 +17,7 @@
 
 use core::fmt;
 
-use heliox_address::{PAGE_BYTES, USER_END, VirtualAddress};
+use heliox_types::{PAGE_BYTES, USER_END, VirtualAddress};
 
 use crate::list::List;
 use crate::physical_memory::{u16_at, u32_at, u64_at};

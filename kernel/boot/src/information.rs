@@ -14,7 +14,7 @@
 
 use core::fmt;
 
-use heliox_address::{FrameRange, PHYSICAL_BITS, PhysicalAddress};
+use heliox_types::{FrameRange, PHYSICAL_BITS, PhysicalAddress};
 
 use crate::cpio::{self, Archive, CpioError};
 use crate::diagnostic::{Diagnostic, Diagnostics, ModuleRefusal};
@@ -605,7 +605,7 @@ pub(crate) fn string_at(address: u64) -> Option<PhysicalRange> {
 pub(crate) mod tests {
     use std::vec::Vec;
 
-    use heliox_address::Frame;
+    use heliox_types::Frame;
 
     use super::*;
 

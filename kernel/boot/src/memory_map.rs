@@ -17,7 +17,7 @@
 
 use core::fmt;
 
-use heliox_address::{Frame, FrameRange, PAGE_BITS, PAGE_BYTES, PHYSICAL_BITS, PageSize};
+use heliox_types::{Frame, FrameRange, PAGE_BITS, PAGE_BYTES, PHYSICAL_BITS, PageSize};
 
 use crate::{Diagnostic, Diagnostics};
 

@@ -4,7 +4,7 @@
 //! eight bytes (total size, reserved), then tags, each at a multiple of eight bytes: type, size
 //! (with this header, without padding), contents. All fields are little-endian.
 
-use heliox_address::{PAGE_BYTES, PhysicalAddress};
+use heliox_types::{PAGE_BYTES, PhysicalAddress};
 
 use crate::diagnostic::Diagnostic;
 use crate::information::{BootError, BootInformation, ColorField, FrameBuffer, FrameBufferKind};
@@ -299,7 +299,7 @@ const fn color(position: u8, bits: u8) -> ColorField {
 mod tests {
     use std::vec::Vec;
 
-    use heliox_address::{Frame, FrameRange};
+    use heliox_types::{Frame, FrameRange};
     use proptest::prelude::*;
 
     use super::*;

@@ -5,7 +5,7 @@
 
 use core::fmt;
 
-use heliox_address::{FrameRange, PHYSICAL_BITS, PhysicalAddress};
+use heliox_types::{FrameRange, PHYSICAL_BITS, PhysicalAddress};
 
 /// Some byte of the range that was asked for cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 //! The layout is that of `hvm_start_info`, `hvm_modlist_entry` and `hvm_memmap_table_entry` in
 //! Xen's public header `arch-x86/hvm/start_info.h`. All fields are little-endian.
 
-use heliox_address::PhysicalAddress;
+use heliox_types::PhysicalAddress;
 
 use crate::diagnostic::Diagnostic;
 use crate::information::{BootError, BootInformation, string_at};
@@ -152,7 +152,7 @@ mod tests {
     use std::string::String;
     use std::vec::Vec;
 
-    use heliox_address::Frame;
+    use heliox_types::Frame;
     use proptest::prelude::*;
 
     use super::*;

@@ -3,7 +3,7 @@
 //! Invariant: the text is printable ASCII, so that it can be logged on any console and be a
 //! `&str`. A tab or line break becomes a space, any other byte a question mark.
 
-use heliox_address::PAGE_BYTES;
+use heliox_types::PAGE_BYTES;
 
 use crate::{PhysicalMemory, PhysicalRange, Unreadable};
 

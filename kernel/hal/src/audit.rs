@@ -13,7 +13,7 @@ use std::format;
 use std::string::String;
 use std::vec::Vec;
 
-use heliox_address::Frame;
+use heliox_types::Frame;
 
 use crate::cpu::CpuIndex;
 use crate::domain::{Owner, OwnerCode};

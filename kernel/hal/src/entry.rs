@@ -9,7 +9,7 @@
 
 use core::fmt;
 
-use heliox_address::{Frame, PAGE_BITS};
+use heliox_types::{Frame, PAGE_BITS};
 
 use crate::geometry::{Geometry, Level};
 use crate::rights::{MemoryType, Rights};

@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use heliox_address::{Frame, FrameRange, PhysicalAddress, VirtualAddress};
+use heliox_types::{Frame, FrameRange, PhysicalAddress, VirtualAddress};
 
 use crate::cpu::CpuIndex;
 use crate::domain::Owner;

@@ -9,7 +9,7 @@ use core::fmt;
 use core::marker::PhantomData;
 use core::num::NonZeroU64;
 
-use heliox_address::{Frame, PAGE_BITS, PHYSICAL_BITS, PhysicalAddress, VirtualAddress};
+use heliox_types::{Frame, PAGE_BITS, PHYSICAL_BITS, PhysicalAddress, VirtualAddress};
 
 use crate::error::Error;
 

@@ -9,7 +9,7 @@
 use core::fmt::Debug;
 use core::hash::Hash;
 
-use heliox_address::{PAGE_BITS, USER_END, VirtualAddress};
+use heliox_types::{PAGE_BITS, USER_END, VirtualAddress};
 
 /// The largest number of levels that a geometry may have.
 pub const MAX_LEVELS: usize = 5;

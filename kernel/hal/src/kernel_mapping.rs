@@ -12,7 +12,7 @@
 
 use core::marker::PhantomData;
 
-use heliox_address::{PAGE_BITS, PAGE_BYTES, PhysicalAddress, VirtualAddress};
+use heliox_types::{PAGE_BITS, PAGE_BYTES, PhysicalAddress, VirtualAddress};
 
 use crate::cpu::CurrentCpu;
 use crate::domain::{DomainId, Owner, OwnerCode};

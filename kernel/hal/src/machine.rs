@@ -28,7 +28,7 @@
 //! take a [`CurrentCpu`] act on the processor that executes them. A machine keeps no record of
 //! what other processors have cached: that is the business of the checks (`translation`).
 
-use heliox_address::{Frame, PhysicalAddress, VirtualAddress};
+use heliox_types::{Frame, PhysicalAddress, VirtualAddress};
 
 use crate::cpu::CurrentCpu;
 use crate::entry::Entry;

@@ -8,7 +8,7 @@
 //! points to a table that nothing else points to; a table below the root is never empty, and its
 //! record counts its entries), P1, O1, and L1 for what is removed.
 
-use heliox_address::{Frame, PAGE_BITS, VirtualAddress};
+use heliox_types::{Frame, PAGE_BITS, VirtualAddress};
 
 use crate::cpu::CurrentCpu;
 use crate::domain::{DomainId, Owner, OwnerCode};

@@ -3,7 +3,7 @@
 //! Invariant O2: memory of nobody is clear and not referenced. Memory passes from one domain
 //! to another only by way of nobody, and so is cleared on the way.
 
-use heliox_address::PAGE_BITS;
+use heliox_types::PAGE_BITS;
 
 use crate::cpu::CurrentCpu;
 use crate::domain::{DomainId, Owner, OwnerCode};

@@ -17,7 +17,7 @@
 //! P5 (a page's own record never names a domain that does not own it, so that a record that names
 //! the right one needs no look at the blocks); see `docs/soundness.md`.
 
-use heliox_address::{Frame, FrameRange};
+use heliox_types::{Frame, FrameRange};
 
 use crate::domain::{Owner, OwnerCode};
 use crate::error::Error;

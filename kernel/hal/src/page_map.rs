@@ -10,7 +10,7 @@
 
 use core::marker::PhantomData;
 
-use heliox_address::Frame;
+use heliox_types::Frame;
 
 use crate::cpu::{CpuIndex, CurrentCpu};
 use crate::domain::{Owner, OwnerCode};

@@ -7,7 +7,7 @@
 
 use core::fmt;
 
-use heliox_address::{Frame, FrameRange, PAGE_BITS};
+use heliox_types::{Frame, FrameRange, PAGE_BITS};
 
 use crate::error::Error;
 use crate::flexpage::{Flexpage, Physical};
@@ -194,7 +194,7 @@ impl Iterator for Regions<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use heliox_address::PhysicalAddress;
+    use heliox_types::PhysicalAddress;
     use std::vec::Vec;
 
     fn range(start: u64, end: u64) -> FrameRange {

@@ -6,7 +6,7 @@
 
 use core::marker::PhantomData;
 
-use heliox_address::{Frame, FrameRange};
+use heliox_types::{Frame, FrameRange};
 
 use crate::domain::{DomainId, Owner, OwnerCode};
 use crate::error::Error;

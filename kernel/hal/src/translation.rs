@@ -15,7 +15,7 @@
 //! age, so a page can seem to wait for a younger debt, never the other way round; and when
 //! nothing is owed nothing waits.
 
-use heliox_address::Frame;
+use heliox_types::Frame;
 
 use crate::cpu::{CpuIndex, CurrentCpu};
 use crate::geometry::Geometry;

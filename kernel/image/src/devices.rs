@@ -1,11 +1,11 @@
 //! System calls for programs that drive devices (`docs/first-light.md`, from number 16 on): those
 //! with the word `devices` among their arguments.
 
-use heliox_address::VirtualAddress;
 use heliox_hal::irq::{Irq, IrqControl};
 use heliox_hal::pci::{PciConfiguration, PciFunction, PciRegister};
 use heliox_hal::port::{PortRange, Ports};
 use heliox_hal::{BreakpointKind, BreakpointLength, Hal, Measurement, PortPermissions, Register};
+use heliox_types::VirtualAddress;
 
 use crate::program::{Program, State};
 use crate::system::System;

@@ -6,7 +6,6 @@
 
 use core::fmt;
 
-use heliox_address::{PAGE_BITS, PAGE_BYTES, VirtualAddress};
 use heliox_boot::PhysicalRange;
 use heliox_boot::elf::{self, ElfError, FileBytes, Segment, UnreadableFile};
 use heliox_hal::domain::Owner;
@@ -18,6 +17,7 @@ use heliox_hal::region::PhysicalRegion;
 use heliox_hal::rights::Rights;
 use heliox_hal::{Hal, RegisterError};
 use heliox_page_alloc::{Domain, Event};
+use heliox_types::{PAGE_BITS, PAGE_BYTES, VirtualAddress};
 
 use crate::program::Program;
 use crate::system::{MemoryError, System};

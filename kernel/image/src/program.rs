@@ -1,12 +1,12 @@
 //! One running program.
 
-use heliox_address::VirtualAddress;
 use heliox_hal::domain::Owner;
 use heliox_hal::irq::Irq;
 use heliox_hal::memory::Paging;
 use heliox_hal::page_map::{PageMap, PageMapUse};
 use heliox_hal::{Context, Hal, Interrupt, Register, info};
 use heliox_page_alloc::Domain;
+use heliox_types::VirtualAddress;
 
 use crate::devices::Devices;
 use crate::system::System;

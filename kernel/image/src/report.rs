@@ -1,8 +1,8 @@
 //! What the kernel says about the machine and about itself.
 
-use heliox_address::PAGE_BYTES;
 use heliox_boot::information::BootProtocol;
 use heliox_hal::{Hal, debug, info, warn};
+use heliox_types::PAGE_BYTES;
 
 use crate::system::System;
 

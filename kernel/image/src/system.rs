@@ -6,9 +6,6 @@
 
 use core::fmt;
 
-use heliox_address::{
-    Frame, FrameRange, PAGE_BITS, PAGE_BYTES, PhysicalAddress, USER_END, VirtualAddress,
-};
 use heliox_hal::domain::{DomainId, Owner};
 use heliox_hal::error::Error;
 use heliox_hal::flexpage::{Flexpage, VirtualRange};
@@ -22,6 +19,9 @@ use heliox_hal::{Context, Hal, HeapError, error};
 use heliox_page_alloc::{
     Cpu, CpuCache, Domain, Event, HeapFigures, Machine, MemoryFlags, Order, PageAllocator, Pages,
     SetupError,
+};
+use heliox_types::{
+    Frame, FrameRange, PAGE_BITS, PAGE_BYTES, PhysicalAddress, USER_END, VirtualAddress,
 };
 
 /// Frames below 4 GiB, which devices with short addresses reach: the zone `dma`.

@@ -3,8 +3,8 @@
 //! The number is in RAX, arguments in RDI, RSI, RDX, R8, R9 and R10; the result comes in RAX.
 //! Programs pass data in registers only, so the kernel never touches a program's memory here.
 
-use heliox_address::VirtualAddress;
 use heliox_hal::{Context, Register};
+use heliox_types::VirtualAddress;
 
 use crate::devices;
 use crate::program::{Program, State};

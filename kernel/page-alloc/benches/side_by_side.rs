@@ -17,11 +17,11 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use buddy_system_allocator::FrameAllocator;
-use heliox_address::{Frame, FrameRange};
 use heliox_page_alloc::{
     Cpu, CpuCache, Domain, DomainBlock, HeapBlock, Machine, MemoryFlags, Node, Order,
     PageAllocator, Pages, Zone,
 };
+use heliox_types::{Frame, FrameRange};
 
 /// Runs for single pages, and for 2 MiB blocks, of which there are few.
 const RUNS: [usize; 2] = [5, 15];

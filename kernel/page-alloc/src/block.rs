@@ -5,7 +5,7 @@
 //! (to be stored in a table of a domain's pages, say) and made again from one; then a second free
 //! is detected at run time. Dropping a handle leaks its pages, no more.
 
-use heliox_address::{Frame, FrameRange};
+use heliox_types::{Frame, FrameRange};
 
 use crate::{Event, Order};
 
@@ -60,7 +60,7 @@ macro_rules! block {
                 match self.0.frames().first() {
                     Some(frame) => frame,
                     // Not reached: a block has at least one page.
-                    None => Frame::containing(heliox_address::PhysicalAddress::ZERO),
+                    None => Frame::containing(heliox_types::PhysicalAddress::ZERO),
                 }
             }
 

@@ -4,7 +4,7 @@
 //! address first, without zones or owners. What it hands out is never freed by itself; what is
 //! free when it ends goes to the domain heap.
 
-use heliox_address::{Frame, FrameRange, PhysicalAddress};
+use heliox_types::{Frame, FrameRange, PhysicalAddress};
 
 use crate::{Event, PageAllocator, Pages, Phase};
 

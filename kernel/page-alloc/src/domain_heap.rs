@@ -14,7 +14,7 @@
 pub(crate) mod domain;
 pub(crate) mod records;
 
-use heliox_address::{Frame, PhysicalAddress};
+use heliox_types::{Frame, PhysicalAddress};
 
 use self::domain::Domain;
 use self::records::Record;

@@ -7,7 +7,7 @@
 
 use core::fmt;
 
-use heliox_address::{Frame, FrameRange};
+use heliox_types::{Frame, FrameRange};
 
 use crate::Event;
 

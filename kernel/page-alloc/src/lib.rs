@@ -38,7 +38,7 @@ mod xen_heap;
 use core::fmt;
 use core::ops::Range;
 
-use heliox_address::Frame;
+use heliox_types::Frame;
 
 pub use block::{DomainBlock, HeapBlock, Refused, XenBlock};
 pub use domain_heap::domain::Domain;

@@ -20,7 +20,7 @@ mod bit_tree;
 
 use core::hint::black_box;
 
-use heliox_address::{Frame, PAGE_BYTES};
+use heliox_types::{Frame, PAGE_BYTES};
 
 use self::bit_tree::BitTree;
 use crate::environment::ORDERS;

@@ -11,7 +11,7 @@ pub(crate) mod cpu_cache;
 pub(crate) mod figures;
 pub(crate) mod section;
 
-use heliox_address::{Frame, FrameRange};
+use heliox_types::{Frame, FrameRange};
 
 use self::cpu_cache::{HandedOut, Shelf};
 use self::figures::{HeapFigures, ZoneFigures};

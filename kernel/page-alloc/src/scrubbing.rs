@@ -5,7 +5,7 @@
 //! halves until a part fits, so that progress needs no record of its own. Steps go round memory,
 //! so that a page that cannot be cleared now does not keep others waiting.
 
-use heliox_address::Frame;
+use heliox_types::Frame;
 
 use crate::domain_heap::records::Record;
 use crate::{Event, Order, PageAllocator, Pages, ScrubStep};

@@ -4,7 +4,7 @@
 //! clearing, since its pages never leave the hypervisor; and it gives up its first and last page,
 //! so that whatever lies next to it, no block could merge across its ends.
 
-use heliox_address::{Frame, PhysicalAddress};
+use heliox_types::{Frame, PhysicalAddress};
 
 use crate::boot_time::whole_pages;
 use crate::{Cpu, Event, Order, PageAllocator, Pages, Refused, XenBlock, Zone};

@@ -4,11 +4,11 @@
 mod common;
 
 use common::{FIRMWARE, FIRST_DOMAIN, HYPERVISOR, TestPages, frame};
-use heliox_address::{FrameRange, PhysicalAddress};
 use heliox_page_alloc::{
     Cpu, CpuCache, Domain, Event, MAX_ORDER, Machine, MemoryFlags, Node, NodeFlag, NodeRange,
     Offlined, Order, PageAllocator, Zone,
 };
+use heliox_types::{FrameRange, PhysicalAddress};
 
 type Allocator = PageAllocator<'static, TestPages>;
 

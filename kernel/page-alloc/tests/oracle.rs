@@ -16,11 +16,11 @@ use std::collections::BTreeMap;
 
 use common::model::{DomainRecord, Model, Phase};
 use common::{FIRST_DOMAIN, HYPERVISOR, Random, TestPages, frame};
-use heliox_address::{FrameRange, PhysicalAddress};
 use heliox_page_alloc::{
     Cpu, CpuCache, Domain, DomainBlock, Event, HeapBlock, Machine, MemoryFlags, Node, NodeFlag,
     NodeRange, Offlined, Order, PageAllocator, Refused, Zone,
 };
+use heliox_types::{FrameRange, PhysicalAddress};
 
 const OPERATIONS: u64 = 1_000_000;
 /// Operations on one machine.

@@ -4,11 +4,11 @@
 mod common;
 
 use common::{FIRST_DOMAIN, HYPERVISOR, TestPages, frame};
-use heliox_address::{FrameRange, PhysicalAddress};
 use heliox_page_alloc::{
     Cpu, CpuCache, Domain, Event, MAX_SECTIONS, Machine, MemoryFlags, Node, NodeFlag, NodeRange,
     Order, PageAllocator, PageAttributes, SetupError, Zone,
 };
+use heliox_types::{FrameRange, PhysicalAddress};
 
 type Allocator = PageAllocator<'static, TestPages>;
 

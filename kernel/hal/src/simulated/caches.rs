@@ -9,7 +9,7 @@
 use std::collections::BTreeSet;
 use std::vec::Vec;
 
-use heliox_address::Frame;
+use heliox_types::Frame;
 
 use super::layout::PageNumber;
 use crate::geometry::{Geometry, Level};

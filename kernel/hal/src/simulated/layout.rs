@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::vec::Vec;
 use std::{error, fmt};
 
-use heliox_address::{Frame, FrameRange, PAGE_BITS, VirtualAddress};
+use heliox_types::{Frame, FrameRange, PAGE_BITS, VirtualAddress};
 
 use super::memory::Memory;
 use super::violation::Strictness;

@@ -11,7 +11,7 @@
 use std::sync::Arc;
 use std::vec::Vec;
 
-use heliox_address::PAGE_BYTES;
+use heliox_types::PAGE_BYTES;
 
 /// Number of 8-byte words of a frame.
 pub(super) const WORDS: usize = PAGE_BYTES as usize / 8;

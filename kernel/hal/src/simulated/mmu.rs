@@ -4,7 +4,7 @@
 //! it has cached, and of several possibilities the one that reaches what the tables no longer
 //! allow: so a missing invalidation is found by the first access that can show it.
 
-use heliox_address::{Frame, VirtualAddress};
+use heliox_types::{Frame, VirtualAddress};
 
 use super::State;
 use super::caches::{Allowed, CachedTable, CachedTranslation};

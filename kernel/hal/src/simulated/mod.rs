@@ -64,9 +64,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::vec::Vec;
 
-use heliox_address::{
-    Frame, FrameRange, PAGE_BYTES, PHYSICAL_BITS, PhysicalAddress, VirtualAddress,
-};
+use heliox_types::{Frame, FrameRange, PAGE_BYTES, PHYSICAL_BITS, PhysicalAddress, VirtualAddress};
 
 pub use self::caches::{Allowed, CachedTable, CachedTranslation};
 pub use self::devices::{LINES, PortWrite};

@@ -9,7 +9,7 @@
 use std::fmt;
 use std::vec::Vec;
 
-use heliox_address::{Frame, PAGE_BYTES, VirtualAddress};
+use heliox_types::{Frame, PAGE_BYTES, VirtualAddress};
 
 use super::Simulated;
 use super::mmu::{Access, AccessKind, Fault};

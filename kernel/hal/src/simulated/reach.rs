@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::vec::Vec;
 
-use heliox_address::{Frame, VirtualAddress};
+use heliox_types::{Frame, VirtualAddress};
 
 use super::State;
 use super::caches::{CachedTable, CachedTranslation};

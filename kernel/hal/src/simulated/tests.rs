@@ -4,7 +4,7 @@
 use std::vec::Vec;
 use std::{format, vec};
 
-use heliox_address::{Frame, FrameRange, PAGE_BYTES, PhysicalAddress, VirtualAddress};
+use heliox_types::{Frame, FrameRange, PAGE_BYTES, PhysicalAddress, VirtualAddress};
 
 use super::*;
 use crate::geometry::FourLevel;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use heliox_address::{Frame, PhysicalAddress, VirtualAddress};
+use heliox_types::{Frame, PhysicalAddress, VirtualAddress};
 
 use super::caches::CachedTranslation;
 use super::mmu::Access;

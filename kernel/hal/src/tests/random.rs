@@ -11,7 +11,7 @@ use std::println;
 use std::string::String;
 use std::vec::Vec;
 
-use heliox_address::{Frame, FrameRange, PAGE_BITS, PhysicalAddress, VirtualAddress};
+use heliox_types::{Frame, FrameRange, PAGE_BITS, PhysicalAddress, VirtualAddress};
 
 use crate::audit::{self, Handles, SimulatedMemory};
 use crate::cpu::{CpuIndex, CurrentCpu};

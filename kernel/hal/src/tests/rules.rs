@@ -2,7 +2,7 @@
 
 use std::vec::Vec;
 
-use heliox_address::{Frame, FrameRange, PhysicalAddress, USER_END, VirtualAddress};
+use heliox_types::{Frame, FrameRange, PhysicalAddress, USER_END, VirtualAddress};
 
 use crate::audit::SimulatedMemory;
 use crate::cpu::{CpuIndex, CurrentCpu};

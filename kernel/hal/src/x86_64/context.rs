@@ -4,14 +4,14 @@
 //! safe to run, and which every function that writes one keeps (`hazards` 3, 12 and 13):
 //!
 //! - CS and SS are the program's selectors;
-//! - RIP is below [`USER_END`](heliox_address::USER_END);
+//! - RIP is below [`USER_END`](heliox_types::USER_END);
 //! - RFLAGS has interrupts enabled, I/O privilege 0, and NT and VM clear;
 //! - the FS and GS bases are canonical and in the lower half;
 //! - the extended state was written by the processor itself, or is the initial one.
 
 use core::mem::{offset_of, size_of};
 
-use heliox_address::VirtualAddress;
+use heliox_types::VirtualAddress;
 
 use super::cpu::{self, USER_CODE, USER_DATA};
 use super::debug::{BreakpointError, BreakpointKind, DebugRegisters};

@@ -7,7 +7,7 @@
 //!   none is for I/O, and the debug registers are not themselves guarded.
 //! - G2: in the kernel, DR7 has no breakpoint; but for the moments of entry and exit.
 
-use heliox_address::VirtualAddress;
+use heliox_types::VirtualAddress;
 
 use super::processor;
 

@@ -1,6 +1,6 @@
 //! Devices, as the client kernel may use them: the HAL's checks in front of raw access.
 
-use heliox_address::VirtualAddress;
+use heliox_types::VirtualAddress;
 
 use super::context::Context;
 use super::hal::Hal;

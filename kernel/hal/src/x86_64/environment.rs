@@ -33,9 +33,9 @@ use core::arch::asm;
 use core::fmt;
 use core::ops::Range;
 
-use heliox_address::{Frame, FrameRange, PAGE_BYTES, PageSize, PhysicalAddress};
 use heliox_boot::memory_map::{Area, MemoryKind, MemoryMap, Preference};
 use heliox_boot::{PhysicalMemory, Unreadable};
+use heliox_types::{Frame, FrameRange, PAGE_BYTES, PageSize, PhysicalAddress};
 
 use super::processor;
 use super::slots::Slot;

@@ -12,7 +12,7 @@
 use core::arch::asm;
 use core::ptr;
 
-use heliox_address::USER_END;
+use heliox_types::USER_END;
 
 use super::context::Frame;
 use super::cpu::CpuOwned;

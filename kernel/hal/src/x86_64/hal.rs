@@ -2,9 +2,9 @@
 
 use core::fmt;
 
-use heliox_address::{FrameRange, VirtualAddress};
 use heliox_boot::information::BootInformation;
 use heliox_boot::options::Options;
+use heliox_types::{FrameRange, VirtualAddress};
 
 use super::context::Context;
 use super::environment::Layout;

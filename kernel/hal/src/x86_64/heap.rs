@@ -17,7 +17,7 @@ use core::ops::{Deref, DerefMut};
 use core::ptr::{self, NonNull};
 use core::{fmt, mem};
 
-use heliox_address::{FrameRange, PAGE_BYTES};
+use heliox_types::{FrameRange, PAGE_BYTES};
 
 use super::cpu::CpuOwned;
 

@@ -10,8 +10,8 @@
 //! - I1: the slot for the I/O APIC shows the page of its registers, which is not memory.
 //! - I2: no controller sends a vector outside of `FIRST_VECTOR..FIRST_VECTOR + Irq::COUNT`.
 
-use heliox_address::PhysicalAddress;
 use heliox_boot::acpi::{InterruptControllers, Polarity, Trigger};
+use heliox_types::PhysicalAddress;
 
 use super::processor::{in8, out8};
 use super::slots::Slot;

@@ -7,7 +7,7 @@
 use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use heliox_address::{Frame, PAGE_BITS, PAGE_BYTES, PhysicalAddress, VirtualAddress};
+use heliox_types::{Frame, PAGE_BITS, PAGE_BYTES, PhysicalAddress, VirtualAddress};
 
 use super::environment::{Environment, VISIBLE, WINDOW};
 use super::features::Features;

@@ -10,7 +10,7 @@
 //! - V2: a slot maps at most one page, and its old translation is dropped before a new one is
 //!   used.
 
-use heliox_address::{Frame, PAGE_BYTES};
+use heliox_types::{Frame, PAGE_BYTES};
 
 use super::processor;
 

@@ -3,12 +3,12 @@
 //! Everything happens here once, on one CPU, with interrupts off: processor features, log,
 //! boot information, the environment, timer and devices. Then the client gets its [`Hal`].
 
-use heliox_address::{FrameRange, PAGE_BYTES, PhysicalAddress, VirtualAddress};
 use heliox_boot::acpi::InterruptControllers;
 use heliox_boot::elf::{FileInMemory, Program};
 use heliox_boot::information::{BootInformation, BootProtocol};
 use heliox_boot::memory_map::{Limits, MemoryKind, MemoryMap};
 use heliox_boot::options::Options;
+use heliox_types::{FrameRange, PAGE_BYTES, PhysicalAddress, VirtualAddress};
 
 use super::cpu::{Cpu, CpuOwned};
 use super::environment::{self, BootMemory, Environment, Layout};

@@ -4,7 +4,7 @@
 //! counter; the timer is the local APIC's, one-shot. Both rates are measured once, in a window of half a millisecond (under instruction counting a window of
 //! ten would be ten million instructions, `hazards` 17).
 
-use heliox_address::{Frame, PhysicalAddress};
+use heliox_types::{Frame, PhysicalAddress};
 
 use super::processor::{self, in8, msr, out8};
 use super::slots::Slot;

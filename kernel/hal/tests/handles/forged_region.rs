@@ -1,6 +1,6 @@
 //! A region is made from a number.
 
-use heliox_address::Frame;
+use heliox_types::Frame;
 use heliox_hal::region::{PhysicalRegion, RegionKind};
 
 fn main() {

@@ -1,6 +1,6 @@
 //! A page map is used after it was freed.
 
-use heliox_address::VirtualAddress;
+use heliox_types::VirtualAddress;
 use heliox_hal::cpu::CurrentCpu;
 use heliox_hal::memory::{Paging, UserMemory};
 use heliox_hal::page_map::PageMap;

@@ -5,8 +5,8 @@
 
 pub mod model;
 
-use heliox_address::{Frame, FrameRange};
 use heliox_page_alloc::Pages;
+use heliox_types::{Frame, FrameRange};
 
 /// The owner of pages that belong to no domain; also what the hypervisor leaves in a page.
 pub const HYPERVISOR: u32 = 1;

@@ -7,8 +7,8 @@
 
 use std::collections::BTreeMap;
 
-use heliox_address::{PAGE_BYTES, PhysicalAddress};
 use heliox_page_alloc::{Event, MAX_SECTIONS, Machine, MemoryFlags, Node, NodeFlag, Order, Zone};
+use heliox_types::{PAGE_BYTES, PhysicalAddress};
 
 /// The attributes of a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
