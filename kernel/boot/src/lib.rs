@@ -33,6 +33,7 @@ pub mod acpi;
 pub mod cpio;
 mod diagnostic;
 pub mod elf;
+pub mod environment;
 pub mod information;
 mod list;
 pub mod memory_map;
@@ -40,7 +41,9 @@ mod multiboot2;
 pub mod options;
 mod physical_memory;
 mod pvh;
+mod report;
 mod text;
 
 pub use diagnostic::{Diagnostic, Diagnostics, ModuleRefusal};
 pub use physical_memory::{PhysicalMemory, PhysicalRange, Unreadable};
+pub use report::BootReport;

@@ -224,6 +224,13 @@ impl<const SLOTS: usize> MemoryMap<SLOTS> {
         self.usable().any(|area| area.contains_range(frames)) || frames.is_empty()
     }
 
+    /// Whether some frame of `frames` is memory, free or in use.
+    #[must_use]
+    pub fn has_memory(&self, frames: FrameRange) -> bool {
+        let memory = |kind| matches!(kind, MemoryKind::Usable | MemoryKind::InUse);
+        self.overlapping(frames).any(|area| memory(area.kind))
+    }
+
     /// The areas that have frames in `frames`, in rising order, whole.
     pub fn overlapping(&self, frames: FrameRange) -> impl Iterator<Item = Area> + '_ {
         self.areas().iter().copied().filter(move |area| area.frames.overlaps(frames))

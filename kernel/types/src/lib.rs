@@ -34,6 +34,7 @@ mod irq;
 mod light_call;
 mod page_size;
 mod physical_address;
+mod processor;
 mod register;
 mod virtual_address;
 
@@ -50,6 +51,7 @@ pub use irq::{Irq, NoSuchLine};
 pub use light_call::LightCall;
 pub use page_size::PageSize;
 pub use physical_address::PhysicalAddress;
+pub use processor::{Cpuid, ProcessorFeatures};
 pub use register::{Register, RegisterError, SavedRegisters};
 pub use virtual_address::{USER_END, VirtualAddress};
 
