@@ -8,15 +8,17 @@
 #![forbid(unsafe_code)]
 
 use heliox_hal::error::Error;
+use heliox_hal::execution::{Execution, Heap, Registers};
 use heliox_hal::flexpage::Flexpage;
 use heliox_hal::memory::{KernelMemory, Paging, PhysicalMemory, UserMemory};
 use heliox_hal::page_map::{PageMap, PageMapUse, SUPPLY_LIMIT, TableSupply};
 use heliox_hal::region::{PhysicalRegion, RegionKind};
 use heliox_hal::rights::Rights;
-use heliox_hal::{Context, Hal, Interrupt, info};
-use heliox_types::{PAGE_BITS, VirtualAddress};
+use heliox_hal::{Context, Hal};
+use heliox_log::info;
+use heliox_types::{Interrupt, PAGE_BITS, VirtualAddress};
 
-heliox_hal::kernel_main!(main);
+heliox_log::kernel_main!(main);
 
 /// Where the programs' code is, and where measured mappings go.
 const CODE: u64 = 0x100_0000;
@@ -87,11 +89,11 @@ fn measure<T>(hal: &mut Hal, it: &mut T, mut body: impl FnMut(&mut Hal, &mut T))
 
 fn ticks<T>(hal: &mut Hal, it: &mut T, mut body: impl FnMut(&mut Hal, &mut T)) -> u64 {
     body(hal, it);
-    let start = hal.timer().ticks();
+    let start = hal.time_stamp();
     for _ in 0..ROUNDS {
         body(hal, core::hint::black_box(it));
     }
-    hal.timer().ticks() - start
+    hal.time_stamp() - start
 }
 
 fn run(hal: &mut Hal) -> Result<(), Error> {
@@ -139,9 +141,9 @@ fn run(hal: &mut Hal) -> Result<(), Error> {
     });
     info!("measure: add and remove a mapping of 4 KiB: {cost}");
     let (map, supply) = &mut it;
-    let start = hal.timer().ticks();
+    let start = hal.time_stamp();
     let added = hal.memory().add_mapping(map, to, page, Rights::ReadWrite, None, supply)?;
-    let cost = hal.timer().ticks() - start;
+    let cost = hal.time_stamp() - start;
     assert_eq!(added.done, 1);
     info!("measure: add one mapping of 4 KiB, with reading the counter: {cost}");
 
@@ -150,9 +152,9 @@ fn run(hal: &mut Hal) -> Result<(), Error> {
             let start = large.first_frame().address();
             let large = large.derive(Flexpage::physical(start, GIBIBYTE_BITS)?)?;
             let to = virtual_page(2 * DATA, GIBIBYTE_BITS)?;
-            let start = hal.timer().ticks();
+            let start = hal.time_stamp();
             let added = hal.memory().add_mapping(map, to, large, Rights::Read, None, supply)?;
-            let cost = hal.timer().ticks() - start;
+            let cost = hal.time_stamp() - start;
             assert_eq!(added.done, large.pages());
             info!("measure: map 1 GiB as one page: {cost}");
         }
@@ -165,7 +167,7 @@ fn main(mut hal: Hal) -> ! {
     let objects = hal.heap_frames();
     assert!(hal.grow_heap(objects).is_ok(), "the heap's pages are free");
     match run(&mut hal) {
-        Ok(()) => heliox_hal::stop(0),
+        Ok(()) => heliox_log::stop(0),
         Err(error) => panic!("{error}"),
     }
 }

@@ -120,8 +120,6 @@ pub enum BootError {
     },
     /// The processor has no local APIC.
     NoLocalApic,
-    /// The local APIC's registers are at an address that cannot be mapped.
-    LocalApicAddress(u64),
     /// What the boot code found and what it planned do not fit together.
     Contradiction {
         /// Frames that are meant for two things, or for none.
@@ -200,9 +198,6 @@ impl fmt::Display for BootError {
                 usable >> 10
             ),
             Self::NoLocalApic => formatter.write_str("the processor has no local APIC"),
-            Self::LocalApicAddress(address) => {
-                write!(formatter, "the local APIC's address {address:#x} is unusable")
-            }
             Self::Contradiction { frames } => {
                 write!(formatter, "the kernel's plan of memory contradicts itself at {frames}")
             }

@@ -53,16 +53,19 @@ pub mod translation;
 mod x86_64;
 
 #[cfg(target_os = "none")]
+pub use heliox_boot::information::BootError;
+#[cfg(target_os = "none")]
 pub use x86_64::*;
 
-/// Makes `$main`, a `fn(Hal) -> !`, the client kernel: the HAL calls it when the machine is its.
+/// Makes `$main`, a `fn(Result<Hal, BootError>) -> !`, the client kernel: the HAL calls it when the
+/// machine is its, or says why that cannot be. (`heliox-log` has a macro that says it to the user.)
 #[macro_export]
 macro_rules! kernel_main {
-    ($main:path) => {
+    ($main:expr) => {
         #[unsafe(no_mangle)]
-        fn heliox_kernel_main(hal: $crate::Hal) -> ! {
-            let main: fn($crate::Hal) -> ! = $main;
-            main(hal)
+        fn heliox_kernel_main(boot: ::core::result::Result<$crate::Hal, $crate::BootError>) -> ! {
+            let main: fn(::core::result::Result<$crate::Hal, $crate::BootError>) -> ! = $main;
+            main(boot)
         }
     };
 }

@@ -1,11 +1,14 @@
 //! System calls for programs that drive devices (`docs/first-light.md`, from number 16 on): those
 //! with the word `devices` among their arguments.
 
-use heliox_hal::irq::{Irq, IrqControl};
+use heliox_hal::execution::{Execution, PortPermissions as _, Registers};
+use heliox_hal::irq::IrqControl;
 use heliox_hal::pci::{PciConfiguration, PciFunction, PciRegister};
 use heliox_hal::port::{PortRange, Ports};
-use heliox_hal::{BreakpointKind, BreakpointLength, Hal, Measurement, PortPermissions, Register};
-use heliox_types::VirtualAddress;
+use heliox_hal::{Hal, PortPermissions};
+use heliox_types::{
+    Breakpoint, BreakpointKind, BreakpointLength, Irq, Measurement, Register, VirtualAddress,
+};
 
 use crate::program::{Program, State};
 use crate::system::System;
@@ -38,7 +41,7 @@ pub(crate) fn handle(system: &mut System<'_>, program: &mut Program, number: u64
             let range = ports(hal, first, second)?;
             let permissions = match program.devices.ports.take() {
                 Some(permissions) => permissions,
-                None => system.in_heap(|_| PortPermissions::new()).ok()?,
+                None => system.in_heap(Hal::new_port_permissions).ok()?,
             };
             let permissions = program.devices.ports.insert(permissions);
             permissions.grant(range);
@@ -86,7 +89,10 @@ pub(crate) fn handle(system: &mut System<'_>, program: &mut Program, number: u64
             };
             let address = VirtualAddress::new(second)?;
             let number = usize::try_from(first).ok()?;
-            let breakpoint = kind.map(|kind| (address, kind));
+            let breakpoint = match kind {
+                Some(kind) => Some(Breakpoint::new(address, kind).ok()?),
+                None => None,
+            };
             program.context.set_breakpoint(number, breakpoint).ok()?;
         }
         25 => {
@@ -97,9 +103,9 @@ pub(crate) fn handle(system: &mut System<'_>, program: &mut Program, number: u64
                 _ => hal.events().flushes,
             });
         }
-        26 => program.devices.measurement.start(hal),
+        26 => program.devices.measurement.start(hal.events()),
         27 => {
-            program.devices.measurement.stop(hal);
+            program.devices.measurement.stop(hal.events());
             let (events, _) = program.devices.measurement.read();
             let wanted = [events.ticks, events.root_loads, events.flushes];
             return wanted.get(usize::try_from(first).ok()?).copied();

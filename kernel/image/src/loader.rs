@@ -8,16 +8,18 @@ use core::fmt;
 
 use heliox_boot::PhysicalRange;
 use heliox_boot::elf::{self, ElfError, FileBytes, Segment, UnreadableFile};
+use heliox_hal::Hal;
 use heliox_hal::domain::Owner;
 use heliox_hal::error::Error;
+use heliox_hal::execution::{Execution, Registers};
 use heliox_hal::flexpage::Flexpage;
 use heliox_hal::memory::{KernelMemory, Paging, PhysicalMemory, UserMemory};
 use heliox_hal::page_map::{PageMap, TableSupply};
 use heliox_hal::region::PhysicalRegion;
 use heliox_hal::rights::Rights;
-use heliox_hal::{Hal, RegisterError};
+use heliox_log::debug;
 use heliox_page_alloc::{Domain, Event};
-use heliox_types::{PAGE_BITS, PAGE_BYTES, VirtualAddress};
+use heliox_types::{PAGE_BITS, PAGE_BYTES, RegisterError, VirtualAddress};
 
 use crate::program::Program;
 use crate::system::{MemoryError, System};
@@ -141,10 +143,12 @@ pub(crate) fn load(system: &mut System<'_>, number: usize) -> Result<Program, Lo
         Some(module) => (module.command_line, module.range),
         None => ("", PhysicalRange::EMPTY),
     };
+    let name = command_line.split(' ').next().unwrap_or("");
     let module = (number, range);
     let hal = system.hal();
     let image =
         elf::Program::parse(&mut ModuleBytes { hal, number, range }).map_err(LoadError::Elf)?;
+    debug!("module {}: entry point {}", name, image.entry());
     if image.pages() > system.available() {
         return Err(LoadError::NoMemory { pages: image.pages() });
     }

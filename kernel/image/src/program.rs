@@ -1,12 +1,13 @@
 //! One running program.
 
 use heliox_hal::domain::Owner;
-use heliox_hal::irq::Irq;
+use heliox_hal::execution::{Execution, Registers};
 use heliox_hal::memory::Paging;
 use heliox_hal::page_map::{PageMap, PageMapUse};
-use heliox_hal::{Context, Hal, Interrupt, Register, info};
+use heliox_hal::{Context, Hal};
+use heliox_log::info;
 use heliox_page_alloc::Domain;
-use heliox_types::VirtualAddress;
+use heliox_types::{Interrupt, Irq, Register, VirtualAddress};
 
 use crate::devices::Devices;
 use crate::system::System;
@@ -130,10 +131,10 @@ impl Program {
 
     fn print_line(&mut self) {
         let line = self.line.get(..self.line_length).unwrap_or(&[]);
-        heliox_hal::log::write_bytes(self.name().as_bytes());
-        heliox_hal::log::write_bytes(b": ");
-        heliox_hal::log::write_bytes(line);
-        heliox_hal::log::write_bytes(b"\r\n");
+        heliox_log::write_bytes(self.name().as_bytes());
+        heliox_log::write_bytes(b": ");
+        heliox_log::write_bytes(line);
+        heliox_log::write_bytes(b"\r\n");
         self.line_length = 0;
     }
 

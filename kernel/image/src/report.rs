@@ -1,13 +1,16 @@
 //! What the kernel says about the machine and about itself.
 
 use heliox_boot::information::BootProtocol;
-use heliox_hal::{Hal, debug, info, warn};
+use heliox_clock::Rates;
+use heliox_hal::Hal;
+use heliox_hal::execution::Execution;
+use heliox_log::{debug, info, warn};
 use heliox_types::PAGE_BYTES;
 
 use crate::system::System;
 
 /// Prints what was found at boot.
-pub(crate) fn machine(hal: &mut Hal) {
+pub(crate) fn machine(hal: &Hal, rates: &Rates) {
     let information = hal.information();
     info!("Heliox {}, started by {}", env!("CARGO_PKG_VERSION"), loader(hal));
     for diagnostic in information.diagnostics().as_slice() {
@@ -25,34 +28,36 @@ pub(crate) fn machine(hal: &mut Hal) {
     info!(
         "{} KiB are free; the kernel lives in {} with {} KiB of heap and {} KiB that describe pages",
         free >> 10,
-        report.environment(),
-        report.heap_bytes() >> 10,
-        report.metadata_bytes() >> 10,
+        report.environment,
+        report.heap.bytes() >> 10,
+        (report.environment.bytes() - report.heap.bytes()) >> 10,
     );
-    for (name, on) in report.protections() {
-        if *on {
+    for (name, on) in report.features.protections() {
+        if on {
             debug!("protection: {name} is on");
         } else {
             warn!("this processor has no {name}");
         }
     }
-    match report.bus_masters() {
+    match report.bus_masters {
         Some((found, disabled)) => {
             debug!("PCI: {found} functions, bus mastering switched off in {disabled}");
         }
         None => warn!("unsafe-dma: devices may write to any memory"),
     }
-    let (counter, timer, measured) = hal.timer().rates();
-    if !measured {
+    if let Some(error) = report.acpi {
+        warn!("{error}");
+    }
+    if !rates.measured {
         warn!("there is no 8254 to measure the clock with; a rate is assumed");
     }
-    debug!("clock: {counter} Hz, timer: {timer} Hz");
-    debug!("external interrupts: {}", hal.interrupt_controller());
-    for (number, module) in hal.information().modules().enumerate() {
+    debug!("clock: {} Hz, timer: {} Hz", rates.counter_hertz, rates.timer_hertz);
+    debug!("external interrupts: {}", report.interrupt_controller);
+    for (module, frames) in information.modules().zip(information.module_frames()) {
         let bytes = module.range.bytes();
         info!("module {}: {bytes} bytes at {}", module.name(), module.range.start());
-        if let Some(entry) = hal.module_entry(number) {
-            debug!("module {}: entry point {entry}", module.name());
+        if frames.is_empty() {
+            warn!("module {}: shares a page with another, left out", module.name());
         }
     }
 }
@@ -65,9 +70,16 @@ pub(crate) fn memory(system: &System<'_>) {
 }
 
 /// Prints what the boot cost, and what went by unnoticed.
-pub(crate) fn end(hal: &Hal) {
-    if let Some(cost) = hal.boot_cost() {
-        info!("boot: {cost}");
+/// What the boot cost is in ticks of the time-stamp counter (instructions, where the machine counts
+/// them); `first_entry`: the counter when the first program was entered.
+pub(crate) fn end(hal: &Hal, rates: &Rates, first_entry: Option<u64>) {
+    if let Some(entry) = first_entry {
+        info!(
+            "boot: {} ticks from the kernel's first instruction to the first program's, {} of them \
+             to measure the clock",
+            entry.wrapping_sub(hal.boot_report().start),
+            rates.ticks
+        );
     }
     if hal.unexpected_interrupts() > 0 {
         info!("{} interrupts that nobody had asked for", hal.unexpected_interrupts());

@@ -1,7 +1,8 @@
 //! Who runs when: round robin, a millisecond each.
 
-use heliox_hal::irq::Irq;
-use heliox_hal::{Interrupt, Register, debug, error};
+use heliox_hal::execution::{Execution, Registers};
+use heliox_log::{debug, error};
+use heliox_types::{Interrupt, Irq, Register};
 
 use crate::loader::{self, LoadError};
 use crate::program::{Program, State};
@@ -25,12 +26,19 @@ pub(crate) struct Scheduler {
     next_module: usize,
     /// The first status of a program that was not 0, or of this kernel if a module was refused.
     status: u8,
+    /// The time-stamp counter when the first program was entered.
+    first_entry: Option<u64>,
 }
 
 impl Scheduler {
     /// No programs yet.
     pub(crate) const fn new() -> Self {
-        Self { programs: [const { None }; PROGRAMS], next_module: 0, status: 0 }
+        Self { programs: [const { None }; PROGRAMS], next_module: 0, status: 0, first_entry: None }
+    }
+
+    /// The time-stamp counter when the first program was entered.
+    pub(crate) const fn first_entry(&self) -> Option<u64> {
+        self.first_entry
     }
 
     /// Whether there are no programs.
@@ -93,7 +101,7 @@ impl Scheduler {
                     if fired & bit != 0 {
                         fired &= !bit;
                         program.state = State::Ready;
-                    } else if system.hal().timer().now() >= until {
+                    } else if system.hal().now() >= until {
                         if bit != 0 {
                             program.context.set_register(Register::Rax, 1);
                         }
@@ -103,6 +111,7 @@ impl Scheduler {
                     }
                 }
                 if program.state == State::Ready {
+                    self.first_entry.get_or_insert_with(|| system.hal().time_stamp());
                     if let Some(irq) = run_slice(system, program) {
                         fired |= 1 << irq.number();
                     }
@@ -122,7 +131,7 @@ impl Scheduler {
             if ended {
                 self.start_modules(system);
             } else if !ran && !more {
-                system.hal().timer().set_deadline(next_wake);
+                system.hal().set_deadline(next_wake);
                 if let Some(Interrupt::External(irq)) = system.hal().wait_for_interrupt() {
                     fired |= 1 << irq.number();
                 }
@@ -135,13 +144,13 @@ impl Scheduler {
 /// Runs one program until its time is over, it ends, it gives way, or a device asks for attention:
 /// on the line that is returned.
 fn run_slice(system: &mut System<'_>, program: &mut Program) -> Option<Irq> {
-    let slice_end = system.hal().timer().now().saturating_add(SLICE);
+    let slice_end = system.hal().now().saturating_add(SLICE);
     let deadline = program.alarm.map_or(slice_end, |alarm| alarm.min(slice_end));
-    system.hal().timer().set_deadline(Some(deadline));
+    system.hal().set_deadline(Some(deadline));
     while program.state == State::Ready {
         let go_on = match program.run(system.hal()) {
             Interrupt::SystemCall => system_call::handle(system, program),
-            Interrupt::Timer => program.take_alarm(system.hal().timer().now()),
+            Interrupt::Timer => program.take_alarm(system.hal().now()),
             Interrupt::External(irq) => return Some(irq),
             fault => program.take_fault(system.hal(), fault),
         };

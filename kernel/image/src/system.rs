@@ -8,6 +8,7 @@ use core::fmt;
 
 use heliox_hal::domain::{DomainId, Owner};
 use heliox_hal::error::Error;
+use heliox_hal::execution::{Execution, Heap};
 use heliox_hal::flexpage::{Flexpage, VirtualRange};
 use heliox_hal::kernel_mapping::KernelMapping;
 use heliox_hal::memory::{KernelMemory, Ownership, Paging, PhysicalMemory, UserMemory};
@@ -15,13 +16,14 @@ use heliox_hal::page::Status;
 use heliox_hal::page_map::{FreeStep, PageMap, PageMapPage, SUPPLY_LIMIT, TableSupply};
 use heliox_hal::region::PhysicalRegion;
 use heliox_hal::rights::Rights;
-use heliox_hal::{Context, Hal, HeapError, error};
+use heliox_hal::{Context, Hal};
+use heliox_log::error;
 use heliox_page_alloc::{
     Cpu, CpuCache, Domain, Event, HeapFigures, Machine, MemoryFlags, Order, PageAllocator, Pages,
     SetupError,
 };
 use heliox_types::{
-    Frame, FrameRange, PAGE_BITS, PAGE_BYTES, PhysicalAddress, USER_END, VirtualAddress,
+    Frame, FrameRange, HeapError, PAGE_BITS, PAGE_BYTES, PhysicalAddress, USER_END, VirtualAddress,
 };
 
 /// Frames below 4 GiB, which devices with short addresses reach: the zone `dma`.
@@ -164,7 +166,7 @@ impl<'memory> System<'memory> {
     /// Hands all free memory to the page allocator. `caches`: one for each processor.
     pub(crate) fn new(mut hal: Hal, caches: &'memory mut [CpuCache]) -> Result<Self, MemoryError> {
         let information = hal.information();
-        let max_page = hal.boot_report().managed_frames();
+        let max_page = hal.boot_report().managed_frames;
         let words = PageAllocator::<HalPages>::metadata_words(max_page) as u64;
         let heap = hal.heap_frames();
         let records =

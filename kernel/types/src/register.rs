@@ -118,6 +118,23 @@ pub struct SavedRegisters {
     pub stack_selector: u64,
 }
 
+impl SavedRegisters {
+    /// The value of a register.
+    #[must_use]
+    pub const fn register(&self, register: Register) -> u64 {
+        #[expect(clippy::indexing_slicing, reason = "there is a word for each name")]
+        self.general[register as usize]
+    }
+
+    /// Sets a register.
+    pub const fn set_register(&mut self, register: Register, value: u64) {
+        #[expect(clippy::indexing_slicing, reason = "there is a word for each name")]
+        {
+            self.general[register as usize] = value;
+        }
+    }
+}
+
 impl fmt::Display for SavedRegisters {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { vector, error_code, .. } = self;
@@ -152,7 +169,8 @@ mod tests {
     #[test]
     fn an_exception_is_told_with_all_registers() {
         let mut registers = SavedRegisters { vector: 8, flags: 0x202, ..Default::default() };
-        registers.general[Register::Rdi as usize] = 0xabc;
+        registers.set_register(Register::Rdi, 0xabc);
+        assert_eq!(registers.register(Register::Rdi), 0xabc);
         let text = registers.to_string();
         assert!(text.starts_with("exception 8 (double fault), error code 0x0\nrip   0000"));
         assert!(text.contains(" flags 0000000000000202\n"));
