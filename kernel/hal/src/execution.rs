@@ -267,7 +267,7 @@ pub trait Kernel {
 }
 
 /// A kernel with one program.
-struct OneProgram<'client, M: Execution>(Running<'client, M>);
+pub(crate) struct OneProgram<'client, M: Execution>(Running<'client, M>);
 
 impl<M: Execution> Kernel for OneProgram<'_, M> {
     type Machine = M;

@@ -38,8 +38,8 @@ pub struct Slices<'memory> {
     pub pages: &'memory mut [PageRecord],
     /// One record per block.
     pub blocks: &'memory mut [BlockRecord],
-    /// One record per processor.
-    pub cpus: &'memory mut [CpuRecord],
+    /// One record per processor: of the only one.
+    pub cpus: [CpuRecord; 1],
 }
 
 /// Records in vectors.

@@ -235,18 +235,19 @@ impl<G: Geometry, S: Storage> State<G, S> {
         cpu: CurrentCpu,
         root: Frame,
     ) {
-        let Some(record) = self.storage.cpus_mut().get_mut(cpu.index().get()) else {
-            return;
+        let record = match self.storage.cpus_mut() {
+            [only] => only,
+            several => match several.get_mut(cpu.index().get()) {
+                Some(record) => record,
+                None => return,
+            },
         };
         if record.loaded == root {
             return;
         }
         record.loaded = root;
-        let owes = record.owes != NEVER;
+        // What it owed it has paid, but that is not noted: the way between programs stays short.
         machine.load_root(cpu, root);
-        if owes {
-            self.note_flush(cpu.index(), false);
-        }
     }
 
     /// Pays what this processor owes.

@@ -64,25 +64,30 @@ const NO_BREAKPOINTS: u64 = 1 << 10;
 
 /// All registers of a program that a CPU holds as one.
 ///
-/// In front is the processor's save area, in the standard format for x87, SSE and AVX (AMD64 manual
-/// volume 2, section 11.5.2); the last 48 bytes of its legacy region are software's.
+/// Behind what the entry code saves is the processor's save area, in the standard format for x87,
+/// SSE and AVX (AMD64 manual volume 2, section 11.5.2); the last 48 bytes of its legacy region are
+/// software's.
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub(super) struct Registers {
-    legacy: [u8; 464],
-    pub(super) gs_base: u64,
+    pub(super) saved: SavedRegisters,
     fs_base: u64,
+    pub(super) gs_base: u64,
+    legacy: [u8; 464],
     pub(super) light_word: u64,
     special: u64,
     /// Name of the port permissions that the program has; 0 for none.
     ports: u64,
-    unused: u64,
+    unused: [u64; 3],
     extended: [u8; 64 + 256],
-    pub(super) saved: SavedRegisters,
 }
 
-const _: () = assert!(offset_of!(Registers, extended) == 512 && size_of::<Registers>() == 1024);
-const _: () = assert!(size_of::<SavedRegisters>() == 22 * 8);
+/// Offset of the save area, a multiple of 64.
+const AREA: usize = offset_of!(Registers, legacy);
+
+const _: () = assert!(offset_of!(Registers, saved) == 0 && AREA == 3 * 64);
+const _: () = assert!(offset_of!(Registers, extended) == AREA + 512);
+const _: () = assert!(size_of::<Registers>() == 1024 && size_of::<SavedRegisters>() == 22 * 8);
 const _: () = assert!(offset_of!(SavedRegisters, vector) == 15 * 8);
 const _: () = assert!(offset_of!(SavedRegisters, stack_selector) == 21 * 8);
 
@@ -115,7 +120,7 @@ impl Registers {
             light_word: 0,
             special: 0,
             ports: 0,
-            unused: 0,
+            unused: [0; 3],
             extended: [0; 64 + 256],
             saved,
         }
@@ -134,9 +139,9 @@ impl Registers {
         // the processor accepts it; it is aligned. The kernel itself uses none of this state.
         unsafe {
             match mask {
-                0 => asm!("clts", "fninit", "fxrstor64 [{}]", in(reg) self),
+                0 => asm!("clts", "fninit", "fxrstor64 [{}]", in(reg) &self.legacy),
                 mask => {
-                    asm!("clts", "fninit", "xrstor64 [{}]", in(reg) self, in("eax") mask, in("edx") 0)
+                    asm!("clts", "fninit", "xrstor64 [{}]", in(reg) &self.legacy, in("eax") mask, in("edx") 0)
                 }
             }
         }
@@ -148,9 +153,9 @@ impl Registers {
         // SAFETY: the area is aligned, and as large as the states in the mask need.
         unsafe {
             match mask {
-                0 => asm!("fxsave64 [{}]", in(reg) ptr::from_mut(self)),
+                0 => asm!("fxsave64 [{}]", in(reg) &mut self.legacy),
                 mask => {
-                    asm!("xsave64 [{}]", in(reg) ptr::from_mut(self), in("eax") mask, in("edx") 0)
+                    asm!("xsave64 [{}]", in(reg) &mut self.legacy, in("eax") mask, in("edx") 0)
                 }
             }
         }
@@ -230,6 +235,7 @@ impl Context {
     }
 
     /// Lets the CPU hold the registers.
+    #[inline(never)]
     pub(super) fn enter_cpu(&mut self) {
         empty_cpu();
         if self.special() != 0 {
@@ -297,9 +303,9 @@ impl Context {
         &mut self.registers
     }
 
-    /// Whether the program made a system call, other than from the kernel's half.
-    pub(super) fn made_full_call(&self) -> bool {
-        self.saved().vector == SYSTEM_CALL && self.saved().instruction_pointer >> 63 == 0
+    /// Whether the program is in the kernel's half of the address space: in a page of stubs.
+    pub(super) fn is_in_kernel_half(&self) -> bool {
+        self.saved().instruction_pointer >> 63 != 0
     }
 
     /// What the program passes on in a light system call.

@@ -27,7 +27,7 @@ use heliox_types::{LightCall, Register, SavedRegisters};
 use super::context::{INITIAL_FLAGS, Registers};
 use super::hal::Hal;
 use super::processor::{msr, read, write_msr};
-use crate::execution::{Kernel, LightReturn};
+use crate::execution::{Kernel, LightReturn, OneProgram};
 
 /// Selectors of the descriptor table. SYSRET takes the program's data and code selectors as
 /// 8 and 16 above the base in STAR; the entry in between stays empty, so that no program can
@@ -89,6 +89,10 @@ pub(super) struct CpuArea {
     /// The registers [`MESSAGE`] of a light system call, as far as the way back needs them. The
     /// first also is the stack pointer, while a full one has no other place for that.
     pub(super) message: [AtomicU64; MESSAGE.len()],
+    /// Where system calls arrive.
+    entry: AtomicU64,
+    /// The kernel that light system calls ask, while it runs a program: of the type that `entry` is for.
+    kernel: AtomicPtr<()>,
     /// The highest bit if system calls of the kernel's half are light now, else 0.
     pub(super) light_mask: AtomicU64,
     /// One of [`outcome`]; RDI (or the result of an answer), RSI, RDX and R8.
@@ -184,6 +188,7 @@ pub(super) fn start() {
         write_msr(msr::STAR, KERNEL_CODE << 32 | SYSRET_BASE << 48);
         write_msr(msr::SFMASK, SYSTEM_CALL_FLAG_MASK);
     }
+    set_entry::<OneProgram<'static, Hal>>();
 }
 
 /// Pushes a program's registers in the order of [`SavedRegisters`].
@@ -221,7 +226,7 @@ unsafe extern "C" fn interrupts() {
         "push rbx",
         "mov rbx, rsp",
         "mov rsp, gs:[{registers}]",
-        "add rsp, {saved_end}",
+        "add rsp, {saved_bytes}",
         ".irp offset, 56, 48, 40, 32, 24, 16, 8
             push [rbx + \\offset]
         .endr",
@@ -263,7 +268,7 @@ unsafe extern "C" fn interrupts() {
         registers = const offset_of!(CpuArea, registers),
         kernel_stack = const offset_of!(CpuArea, kernel_stack),
         pending_vector = const offset_of!(CpuArea, pending_vector),
-        saved_end = const offset_of!(Registers, saved) + size_of::<SavedRegisters>(),
+        saved_bytes = const size_of::<SavedRegisters>(),
         absorbed = sym ABSORBED,
         leave = sym leave,
         fatal_exception = sym fatal_exception,
@@ -275,7 +280,7 @@ unsafe extern "C" fn interrupts() {
 unsafe extern "C" fn leave() {
     naked_asm!(
         "mov rsp, gs:[{kernel_stack}]",
-        "pop rdi",
+        "pop r12",
         "pop rbp",
         "pop rbx",
         "ret",
@@ -283,18 +288,16 @@ unsafe extern "C" fn leave() {
     )
 }
 
-/// Runs the program that the CPU holds until it stops. RDI: the kernel that answers light system
-/// calls; it becomes the seventh argument of [`light`]. Changes every register but RSP, RBX and
-/// RBP.
+/// Runs the program that the CPU holds until it stops. Changes every register but RSP, RBX, RBP and
+/// R12.
 #[unsafe(naked)]
 unsafe extern "C" fn enter() {
     naked_asm!(
         "push rbx",
         "push rbp",
-        "push rdi",
+        "push r12",
         "mov gs:[{kernel_stack}], rsp",
         "mov rsp, gs:[{registers}]",
-        "add rsp, {saved}",
         "cmp qword ptr [rsp + 15 * 8], {system_call}",
         ".irp register, r15, r14, r13, r12, r11, r10, r9, r8, rbp, rdi, rsi, rdx, rcx, rbx, rax
             pop \\register
@@ -311,7 +314,6 @@ unsafe extern "C" fn enter() {
         "sysretq",
         kernel_stack = const offset_of!(CpuArea, kernel_stack),
         registers = const offset_of!(CpuArea, registers),
-        saved = const offset_of!(Registers, saved),
         system_call = const SYSTEM_CALL,
     )
 }
@@ -328,14 +330,18 @@ unsafe extern "C" fn system_call<K: Kernel<Machine = Hal>>() {
         "js 2f",
         "mov gs:[{message}], rsp",
         "mov rsp, gs:[{registers}]",
-        "add rsp, {saved} + 15 * 8",
+        "add rsp, 15 * 8",
         push_registers!(),
         "mov rax, gs:[{message}]",
         "mov qword ptr [rsp + 15 * 8], {system_call}",
         "mov [rsp + 17 * 8], rcx",
         "mov [rsp + 19 * 8], r11",
         "mov [rsp + 20 * 8], rax",
-        "jmp {leave}",
+        "mov rsp, gs:[{kernel_stack}]",
+        "pop r12",
+        "pop rbp",
+        "pop rbx",
+        "ret",
 
         // A light one. What the program loses needs no saving, what Rust preserves neither.
         "2:",
@@ -377,7 +383,6 @@ unsafe extern "C" fn system_call<K: Kernel<Machine = Hal>>() {
         registers = const offset_of!(CpuArea, registers),
         kernel_stack = const offset_of!(CpuArea, kernel_stack),
         message = const offset_of!(CpuArea, message),
-        saved = const offset_of!(Registers, saved),
         rip = const offset_of!(Registers, saved.instruction_pointer),
         rsp = const offset_of!(Registers, saved.stack_pointer),
         flags = const offset_of!(Registers, saved.flags),
@@ -390,27 +395,43 @@ unsafe extern "C" fn system_call<K: Kernel<Machine = Hal>>() {
     )
 }
 
-/// Makes `K` the kernel that light system calls ask.
-pub(super) fn set_kernel<K: Kernel<Machine = Hal>>(current: &mut usize) {
-    let entry = system_call::<K> as *const () as usize;
-    if *current != entry {
-        *current = entry;
-        // SAFETY: every such entry saves the program's registers in the same way.
-        unsafe { write_msr(msr::LSTAR, entry as u64) }
+/// Lets light system calls ask `kernel`, if the CPU holds a context that can make any, until
+/// [`end_light_calls`].
+///
+/// # Safety
+/// Nobody may use `kernel` but through this, while a program runs.
+pub(super) unsafe fn begin_light_calls<K: Kernel<Machine = Hal>>(kernel: *mut K, plain: bool) {
+    if CPU.entry.load(Relaxed) != system_call::<K> as *const () as u64 {
+        set_entry::<K>();
     }
+    CPU.kernel.store(kernel.cast(), Relaxed);
+    CPU.light_mask.store(u64::from(plain) << 63, Relaxed);
+}
+
+/// Makes all system calls full ones; whether a light one asked the kernel.
+pub(super) fn end_light_calls() -> bool {
+    CPU.light_mask.store(0, Relaxed);
+    CPU.light_outcome.load(Relaxed) != outcome::OPEN
+}
+
+/// Makes the system calls of a kernel `K` arrive where they are to.
+#[cold]
+fn set_entry<K: Kernel<Machine = Hal>>() {
+    let entry = system_call::<K> as *const () as u64;
+    CPU.entry.store(entry, Relaxed);
+    // SAFETY: every such entry saves the program's registers in the same way.
+    unsafe { write_msr(msr::LSTAR, entry) }
 }
 
 /// Runs the program that the CPU holds until it stops.
 ///
 /// # Safety
 /// The CPU must hold the registers of a context (X1, X2), and the loaded root carry the kernel in
-/// its upper half (T2). Unless `light_mask` is 0, `kernel` must be of the type of the last
-/// [`set_kernel`] and not be used by anybody else.
-pub(super) unsafe fn run<K>(kernel: *mut K) {
+/// its upper half (T2).
+pub(super) unsafe fn run() {
     // SAFETY: as the caller ensures; every register that changes is named.
     unsafe {
-        asm!("call {}", sym enter, inout("rdi") kernel => _, out("r12") _, out("r13") _,
-            out("r14") _, out("r15") _, clobber_abi("sysv64"));
+        asm!("call {}", sym enter, out("r13") _, out("r14") _, out("r15") _, clobber_abi("sysv64"));
     }
 }
 
@@ -422,7 +443,6 @@ struct Exit(*mut Registers, u64);
 /// Asks the kernel; called with the registers of the program. If the answer needs no more than the
 /// short way, the CPU holds the program that goes on after this. If not, [`outcome`] says why.
 ///
-/// The kernel is borrowed by [`run`]'s caller, who lends it on: nobody uses it in between.
 extern "sysv64" fn light<K: Kernel<Machine = Hal>>(
     rdi: u64,
     rsi: u64,
@@ -430,19 +450,21 @@ extern "sysv64" fn light<K: Kernel<Machine = Hal>>(
     instruction_pointer: u64,
     r8: u64,
     r9: u64,
-    kernel: &mut K,
 ) -> Exit {
+    // SAFETY: `begin_light_calls`; the entry is that for a `K`.
+    let kernel = unsafe { &mut *CPU.kernel.load(Relaxed).cast::<K>() };
     let call = LightCall { rdi, rsi, rdx, r8, r9, instruction_pointer };
     let Some(LightReturn { next, result }) = kernel.light_call(call) else {
         return declined(rdi, rsi, rdx, instruction_pointer, r8, r9);
     };
     // F1: what neither of the two contexts has of its own need not be switched. The one that called
-    // has nothing else: else the call would not be light.
-    if next.context.special() | read!("rdfsbase {}") != 0 {
+    // has nothing else than perhaps an FS base: else the call would not be light.
+    if read!("rdfsbase {}") | next.context.special() != 0 {
         return answered(result);
     }
+    let registers = next.context.registers();
     next.machine.load(next.map);
-    Exit(next.context.registers(), result)
+    Exit(registers, result)
 }
 
 #[cold]

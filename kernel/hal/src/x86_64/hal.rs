@@ -64,7 +64,6 @@ struct BootStorage {
     free: [FrameRange; MemoryMap::<128>::CAPACITY],
     modules: [FrameRange; BootInformation::MODULES],
     io: [IoRange; 2],
-    cpus: [CpuRecord; 1],
 }
 
 /// A value that is used once.
@@ -87,7 +86,6 @@ static STORAGE: Once<BootStorage> = Once(
         free: [FrameRange::EMPTY; MemoryMap::<128>::CAPACITY],
         modules: [FrameRange::EMPTY; BootInformation::MODULES],
         io: [IoRange { frames: FrameRange::EMPTY, kind: IoKind::VideoMemory }; 2],
-        cpus: [CpuRecord::new(Frame::ZERO)],
     }),
     AtomicBool::new(false),
 );
@@ -103,8 +101,6 @@ pub struct Hal {
     interrupts: InterruptController,
     clock: Clock,
     unsafe_dma: bool,
-    /// The system-call entry that the CPU has.
-    entry: usize,
     information: &'static BootInformation,
     report: BootReport,
 }
@@ -135,7 +131,7 @@ impl Hal {
     ) -> Result<Self, BootError> {
         let contradiction = |frames| BootError::Contradiction { frames };
         let storage = STORAGE.take().ok_or(contradiction(FrameRange::EMPTY))?;
-        let BootStorage { information, environment, free, modules, io, cpus } = storage;
+        let BootStorage { information, environment, free, modules, io } = storage;
         let bits = features.physical_bits;
         let mut memory = BootMemory { limit: 1 << bits.clamp(32, 52) };
         let limits = Limits::new(bits, memory::WINDOW_FRAMES);
@@ -196,6 +192,7 @@ impl Hal {
         });
         // SAFETY: E3, as `build` has built it; this is the only use.
         let pages = unsafe { memory::page_records(managed_frames) };
+        let cpus = [CpuRecord::new(Frame::ZERO)];
         let storage = Slices { pages, blocks: blocks.ok_or(contradiction(heap))?, cpus };
         let machine = RealMachine::new(managed_frames, features.gigabyte_pages);
         let memory =
@@ -221,7 +218,6 @@ impl Hal {
             interrupts,
             clock: Clock::new(start, 1_000_000_000, 1_000_000_000),
             unsafe_dma: options.unsafe_dma,
-            entry: 0,
             information,
             report,
         })
@@ -304,10 +300,7 @@ impl Hal {
         context.suspend_breakpoints();
         let &SavedRegisters { vector, error_code, .. } = context.saved();
         match vector {
-            SYSTEM_CALL if context.made_full_call() || !K::ANSWERS_LIGHT_CALLS => {
-                Some(Interrupt::SystemCall)
-            }
-            SYSTEM_CALL => {
+            SYSTEM_CALL if K::ANSWERS_LIGHT_CALLS && context.is_in_kernel_half() => {
                 let (call, message) = (context.light_call(), context.message());
                 context.set_after_light_call(message, [call.rdi, call.rsi, call.rdx, call.r8]);
                 match kernel.light_call(call) {
@@ -318,6 +311,7 @@ impl Hal {
                     None => Some(Interrupt::SystemCall),
                 }
             }
+            SYSTEM_CALL => Some(Interrupt::SystemCall),
             DEBUG => {
                 context.take_debug_status();
                 Some(Interrupt::Exception { vector: DEBUG as u8, error_code: 0 })
@@ -369,6 +363,7 @@ impl Execution for Hal {
         permissions.load(context)
     }
 
+    #[inline(always)]
     fn execute_kernel<K: Kernel<Machine = Self>>(kernel: &mut K) -> Interrupt {
         loop {
             let Running { machine, map, context } = kernel.running();
@@ -376,18 +371,20 @@ impl Execution for Hal {
             if !context.is_in_cpu() {
                 context.enter_cpu();
             }
-            if K::ANSWERS_LIGHT_CALLS || machine.entry == 0 {
-                cpu::set_kernel::<K>(&mut machine.entry);
-            }
-            let light = K::ANSWERS_LIGHT_CALLS && context.is_plain();
-            CPU.light_mask.store(u64::from(light) << 63, Relaxed);
+            let plain = K::ANSWERS_LIGHT_CALLS && context.is_plain();
             // SAFETY: X1, X2: the CPU holds the context that the kernel named. T1, T2: the page map in
-            // use is loaded. The kernel is borrowed here, so nobody else uses it, and only a
-            // kernel of this type is asked.
-            unsafe { cpu::run(ptr::from_mut(kernel)) }
+            // use is loaded. The kernel is borrowed here, so nobody else uses it.
+            unsafe {
+                if K::ANSWERS_LIGHT_CALLS {
+                    cpu::begin_light_calls(ptr::from_mut(kernel), plain);
+                }
+                cpu::run();
+            }
+            let asked = K::ANSWERS_LIGHT_CALLS && cpu::end_light_calls();
             let Running { machine, context, .. } = kernel.running();
             machine.memory.enter(machine.cpu);
-            if context.is_in_cpu() && context.made_full_call() && context.is_unwatched() {
+            let light = asked || K::ANSWERS_LIGHT_CALLS && context.is_in_kernel_half();
+            if !light && context.saved().vector == SYSTEM_CALL && context.is_unwatched() {
                 return Interrupt::SystemCall;
             }
             if let Some(interrupt) = Self::stopped(kernel) {
