@@ -87,8 +87,9 @@ fn metadata_frames(map: &MemoryMap, managed_frames: u64, heap_frames: u64) -> u6
     let trees = 3 * (gigabytes + gigabytes.div_ceil(BLOCK_FRAMES) + 1);
     // The heap takes large pages but at its ends.
     let heap = heap_frames.div_ceil(PageSize::Size1GiB.frames()) + 1 + 3;
-    let page_of_zeros = 1;
-    2 * populated.min(blocks) + trees + heap + page_of_zeros
+    // A page of zeros, and a table that shows it everywhere.
+    let shared = 2;
+    2 * populated.min(blocks) + trees + heap + shared
 }
 
 #[cfg(test)]

@@ -187,9 +187,9 @@ impl Hal {
         let records = heap::free_frames();
         let records =
             FrameRange::new(records.start(), records.start() + bytes.div_ceil(PAGE_BYTES));
-        let blocks = records.and_then(|records| {
-            heap::filled(records, BlockRecord::NOT_INSTALLED).ok()?.get_mut(..count)
-        });
+        // SAFETY: zeros are the record of a block without memory.
+        let blocks: Option<&mut [BlockRecord]> =
+            records.and_then(|records| unsafe { heap::zeroed(records) }.ok()?.get_mut(..count));
         // SAFETY: E3, as `build` has built it; this is the only use.
         let pages = unsafe { memory::page_records(managed_frames) };
         let cpus = [CpuRecord::new(Frame::ZERO)];
@@ -437,7 +437,8 @@ impl Heap for Hal {
     }
 
     fn heap_words(&mut self, frames: FrameRange) -> Result<&'static mut [u64], HeapError> {
-        heap::filled(frames, 0)
+        // SAFETY: 0 is a word.
+        unsafe { heap::zeroed(frames) }
     }
 }
 

@@ -7,7 +7,7 @@
 //!
 //! Invariants:
 //!
-//! - K1: a page is lent to the heap, or handed out by [`filled`], at most once; only pages of the
+//! - K1: a page is lent to the heap, or handed out by [`zeroed`], at most once; only pages of the
 //!   range set aside are. The range is mapped, readable and writable for good, and used by nobody
 //!   else. Its first pages have a bit for each page: whether it is in use.
 //! - K2: a slot is on the free list of its size or belongs to one box. Slots of one size do not
@@ -23,7 +23,7 @@ use core::{fmt, mem, slice};
 
 use heliox_types::{Frame, FrameRange, HeapError, PAGE_BYTES};
 
-use super::memory::environment_address;
+use super::memory::{self, environment_address};
 
 /// Log2 of the smallest and of the largest slot.
 const SMALLEST: u32 = 6;
@@ -97,15 +97,18 @@ pub(super) fn lend(frames: FrameRange) -> Result<(), HeapError> {
     Ok(())
 }
 
-/// Hands out whole pages for good, filled with as many of `value` as there is room for.
-pub(super) fn filled<T: Copy>(frames: FrameRange, value: T) -> Result<&'static mut [T], HeapError> {
+/// Hands out whole pages for good, as many `T` as there is room for.
+///
+/// # Safety
+/// Zeros must be a `T`.
+pub(super) unsafe fn zeroed<T>(frames: FrameRange) -> Result<&'static mut [T], HeapError> {
     let start = claim(frames)? as *mut T;
-    let count = frames.bytes() as usize / size_of::<T>();
+    let bytes = frames.bytes() as usize;
     // SAFETY: K1: the pages were free until now and are the caller's from now on. They are aligned
-    // for any `T`, and each is written before there is a reference.
+    // for any `T`.
     unsafe {
-        (0..count).for_each(|index| start.add(index).write(value));
-        Ok(slice::from_raw_parts_mut(start, count))
+        memory::fill(start.cast(), 0, bytes);
+        Ok(slice::from_raw_parts_mut(start, bytes / size_of::<T>()))
     }
 }
 

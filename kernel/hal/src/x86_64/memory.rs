@@ -154,10 +154,16 @@ struct Builder {
 }
 
 impl Builder {
-    /// The next page, filled with `word`.
-    fn take(&mut self, word: u64) -> Option<u64> {
+    /// The next page, with whatever is in it.
+    fn next(&mut self) -> Option<u64> {
         let page = (self.next < self.end).then_some(self.next)?;
         self.next += PAGE_BYTES;
+        Some(page)
+    }
+
+    /// The next page, filled with `word`.
+    fn take(&mut self, word: u64) -> Option<u64> {
+        let page = self.next()?;
         let start = Peephole.word(page, 0).as_ptr().cast();
         // SAFETY: the page is shown (V1), and nobody else uses it (E1).
         unsafe { fill(start, word, PAGE_BYTES as usize) }
@@ -241,18 +247,30 @@ impl Builder {
             frame += frames;
         }
         let zeros = leaf(self.take(0)?);
-        for block in 0..managed_frames.div_ceil(BLOCK_FRAMES) {
-            let first = block * BLOCK_FRAMES;
-            let (mut entries, mut records) = (zeros, zeros);
-            if map.has_memory(FrameRange::new(first, first + BLOCK_FRAMES)?) {
-                let table = self.take(CLOSED)?;
-                let bits = Host::PRESENT | Host::WRITABLE | Host::USER;
-                self.map(WINDOW + (first << PAGE_BITS), 2, table | bits)?;
-                entries = leaf(table | Host::WRITABLE);
-                records = leaf(self.take(0)? | Host::WRITABLE);
+        let holes = self.take(zeros)? | Host::PRESENT | Host::WRITABLE;
+        for first in (0..managed_frames).step_by((BLOCK_FRAMES * BLOCK_FRAMES) as usize) {
+            let frames = |first, count| FrameRange::new(first, first + count);
+            if !map.has_memory(frames(first, BLOCK_FRAMES * BLOCK_FRAMES)?) {
+                self.map(WINDOW_ENTRIES + first * 8, 2, holes)?;
+                self.map(RECORDS + first * 8, 2, holes)?;
+                continue;
             }
-            self.map(WINDOW_ENTRIES + first * 8, 1, entries)?;
-            self.map(RECORDS + first * 8, 1, records)?;
+            let [window, entries, records] = [self.take(0)?, self.take(zeros)?, self.take(zeros)?];
+            let table = Host::PRESENT | Host::WRITABLE | Host::USER;
+            self.map(WINDOW + (first << PAGE_BITS), 3, window | table)?;
+            self.map(WINDOW_ENTRIES + first * 8, 2, entries | table)?;
+            self.map(RECORDS + first * 8, 2, records | table)?;
+            for index in 0..BLOCK_FRAMES {
+                let block = frames(first + index * BLOCK_FRAMES, BLOCK_FRAMES)?;
+                if map.has_memory(block) {
+                    let page = self.take(CLOSED)?;
+                    Peephole.word(window, index).store(page | table, Relaxed);
+                    Peephole.word(entries, index).store(leaf(page | Host::WRITABLE), Relaxed);
+                    // The checks write the records of all usable frames.
+                    let page = if map.is_usable(block) { self.next()? } else { self.take(0)? };
+                    Peephole.word(records, index).store(leaf(page | Host::WRITABLE), Relaxed);
+                }
+            }
         }
         // The other view of the window: the same tables, but programs get in.
         let [Table(root), ..] = &TABLES;
@@ -366,7 +384,7 @@ unsafe fn copy(from: *const u8, to: *mut u8, count: usize) {
 ///
 /// # Safety
 /// The range must be mapped and writable.
-unsafe fn fill(to: *mut u8, word: u64, count: usize) {
+pub(super) unsafe fn fill(to: *mut u8, word: u64, count: usize) {
     // SAFETY: as the caller ensures; the direction flag is clear. Whole words first.
     unsafe {
         asm!("rep stosq", "mov ecx, {:e}", "rep stosb", in(reg) count & 7,
