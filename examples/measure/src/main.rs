@@ -98,13 +98,13 @@ fn program(
 /// spaces in turns.
 fn null_calls(hal: &mut Hal, maps: [&PageMapUse; 2], context: &mut Context) -> u64 {
     let mut ticks = |rounds| {
-        let start = hal.time_stamp();
+        let start = hal.events().ticks;
         for round in 0..rounds {
             let [even, odd] = maps;
             let stop = hal.execute(if round % 2 == 0 { even } else { odd }, context);
             assert!(stop == Interrupt::SystemCall, "the program does nothing else");
         }
-        hal.time_stamp() - start
+        hal.events().ticks - start
     };
     ticks(1);
     ticks(ROUNDS).div_ceil(ROUNDS)
@@ -155,10 +155,10 @@ fn light_round<K: Kernel<Machine = Hal>>(kernel: &mut K) -> u64 {
     let mut ticks = |rounds| {
         let Running { machine, context, .. } = kernel.running();
         context.set_register(Register::Rbx, rounds);
-        let start = machine.time_stamp();
+        let start = machine.events().ticks;
         let stop = Hal::execute_kernel(kernel);
         assert!(stop == Interrupt::Exception { vector: 3, error_code: 0 }, "{stop:?}");
-        kernel.running().machine.time_stamp() - start
+        kernel.running().machine.events().ticks - start
     };
     ticks(1);
     let few = ticks(1);
@@ -176,11 +176,11 @@ fn measure<T>(hal: &mut Hal, it: &mut T, mut body: impl FnMut(&mut Hal, &mut T))
 #[inline(always)]
 fn ticks<T>(hal: &mut Hal, it: &mut T, mut body: impl FnMut(&mut Hal, &mut T)) -> u64 {
     body(hal, it);
-    let start = hal.time_stamp();
+    let start = hal.events().ticks;
     for _ in 0..ROUNDS {
         body(hal, core::hint::black_box(it));
     }
-    hal.time_stamp() - start
+    hal.events().ticks - start
 }
 
 fn run(hal: &mut Hal) -> Result<(), Error> {
@@ -239,9 +239,9 @@ fn run(hal: &mut Hal) -> Result<(), Error> {
     });
     info!("measure: add and remove a mapping of 4 KiB: {cost}");
     let (map, supply) = &mut it;
-    let start = hal.time_stamp();
+    let start = hal.events().ticks;
     let added = hal.memory().add_mapping(map, to, page, Rights::ReadWrite, None, supply)?;
-    let cost = hal.time_stamp() - start;
+    let cost = hal.events().ticks - start;
     assert_eq!(added.done, 1);
     info!("measure: add one mapping of 4 KiB, with reading the counter: {cost}");
 
@@ -250,9 +250,9 @@ fn run(hal: &mut Hal) -> Result<(), Error> {
             let start = large.first_frame().address();
             let large = large.derive(Flexpage::physical(start, GIBIBYTE_BITS)?)?;
             let to = virtual_page(2 * DATA, GIBIBYTE_BITS)?;
-            let start = hal.time_stamp();
+            let start = hal.events().ticks;
             let added = hal.memory().add_mapping(map, to, large, Rights::Read, None, supply)?;
-            let cost = hal.time_stamp() - start;
+            let cost = hal.events().ticks - start;
             assert_eq!(added.done, large.pages());
             info!("measure: map 1 GiB as one page: {cost}");
         }

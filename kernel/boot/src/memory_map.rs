@@ -226,6 +226,12 @@ impl<const SLOTS: usize> MemoryMap<SLOTS> {
         area.is_some_and(good) || frames.is_empty()
     }
 
+    /// Whether there can be registers of a device at `frame`.
+    #[must_use]
+    pub fn may_be_device(&self, frame: Frame) -> bool {
+        matches!(self.kind_of(frame), None | Some(MemoryKind::Reserved))
+    }
+
     /// Whether some frame of `frames` is memory, free or in use.
     #[must_use]
     pub fn has_memory(&self, frames: FrameRange) -> bool {

@@ -3,10 +3,13 @@
 use heliox_types::{FrameRange, ProcessorFeatures};
 
 use crate::acpi::AcpiError;
+use crate::information::BootInformation;
 
 /// What the boot found and did.
 #[derive(Clone, Copy, Debug)]
 pub struct BootReport {
+    /// What the boot loader said.
+    pub information: &'static BootInformation,
     /// The time-stamp counter when the kernel began.
     pub start: u64,
     /// What the processor has, and the kernel so has switched on.
@@ -17,9 +20,9 @@ pub struct BootReport {
     pub environment: FrameRange,
     /// The part of that for kernel objects.
     pub heap: FrameRange,
-    /// PCI functions found, and in how many bus mastering was on until the boot switched it off;
-    /// `None` if `unsafe-dma` asked for leaving it.
-    pub bus_masters: Option<(u32, u32)>,
+    /// In how many PCI functions bus mastering was on until the boot switched it off; `None` if
+    /// `unsafe-dma` asked for leaving it.
+    pub bus_masters: Option<u32>,
     /// Why the tables of ACPI are not used, although there are some and they are wanted.
     pub acpi: Option<AcpiError>,
     /// Whether the command line named a port that cannot be that of an exit device.

@@ -10,6 +10,7 @@
 #![cfg(target_os = "none")]
 
 use heliox_hal::Hal;
+use heliox_hal::execution::Execution;
 use heliox_hal::port::{NotInRange, Ports};
 use heliox_types::Clock;
 
@@ -49,14 +50,13 @@ pub struct Rates {
 
 /// Measures the rates and sets the machine's clock: it shows 0 for the kernel's first moment.
 pub fn start(hal: &mut Hal) -> Rates {
-    let before = hal.time_stamp();
+    let before = hal.events().ticks;
     // A refused port would be as a device that is not there.
     let rates = measure(hal).unwrap_or(None);
     hal.set_timer(0);
-    let ticks = hal.time_stamp().wrapping_sub(before);
+    let ticks = hal.events().ticks.wrapping_sub(before);
     let (counter_hertz, timer_hertz) = rates.unwrap_or((ASSUMED_HERTZ, ASSUMED_HERTZ));
-    let start = hal.boot_report().start;
-    hal.set_clock(Clock::new(start, counter_hertz, timer_hertz));
+    hal.clock = Clock::new(hal.report.start, counter_hertz, timer_hertz);
     Rates { counter_hertz, timer_hertz, measured: rates.is_some(), ticks }
 }
 
@@ -71,7 +71,7 @@ fn measure(hal: &mut Hal) -> Result<Option<(u64, u64)>, NotInRange> {
     }
     hal.set_timer(u32::MAX);
     hal.out8(gate, GATE, gate_off | GATE_ON)?;
-    let (counter_before, timer_before) = (hal.time_stamp(), hal.timer_count());
+    let (counter_before, timer_before) = (hal.events().ticks, hal.timer_count());
     let mut ended = false;
     for _ in 0..LARGEST_POLLS {
         ended = hal.in8(gate, GATE)? & OUTPUT != 0;
@@ -79,7 +79,7 @@ fn measure(hal: &mut Hal) -> Result<Option<(u64, u64)>, NotInRange> {
             break;
         }
     }
-    let counter = hal.time_stamp().wrapping_sub(counter_before);
+    let counter = hal.events().ticks.wrapping_sub(counter_before);
     let timer = timer_before.wrapping_sub(hal.timer_count());
     hal.out8(gate, GATE, gate_off)?;
     let hertz = |ticks: u64| ticks.saturating_mul(REFERENCE_HERTZ) / u64::from(REFERENCE_TICKS);

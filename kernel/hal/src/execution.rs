@@ -36,8 +36,8 @@
 use core::ops::DerefMut;
 
 use heliox_types::{
-    Breakpoint, BreakpointError, FrameRange, HeapError, Interrupt, LightCall, Register,
-    RegisterError, VirtualAddress,
+    Breakpoint, BreakpointError, Events, FrameRange, HeapError, Interrupt, LightCall, Register,
+    RegisterError, SavedRegisters, VirtualAddress,
 };
 
 use crate::cpu::CurrentCpu;
@@ -51,29 +51,22 @@ pub trait Registers {
     /// A set of ports for [`Registers::set_port_permissions`].
     type PortPermissions: PortPermissions;
 
+    /// The registers as they are saved.
+    fn saved(&self) -> SavedRegisters;
+
     /// The value of a register.
-    fn register(&self, register: Register) -> u64;
+    fn register(&self, register: Register) -> u64 {
+        self.saved().register(register)
+    }
 
-    /// Sets a register. Any value is good.
+    /// Sets a register. Any value is good: a bad one makes the program fault.
     fn set_register(&mut self, register: Register, value: u64);
-
-    /// Address of the next instruction.
-    fn instruction_pointer(&self) -> u64;
 
     /// Sets the address of the next instruction.
     ///
     /// # Errors
     /// [`RegisterError::NotAUserAddress`] (`hazards` 3).
     fn set_instruction_pointer(&mut self, address: VirtualAddress) -> Result<(), RegisterError>;
-
-    /// The stack pointer.
-    fn stack_pointer(&self) -> u64;
-
-    /// Sets the stack pointer. Any value is good: a bad one makes the program fault.
-    fn set_stack_pointer(&mut self, value: u64);
-
-    /// The flags as the program would read them.
-    fn flags(&self) -> u64;
 
     /// Sets those flags that a program may freely change, and clears the trap flag and the
     /// nested-task flag, which a program can only set itself; the others stay as they are.
@@ -121,11 +114,8 @@ pub trait Registers {
 /// A set of ports that programs may use by themselves. It belongs to an address space or
 /// whatever else the client likes; each context that is to have it is given it.
 pub trait PortPermissions {
-    /// Adds the ports of `range`.
-    fn grant(&mut self, range: PortRange);
-
-    /// Takes the ports of `range` away, at once.
-    fn revoke(&mut self, range: PortRange);
+    /// Adds the ports of `range` (`allowed`), or takes them away at once.
+    fn set(&mut self, range: PortRange, allowed: bool);
 }
 
 /// Memory for kernel objects: a part of the environment that is set aside at boot and used page by
@@ -209,8 +199,12 @@ pub trait Execution: Heap + Sized {
 
     /// Waits until an interrupt arrives: the timer's, when its deadline has passed, or may have (a
     /// far one can be early), or that of a line that is on. `None` if something else ended the
-    /// wait. The only place in the kernel where interrupts are let in.
+    /// wait. Here and in [`Execution::poll_interrupt`] alone are interrupts let into the kernel.
     fn wait_for_interrupt(&mut self) -> Option<Interrupt>;
+
+    /// Takes an interrupt that is pending, if one is, as [`Execution::wait_for_interrupt`] would, but
+    /// does not wait for one. For the middle of something long.
+    fn poll_interrupt(&mut self) -> Option<Interrupt>;
 
     /// Microseconds on the machine's clock.
     fn now(&self) -> u64;
@@ -220,14 +214,8 @@ pub trait Execution: Heap + Sized {
     /// hardware gives an interrupt early. `None` asks for no interrupt.
     fn set_deadline(&mut self, deadline: Option<u64>);
 
-    /// The address of the last page fault, of whatever program.
-    fn last_fault_address(&self) -> u64;
-
-    /// Interrupts that nobody had asked for, so far.
-    fn unexpected_interrupts(&self) -> u64;
-
-    /// Stops the machine. `status` 0 means success; above 63 counts as 63.
-    fn shutdown(&mut self, status: u8) -> !;
+    /// What has happened since the boot.
+    fn events(&self) -> Events;
 }
 
 /// A program that is to run: where, in which address space, with which registers.

@@ -14,7 +14,7 @@ use crate::program::{Program, State};
 use crate::system::System;
 
 /// What a program has of devices.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Devices {
     ports: Option<PortPermissions>,
     measurement: Measurement,
@@ -44,12 +44,12 @@ pub(crate) fn handle(system: &mut System<'_>, program: &mut Program, number: u64
                 None => system.in_heap(Hal::new_port_permissions).ok()?,
             };
             let permissions = program.devices.ports.insert(permissions);
-            permissions.grant(range);
+            permissions.set(range, true);
             program.context.set_port_permissions(Some(permissions));
         }
         17 => {
             let range = ports(hal, first, second)?;
-            program.devices.ports.as_mut()?.revoke(range);
+            program.devices.ports.as_mut()?.set(range, false);
         }
         18 => {
             let range = ports(hal, first, first.checked_add(third)?.checked_sub(1)?)?;
@@ -97,9 +97,9 @@ pub(crate) fn handle(system: &mut System<'_>, program: &mut Program, number: u64
         }
         25 => {
             return Some(match first {
-                0 => hal.unexpected_interrupts(),
+                0 => hal.events().unexpected,
                 1 => program.context.debug_status(),
-                2 => hal.last_fault_address(),
+                2 => program.last_fault_address,
                 _ => hal.events().flushes,
             });
         }

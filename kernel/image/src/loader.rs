@@ -138,7 +138,7 @@ impl FileBytes for ModuleBytes<'_> {
 /// # Errors
 /// A [`LoadError`]. Memory that was taken until then has been given back.
 pub(crate) fn load(system: &mut System<'_>, number: usize) -> Result<Program, LoadError> {
-    let information = system.hal().information();
+    let information = system.hal().report.information;
     let (command_line, range) = match information.modules().nth(number) {
         Some(module) => (module.command_line, module.range),
         None => ("", PhysicalRange::EMPTY),

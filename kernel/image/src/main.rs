@@ -38,7 +38,7 @@ fn overflow_stack(depth: u64) -> u64 {
 fn main(mut hal: Hal) -> ! {
     let rates = heliox_clock::start(&mut hal);
     report::machine(&hal, &rates);
-    match Options::parse(hal.information().command_line(), |_| {}).crash {
+    match Options::parse(hal.report.information.command_line(), |_| {}).crash {
         #[expect(clippy::panic, reason = "that is what was asked for")]
         Some(Crash::Panic) => panic!("as the command line asked"),
         Some(Crash::Stack) => {

@@ -37,7 +37,6 @@ pub(crate) enum State {
 }
 
 /// A program: an address space, registers, and what the kernel knows about it.
-#[derive(Debug)]
 pub(crate) struct Program {
     command_line: [u8; COMMAND_LINE_BYTES],
     command_line_length: usize,
@@ -52,6 +51,8 @@ pub(crate) struct Program {
     pub(crate) fault_handler: Option<VirtualAddress>,
     /// When the clock shows so many microseconds, the program wants a fault.
     pub(crate) alarm: Option<u64>,
+    /// Of its last page fault.
+    pub(crate) last_fault_address: u64,
     pub(crate) devices: Devices,
 }
 
@@ -76,6 +77,7 @@ impl Program {
             state: State::Ready,
             fault_handler: None,
             alarm: None,
+            last_fault_address: 0,
             devices: Devices::default(),
         };
         for (target, byte) in program.command_line.iter_mut().zip(command_line.bytes()) {
@@ -179,7 +181,7 @@ impl Program {
                 "{}: stopped at {:#x} by exception {vector}, error code {error_code:#x}, address \
                  {address:#x}",
                 self.name(),
-                self.context.instruction_pointer()
+                self.context.saved().instruction_pointer
             );
             self.end(FAULT_STATUS);
             return;
@@ -201,7 +203,10 @@ impl Program {
                     .devices
                     .ports()
                     .is_some_and(|ports| hal.load_port_permissions(&self.context, ports)) => {}
-            Interrupt::PageFault { address, error } => self.fault(14, error.bits(), address),
+            Interrupt::PageFault { address, error } => {
+                self.last_fault_address = address;
+                self.fault(14, error.bits(), address);
+            }
             Interrupt::Exception { vector, error_code } => self.fault(vector, error_code, 0),
             Interrupt::SystemCall | Interrupt::Timer | Interrupt::External(_) => return false,
         }

@@ -11,7 +11,7 @@ use crate::system::System;
 
 /// Prints what was found at boot.
 pub(crate) fn machine(hal: &Hal, rates: &Rates) {
-    let information = hal.information();
+    let information = hal.report.information;
     info!("Heliox {}, started by {}", env!("CARGO_PKG_VERSION"), loader(hal));
     for diagnostic in information.diagnostics().as_slice() {
         warn!("{diagnostic}");
@@ -24,7 +24,7 @@ pub(crate) fn machine(hal: &Hal, rates: &Rates) {
         info!("  {area}");
     }
     let free = information.memory_map().usable_frames() * PAGE_BYTES;
-    let report = hal.boot_report();
+    let report = hal.report;
     info!(
         "{} KiB are free; the kernel lives in {} with {} KiB of heap and {} KiB that describe pages",
         free >> 10,
@@ -40,9 +40,7 @@ pub(crate) fn machine(hal: &Hal, rates: &Rates) {
         }
     }
     match report.bus_masters {
-        Some((found, disabled)) => {
-            debug!("PCI: {found} functions, bus mastering switched off in {disabled}");
-        }
+        Some(disabled) => debug!("PCI: bus mastering switched off in {disabled} functions"),
         None => warn!("unsafe-dma: devices may write to any memory"),
     }
     if let Some(error) = report.acpi {
@@ -77,17 +75,18 @@ pub(crate) fn end(hal: &Hal, rates: &Rates, first_entry: Option<u64>) {
         info!(
             "boot: {} ticks from the kernel's first instruction to the first program's, {} of them \
              to measure the clock",
-            entry.wrapping_sub(hal.boot_report().start),
+            entry.wrapping_sub(hal.report.start),
             rates.ticks
         );
     }
-    if hal.unexpected_interrupts() > 0 {
-        info!("{} interrupts that nobody had asked for", hal.unexpected_interrupts());
+    let unexpected = hal.events().unexpected;
+    if unexpected > 0 {
+        info!("{unexpected} interrupts that nobody had asked for");
     }
 }
 
 fn loader(hal: &Hal) -> &str {
-    let information = hal.information();
+    let information = hal.report.information;
     match (information.loader_name(), information.protocol()) {
         ("", Some(BootProtocol::Pvh)) => "a PVH loader",
         ("", _) => "a Multiboot2 loader",

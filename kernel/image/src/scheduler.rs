@@ -19,7 +19,6 @@ pub(crate) const NOT_STARTED: u8 = 2;
 const SLICE: u64 = 1000;
 
 /// All programs, and the modules that have not become programs yet.
-#[derive(Debug)]
 pub(crate) struct Scheduler {
     programs: [Option<Program>; PROGRAMS],
     /// The next module to be started.
@@ -49,7 +48,7 @@ impl Scheduler {
     /// Starts modules in their order, as long as there are place and memory; the others wait until
     /// a program has ended. A module that cannot be started is refused.
     pub(crate) fn start_modules(&mut self, system: &mut System<'_>) {
-        let information = system.hal().information();
+        let information = system.hal().report.information;
         for module in information.modules().skip(self.next_module) {
             let alone = self.is_empty();
             let Some(place) = self.programs.iter_mut().find(|place| place.is_none()) else {
@@ -111,7 +110,7 @@ impl Scheduler {
                     }
                 }
                 if program.state == State::Ready {
-                    self.first_entry.get_or_insert_with(|| system.hal().time_stamp());
+                    self.first_entry.get_or_insert_with(|| system.hal().events().ticks);
                     if let Some(irq) = run_slice(system, program) {
                         fired |= 1 << irq.number();
                     }

@@ -62,12 +62,12 @@ pub fn start(boot: Result<Hal, BootError>) -> Hal {
     find_port();
     match boot {
         Ok(hal) => {
-            let command_line = hal.information().command_line();
+            let command_line = hal.report.information.command_line();
             let options = Options::parse(command_line, |_| {});
             LEVEL.store(options.log as u8, Ordering::Relaxed);
             // Once more, now that the level is known.
             Options::parse(command_line, |ignored| warn!("{ignored}"));
-            if let (true, Some(port)) = (hal.boot_report().exit_port_refused, options.exit_port) {
+            if let (true, Some(port)) = (hal.report.exit_port_refused, options.exit_port) {
                 warn!("{port:#x} cannot be the port of an exit device");
             }
             hal
@@ -174,7 +174,8 @@ fn panic(info: &PanicInfo<'_>) -> ! {
     let mut port = Port { line_start: "[panic] " };
     let cpu = core::arch::x86_64::__cpuid(1).ebx >> 24;
     let _ = write!(port, "[panic] on CPU {cpu}: {info}");
-    for (number, (name, value)) in failure_registers().into_iter().enumerate() {
+    let names = ["cr0", "cr2", "cr3", "cr4", "rsp", "rbp"];
+    for (number, (name, value)) in names.into_iter().zip(failure_registers()).enumerate() {
         let separator = if number % 4 == 0 { '\n' } else { ' ' };
         let _ = write!(port, "{separator}{name:5} {value:016x}");
     }

@@ -9,6 +9,8 @@ pub struct Events {
     pub root_loads: u64,
     /// Invalidations of single pages, and flushes of more.
     pub flushes: u64,
+    /// Interrupts that nobody had asked for.
+    pub unexpected: u64,
 }
 
 /// Adds up what happens between [`Measurement::start`] and [`Measurement::stop`], over many runs.
@@ -33,6 +35,7 @@ impl Measurement {
             total.ticks = total.ticks.wrapping_add(now.ticks.wrapping_sub(begun.ticks));
             total.root_loads += now.root_loads.saturating_sub(begun.root_loads);
             total.flushes += now.flushes.saturating_sub(begun.flushes);
+            total.unexpected += now.unexpected.saturating_sub(begun.unexpected);
             *runs += 1;
         }
     }
@@ -51,13 +54,16 @@ mod tests {
     #[test]
     fn runs_are_added_up_and_read_once() {
         let mut measurement = Measurement::default();
-        let at = |ticks| Events { ticks, root_loads: ticks / 10, flushes: 0 };
+        let at = |ticks| Events { ticks, root_loads: ticks / 10, ..Events::default() };
         measurement.stop(at(5));
         for (start, stop) in [(10, 30), (100, 140)] {
             measurement.start(at(start));
             measurement.stop(at(stop));
         }
-        assert_eq!(measurement.read(), (Events { ticks: 60, root_loads: 6, flushes: 0 }, 2));
+        assert_eq!(
+            measurement.read(),
+            (Events { ticks: 60, root_loads: 6, ..Events::default() }, 2)
+        );
         assert_eq!(measurement.read(), (Events::default(), 0));
     }
 }

@@ -52,6 +52,12 @@ impl PhysicalAddress {
     }
 }
 
+impl From<u32> for PhysicalAddress {
+    fn from(value: u32) -> Self {
+        Self(u64::from(value))
+    }
+}
+
 impl fmt::Debug for PhysicalAddress {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "PhysicalAddress({:#x})", self.0)

@@ -4,8 +4,8 @@ use core::fmt;
 
 use crate::{VirtualAddress, exception_name};
 
-/// A register that a program computes with. The instruction pointer, the flags and the bases are
-/// set in other ways, since not every value is good for them.
+/// A register that a program computes with; any value is good for it. The instruction pointer, the
+/// flags and the bases are set in other ways, since not every value is good for them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(usize)]
 #[expect(missing_docs, reason = "the names are the processor's own")]
@@ -25,14 +25,15 @@ pub enum Register {
     Rcx,
     Rbx,
     Rax,
+    Rsp,
 }
 
 impl Register {
-    /// How many there are.
+    /// How many are saved in one piece: all but RSP.
     pub const COUNT: usize = 15;
 
-    /// All of them, in the order of their numbers.
-    pub const ALL: [Self; Self::COUNT] = [
+    /// Those, in the order of their numbers.
+    pub const GENERAL: [Self; Self::COUNT] = [
         Self::R15,
         Self::R14,
         Self::R13,
@@ -69,6 +70,7 @@ impl Register {
             Self::Rcx => "rcx",
             Self::Rbx => "rbx",
             Self::Rax => "rax",
+            Self::Rsp => "rsp",
         }
     }
 }
@@ -100,7 +102,7 @@ impl core::error::Error for RegisterError {}
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct SavedRegisters {
-    /// Indexed by [`Register`].
+    /// Indexed by [`Register`], without RSP.
     pub general: [u64; Register::COUNT],
     /// Number of the exception or interrupt.
     pub vector: u64,
@@ -121,17 +123,13 @@ pub struct SavedRegisters {
 impl SavedRegisters {
     /// The value of a register.
     #[must_use]
-    pub const fn register(&self, register: Register) -> u64 {
-        #[expect(clippy::indexing_slicing, reason = "there is a word for each name")]
-        self.general[register as usize]
+    pub fn register(&self, register: Register) -> u64 {
+        self.general.get(register as usize).copied().unwrap_or(self.stack_pointer)
     }
 
     /// Sets a register.
-    pub const fn set_register(&mut self, register: Register, value: u64) {
-        #[expect(clippy::indexing_slicing, reason = "there is a word for each name")]
-        {
-            self.general[register as usize] = value;
-        }
+    pub fn set_register(&mut self, register: Register, value: u64) {
+        *self.general.get_mut(register as usize).unwrap_or(&mut self.stack_pointer) = value;
     }
 }
 
@@ -146,7 +144,7 @@ impl fmt::Display for SavedRegisters {
             ("cs", self.code_selector),
             ("flags", self.flags),
         ];
-        let general = Register::ALL.map(Register::name).into_iter().zip(self.general);
+        let general = Register::GENERAL.map(Register::name).into_iter().zip(self.general);
         for (number, (name, value)) in special.into_iter().chain(general).enumerate() {
             let separator = if number % 4 == 0 { '\n' } else { ' ' };
             write!(formatter, "{separator}{name:5} {value:016x}")?;
@@ -162,8 +160,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn registers_are_numbered_in_the_order_of_all() {
-        assert!(Register::ALL.iter().enumerate().all(|(number, name)| *name as usize == number));
+    fn registers_are_numbered_in_the_order_in_which_they_are_saved() {
+        let in_order = Register::GENERAL.iter().enumerate();
+        assert!(in_order.clone().all(|(number, name)| *name as usize == number));
+        let mut saved =
+            SavedRegisters { general: core::array::from_fn(|n| n as u64), ..Default::default() };
+        assert!(in_order.clone().all(|(number, name)| saved.register(*name) == number as u64));
+        saved.set_register(Register::Rsp, 99);
+        assert_eq!((saved.stack_pointer, saved.register(Register::Rsp)), (99, 99));
     }
 
     #[test]

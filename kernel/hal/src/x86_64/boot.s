@@ -18,9 +18,9 @@ boot_level3:                                // level-3 entries 0 and 510
     .quad boot_level2 + 3
     .skip 509 * 8
     .quad boot_level2 + 3, 0
-boot_level2:                                // level-2 entry 1
-    .quad 0, 0x200083
-    .skip 510 * 8
+boot_level2:                                // level-2 entries 1 and 2 (the slots)
+    .quad 0, 0x200083, {slots} - KERNEL_BASE + 3
+    .skip 509 * 8
 
 multiboot2_header:                          // magic, architecture i386, length, checksum; tags
     .long 0xe85250d6, 0, 48, 0x100000000 - 0xe85250d6 - 48
@@ -48,10 +48,6 @@ multiboot2_entry:
     cli
     cld
     mov edi, ebx                            // physical address of the boot information
-    mov eax, 0x80000000
-    cpuid
-    cmp eax, 0x80000001
-    jb 3f
     mov eax, 0x80000001
     cpuid
     bt edx, 29
@@ -90,11 +86,9 @@ boot_long_mode:
     mov \segment, eax
     .endr
     mov esi, ebp                            // start(information in edi, loader in esi)
-    xor ebp, ebp                            // the end of any back trace
     mov rsp, offset stack_end
-    push rbp
     mov rax, offset {start}
-    jmp rax
+    call rax
 
 .section .note.pvh, "a", @note
     .long 4, 4, 18                          // name size, descriptor size, type: 32-bit entry

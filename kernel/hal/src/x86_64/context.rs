@@ -30,36 +30,33 @@ use core::mem::offset_of;
 use core::ptr;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use heliox_types::Register::{self, R8, R11, Rcx, Rdi, Rdx, Rsi};
 use heliox_types::{
-    Breakpoint, BreakpointError, HeapError, LightCall, Register,
-    Register::{R8, R9, Rdi, Rdx, Rsi},
-    RegisterError, SavedRegisters, USER_END, VirtualAddress,
+    Breakpoint, BreakpointError, HeapError, RegisterError, SavedRegisters, USER_END, VirtualAddress,
 };
 
 use super::cpu::{CPU, MESSAGE, PORTS_CLOSED, PORTS_OPEN, SYSTEM_CALL, USER_CODE, USER_DATA};
 use super::heap::Box;
-use super::processor::{CR0_TASK_SWITCHED, msr, read, write, write_msr};
-use crate::execution::{self, Registers as _};
+use super::processor::{CR0_TASK_SWITCHED, read, write, write_msr};
+use crate::execution;
 use crate::port::PortRange;
 
 /// What a context can have besides general registers: bits of `Registers::special`.
-const FLOATING_POINT: u64 = 1 << 0;
+pub(super) const FLOATING_POINT: u64 = 1 << 0;
 const FS_BASE: u64 = 1 << 1;
-const BREAKPOINTS: u64 = 1 << 2;
+pub(super) const BREAKPOINTS: u64 = 1 << 2;
 const PORTS: u64 = 1 << 3;
 
 /// The flags of a new program: interrupts enabled, and the bit that is always set.
 pub(super) const INITIAL_FLAGS: u64 = 1 << 9 | 1 << 1;
 /// The flags that a kernel may set for a program: carry, parity, auxiliary carry, zero, sign,
 /// direction, overflow, alignment check, identification.
-const SETTABLE_FLAGS: u64 =
-    1 | 1 << 2 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 10 | 1 << 11 | 1 << 18 | 1 << 21;
+const SETTABLE_FLAGS: u64 = 1 | 1 << 2 | 1 << 4 | 3 << 6 | 3 << 10 | 1 << 18 | 1 << 21;
 /// Trap and nested task.
 const CLEARED_FLAGS: u64 = 1 << 8 | 1 << 14;
 /// The flag that suppresses instruction breakpoints for one instruction.
 const RESUME: u64 = 1 << 16;
-/// DR6 and DR7 without anything in them.
-const NO_STATUS: u64 = 0xffff_0ff0;
+/// DR7 without breakpoints.
 const NO_BREAKPOINTS: u64 = 1 << 10;
 
 /// All registers of a program that a CPU holds as one.
@@ -67,7 +64,6 @@ const NO_BREAKPOINTS: u64 = 1 << 10;
 /// Behind what the entry code saves is the processor's save area, in the standard format for x87,
 /// SSE and AVX (AMD64 manual volume 2, section 11.5.2); the last 48 bytes of its legacy region are
 /// software's.
-#[derive(Debug)]
 #[repr(C, align(64))]
 pub(super) struct Registers {
     pub(super) saved: SavedRegisters,
@@ -75,55 +71,46 @@ pub(super) struct Registers {
     pub(super) gs_base: u64,
     legacy: [u8; 464],
     pub(super) light_word: u64,
-    special: u64,
+    pub(super) special: u64,
     /// Name of the port permissions that the program has; 0 for none.
     ports: u64,
     unused: [u64; 3],
     extended: [u8; 64 + 256],
 }
 
-/// Offset of the save area, a multiple of 64.
-const AREA: usize = offset_of!(Registers, legacy);
-
-const _: () = assert!(offset_of!(Registers, saved) == 0 && AREA == 3 * 64);
-const _: () = assert!(offset_of!(Registers, extended) == AREA + 512);
+const _: () = assert!(offset_of!(Registers, saved) == 0 && offset_of!(Registers, legacy) == 3 * 64);
+const _: () = assert!(offset_of!(Registers, extended) == 3 * 64 + 512);
 const _: () = assert!(size_of::<Registers>() == 1024 && size_of::<SavedRegisters>() == 22 * 8);
 const _: () = assert!(offset_of!(SavedRegisters, vector) == 15 * 8);
 const _: () = assert!(offset_of!(SavedRegisters, stack_selector) == 21 * 8);
 
-/// The extended state of a program that has none.
+/// The registers of a new program, of which a CPU that holds none has the extended state.
 static INITIAL: Registers = Registers::initial();
+
+/// Saves or restores extended state at an address, by the instruction that this CPU has.
+macro_rules! extended_state {
+    ($xsave:literal, $fxsave:literal, $area:expr) => {
+        match CPU.extended_mask.load(Relaxed) as u32 {
+            0 => asm!($fxsave, in(reg) $area),
+            mask => asm!($xsave, in(reg) $area, in("eax") mask, in("edx") 0),
+        }
+    };
+}
 
 impl Registers {
     /// Everything zero or in its initial state: exceptions masked (x87 control word 0x037f, MXCSR
     /// 0x1f80), and a header that says "all initial".
     const fn initial() -> Self {
-        let mut legacy = [0; 464];
-        legacy[0] = 0x7f;
-        legacy[1] = 0x03;
-        legacy[24] = 0x80;
-        legacy[25] = 0x1f;
-        let saved = SavedRegisters {
-            general: [0; Register::COUNT],
-            vector: 0,
-            error_code: 0,
-            instruction_pointer: 0,
-            code_selector: USER_CODE,
-            flags: INITIAL_FLAGS,
-            stack_pointer: 0,
-            stack_selector: USER_DATA,
-        };
-        Self {
-            legacy,
-            gs_base: 0,
-            fs_base: 0,
-            light_word: 0,
-            special: 0,
-            ports: 0,
-            unused: [0; 3],
-            extended: [0; 64 + 256],
-            saved,
-        }
+        // SAFETY: a field is a number.
+        let mut registers: Self = unsafe { core::mem::zeroed() };
+        registers.saved.code_selector = USER_CODE;
+        registers.saved.stack_selector = USER_DATA;
+        registers.saved.flags = INITIAL_FLAGS;
+        registers.legacy[0] = 0x7f;
+        registers.legacy[1] = 0x03;
+        registers.legacy[24] = 0x80;
+        registers.legacy[25] = 0x1f;
+        registers
     }
 
     fn mark(&mut self, bit: u64, has: bool) {
@@ -133,31 +120,12 @@ impl Registers {
     /// Replaces the CPU's extended state, without a trace of the old one: on AMD processors a
     /// restore leaves the last x87 instruction and data pointers of the program before, which the
     /// initialisation clears.
-    fn restore_extended(&self) {
-        let mask = CPU.extended_mask.load(Relaxed) as u32;
-        // SAFETY: X2: the area was written by the matching save or is the initial state, so that
-        // the processor accepts it; it is aligned. The kernel itself uses none of this state.
+    fn restore_extended_state(&self) {
+        // SAFETY: X2: the processor accepts the area, which is aligned. The kernel itself uses none of
+        // this state.
         unsafe {
-            match mask {
-                0 => asm!("clts", "fninit", "fxrstor64 [{}]", in(reg) &self.legacy),
-                mask => {
-                    asm!("clts", "fninit", "xrstor64 [{}]", in(reg) &self.legacy, in("eax") mask, in("edx") 0)
-                }
-            }
-        }
-    }
-
-    /// Saves the CPU's extended state.
-    fn save_extended(&mut self) {
-        let mask = CPU.extended_mask.load(Relaxed) as u32;
-        // SAFETY: the area is aligned, and as large as the states in the mask need.
-        unsafe {
-            match mask {
-                0 => asm!("fxsave64 [{}]", in(reg) &mut self.legacy),
-                mask => {
-                    asm!("xsave64 [{}]", in(reg) &mut self.legacy, in("eax") mask, in("edx") 0)
-                }
-            }
+            asm!("clts", "fninit");
+            extended_state!("xrstor64 [{}]", "fxrstor64 [{}]", &self.legacy);
         }
     }
 }
@@ -173,26 +141,30 @@ pub(super) fn empty_cpu() {
     CPU.io_map_base.store(PORTS_CLOSED, Relaxed);
     let has_fs_base = CPU.fs_gs_base.load(Relaxed) != 0;
     let base = if has_fs_base { read!("rdfsbase {}") } else { registers.fs_base };
-    if base != 0 {
-        // SAFETY: the register exists, and 0 is an address.
-        unsafe { write_msr(msr::FS_BASE, 0) }
-    }
     // A base in the upper half is of no use to the program.
     registers.fs_base = if base < USER_END { base } else { 0 };
     registers.mark(FS_BASE, registers.fs_base != 0);
+    if base != 0 {
+        set_fs_base(0);
+    }
     if registers.special & FLOATING_POINT != 0 {
-        registers.save_extended();
-        INITIAL.restore_extended();
+        // SAFETY: the area is aligned, and as large as the states in the mask need.
+        unsafe { extended_state!("xsave64 [{}]", "fxsave64 [{}]", &mut registers.legacy) }
+        INITIAL.restore_extended_state();
         let control = read!("mov {}, cr0") | CR0_TASK_SWITCHED;
         // SAFETY: only floating-point instructions mean something else from now on.
         unsafe { write!("mov cr0, {}", control) }
     }
 }
 
+fn set_fs_base(base: u64) {
+    // SAFETY: X2; the kernel does not use FS.
+    unsafe { write_msr(0xc000_0100, base) }
+}
+
 /// The registers of a program.
-#[derive(Debug)]
 pub struct Context {
-    registers: Box<Registers>,
+    pub(super) registers: Box<Registers>,
     breakpoints: [Option<Breakpoint>; Breakpoint::COUNT],
     /// DR6 at the last debug exception.
     debug_status: u64,
@@ -204,138 +176,96 @@ impl Context {
         Ok(Self { registers, breakpoints: [None; Breakpoint::COUNT], debug_status: 0 })
     }
 
-    /// Where the registers are, for as long as the context exists.
-    pub(super) fn registers(&self) -> *mut Registers {
-        self.registers.as_ptr()
-    }
-
-    /// What it has besides general registers.
-    pub(super) fn special(&self) -> u64 {
-        self.registers.special
-    }
-
-    /// The registers as they are saved.
-    pub(super) fn saved(&self) -> &SavedRegisters {
-        &self.registers.saved
-    }
-
-    /// Whether nothing but general registers must be switched, so that its system calls can be light.
-    pub(super) fn is_plain(&self) -> bool {
-        self.special() == 0 && CPU.fs_gs_base.load(Relaxed) != 0
-    }
-
-    /// Whether it has no breakpoints, so that a system call leaves nothing to switch off.
-    pub(super) fn is_unwatched(&self) -> bool {
-        self.special() & BREAKPOINTS == 0
-    }
-
     /// Whether the CPU holds the registers.
     pub(super) fn is_in_cpu(&self) -> bool {
-        ptr::eq(CPU.registers.load(Relaxed), self.registers())
-    }
-
-    /// Lets the CPU hold the registers.
-    #[inline(never)]
-    pub(super) fn enter_cpu(&mut self) {
-        empty_cpu();
-        if self.special() != 0 {
-            self.enter_special();
-        }
-        // SAFETY: X2: the base is an address of programs. It waits there for the SWAPGS of the exit.
-        unsafe { write_msr(msr::KERNEL_GS_BASE, self.registers.gs_base) }
-        CPU.registers.store(self.registers(), Relaxed);
-    }
-
-    #[cold]
-    fn enter_special(&mut self) {
-        let registers = &*self.registers;
-        if registers.special & FLOATING_POINT != 0 {
-            registers.restore_extended();
-        }
-        if registers.special & PORTS != 0 && registers.ports == CPU.ports_of.load(Relaxed) {
-            CPU.io_map_base.store(PORTS_OPEN, Relaxed);
-        }
-        let addresses = self.breakpoints.map(|at| at.map_or(0, |at| at.address().get()));
-        let [first, second, third, fourth] = addresses;
-        let control = self.breakpoints.iter().enumerate().fold(0, |sum, (number, breakpoint)| {
-            let bits = |at: &Breakpoint| 1 << (number * 2) | at.control() << (16 + number * 4);
-            sum | breakpoint.as_ref().map_or(0, bits)
-        });
-        // SAFETY: X2; G1.
-        unsafe {
-            write_msr(msr::FS_BASE, registers.fs_base);
-            write!("mov dr0, {}", first);
-            write!("mov dr1, {}", second);
-            write!("mov dr2, {}", third);
-            write!("mov dr3, {}", fourth);
-            write!("mov dr7, {}", NO_BREAKPOINTS | control);
-        }
-    }
-
-    /// Switches the breakpoints in the CPU off, when the program has stopped (G2).
-    pub(super) fn suspend_breakpoints(&self) {
-        if !self.is_unwatched() {
-            // SAFETY: G2.
-            unsafe { write!("mov dr7, {}", NO_BREAKPOINTS) }
-            empty_cpu();
-        }
-    }
-
-    /// Notes what the processor says of a debug exception of the program.
-    pub(super) fn take_debug_status(&mut self) {
-        self.debug_status = read!("mov {}, dr6");
-        // SAFETY: the status has no effect.
-        unsafe { write!("mov dr6, {}", NO_STATUS) }
-    }
-
-    /// Gives the program floating-point state, if it has none yet; whether it had none.
-    pub(super) fn use_floating_point(&mut self) -> bool {
-        let new = self.special() & FLOATING_POINT == 0;
-        self.out_of_cpu().mark(FLOATING_POINT, true);
-        new
+        ptr::eq(CPU.registers.load(Relaxed), self.registers.as_ptr())
     }
 
     /// The registers, after what is in the CPU alone was saved.
-    fn out_of_cpu(&mut self) -> &mut Registers {
+    pub(super) fn out_of_cpu(&mut self) -> &mut Registers {
         if self.is_in_cpu() {
             empty_cpu();
         }
         &mut self.registers
     }
 
-    /// Whether the program is in the kernel's half of the address space: in a page of stubs.
-    pub(super) fn is_in_kernel_half(&self) -> bool {
-        self.saved().instruction_pointer >> 63 != 0
+    /// Lets the CPU hold the registers.
+    #[inline(never)]
+    pub(super) fn enter_cpu(&mut self) {
+        empty_cpu();
+        let registers = &*self.registers;
+        // SAFETY: KERNEL_GS_BASE. X2; it waits there for the SWAPGS of the exit.
+        unsafe { write_msr(0xc000_0102, registers.gs_base) }
+        if registers.special & FLOATING_POINT != 0 {
+            registers.restore_extended_state();
+        }
+        if registers.special & FS_BASE != 0 {
+            set_fs_base(registers.fs_base);
+        }
+        if registers.special & PORTS != 0 && registers.ports == CPU.ports_of.load(Relaxed) {
+            CPU.io_map_base.store(PORTS_OPEN, Relaxed);
+        }
+        if registers.special & BREAKPOINTS != 0 {
+            let addresses = self.breakpoints.map(|at| at.map_or(0, |at| at.address().get()));
+            let [first, second, third, fourth] = addresses;
+            let controls = self.breakpoints.iter().zip(0..).map(|(at, number)| {
+                at.map_or(0, |at| 1 << (number * 2) | at.control() << (16 + number * 4))
+            });
+            let control = controls.fold(NO_BREAKPOINTS, |sum, bits| sum | bits);
+            // SAFETY: G1.
+            unsafe {
+                write!("mov dr0, {}", first);
+                write!("mov dr1, {}", second);
+                write!("mov dr2, {}", third);
+                write!("mov dr3, {}", fourth);
+                write!("mov dr7, {}", control);
+            }
+        }
+        CPU.registers.store(self.registers.as_ptr(), Relaxed);
     }
 
-    /// What the program passes on in a light system call.
-    pub(super) fn message(&self) -> [u64; MESSAGE.len()] {
-        MESSAGE.map(|register| self.saved().register(register))
+    /// Switches the breakpoints in the CPU off, when the program has stopped (G2), and notes what the
+    /// processor says of them if it was by a debug exception.
+    pub(super) fn suspend_breakpoints(&mut self, debug_exception: bool) {
+        if debug_exception {
+            self.debug_status = read!("mov {}, dr6");
+        }
+        if self.registers.special & BREAKPOINTS != 0 || debug_exception {
+            // SAFETY: G2; the status has no effect.
+            unsafe {
+                write!("mov dr7, {}", NO_BREAKPOINTS);
+                write!("mov dr6, {}", 0xffff_0ff0_u64);
+            }
+            self.out_of_cpu();
+        }
     }
 
-    /// The arguments of a light system call.
-    pub(super) fn light_call(&self) -> LightCall {
-        let [rdi, rsi, rdx, r8, r9] = [Rdi, Rsi, Rdx, R8, R9].map(|name| self.register(name));
-        LightCall { rdi, rsi, rdx, r8, r9, instruction_pointer: self.instruction_pointer() }
+    /// Gives the program floating-point state.
+    pub(super) fn use_floating_point(&mut self) {
+        self.out_of_cpu().mark(FLOATING_POINT, true);
     }
 
-    /// The registers behind a light system call: a message, and RDI, RSI, RDX and R8.
-    pub(super) fn set_after_light_call(&mut self, message: [u64; MESSAGE.len()], words: [u64; 4]) {
+    /// Whether nothing but general registers must be switched, so that its system calls can be light.
+    pub(super) fn is_plain(&self) -> bool {
+        self.registers.special == 0 && CPU.fs_gs_base.load(Relaxed) != 0
+    }
+
+    /// Sets the registers of the program that goes on after a light system call.
+    pub(super) fn answer(&mut self, message: [u64; MESSAGE.len()], result: u64) {
+        let words = [self.registers.light_word, result, result, self.registers.gs_base];
+        self.end_light_call(message, words);
+    }
+
+    /// Sets the registers behind a light system call: a message, and RDI, RSI, RDX and R8.
+    pub(super) fn end_light_call(&mut self, message: [u64; MESSAGE.len()], words: [u64; 4]) {
         let saved = &mut self.registers.saved;
-        let message = MESSAGE.into_iter().zip(message);
-        for (register, value) in message.chain([Rdi, Rsi, Rdx, R8].into_iter().zip(words)) {
+        let lost = [(Rcx, saved.instruction_pointer), (R11, INITIAL_FLAGS)];
+        let words = [Rdi, Rsi, Rdx, R8].into_iter().zip(words);
+        for (register, value) in MESSAGE.into_iter().zip(message).chain(words).chain(lost) {
             saved.set_register(register, value);
         }
         saved.flags = INITIAL_FLAGS;
-        saved.set_register(Register::R11, INITIAL_FLAGS);
-        saved.set_register(Register::Rcx, saved.instruction_pointer);
         saved.vector = SYSTEM_CALL;
-    }
-
-    /// The same, for the program that goes on.
-    pub(super) fn answer(&mut self, message: [u64; MESSAGE.len()], result: u64) {
-        let words = [self.registers.light_word, result, result, self.registers.gs_base];
-        self.set_after_light_call(message, words);
     }
 }
 
@@ -353,19 +283,15 @@ fn user(address: VirtualAddress) -> Result<u64, RegisterError> {
 impl execution::Registers for Context {
     type PortPermissions = PortPermissions;
 
-    fn register(&self, register: Register) -> u64 {
-        self.saved().register(register)
+    fn saved(&self) -> SavedRegisters {
+        self.registers.saved
     }
 
     fn set_register(&mut self, register: Register, value: u64) {
-        if matches!(register, Register::Rcx | Register::R11) {
+        if matches!(register, Rcx | R11) {
             self.registers.saved.vector = 0;
         }
         self.registers.saved.set_register(register, value);
-    }
-
-    fn instruction_pointer(&self) -> u64 {
-        self.saved().instruction_pointer
     }
 
     fn set_instruction_pointer(&mut self, address: VirtualAddress) -> Result<(), RegisterError> {
@@ -373,20 +299,8 @@ impl execution::Registers for Context {
         Ok(())
     }
 
-    fn stack_pointer(&self) -> u64 {
-        self.saved().stack_pointer
-    }
-
-    fn set_stack_pointer(&mut self, value: u64) {
-        self.registers.saved.stack_pointer = value;
-    }
-
-    fn flags(&self) -> u64 {
-        self.saved().flags
-    }
-
     fn set_flags(&mut self, flags: u64) {
-        let kept = self.saved().flags & !(SETTABLE_FLAGS | CLEARED_FLAGS);
+        let kept = self.registers.saved.flags & !(SETTABLE_FLAGS | CLEARED_FLAGS);
         self.registers.saved.flags = kept | flags & SETTABLE_FLAGS;
     }
 
@@ -429,10 +343,9 @@ impl execution::Registers for Context {
     }
 
     fn set_port_permissions(&mut self, permissions: Option<&PortPermissions>) {
-        let name = permissions.map_or(0, |permissions| permissions.name);
         let registers = self.out_of_cpu();
-        registers.ports = name;
-        registers.mark(PORTS, name != 0);
+        registers.ports = permissions.map_or(0, |permissions| permissions.name);
+        registers.mark(PORTS, permissions.is_some());
     }
 }
 
@@ -444,7 +357,6 @@ static NAMES: AtomicU64 = AtomicU64::new(0);
 /// The processor reads a bitmap in the task state, to which it is copied only when a program needs
 /// it: until then, and whenever a program runs that carries another name, the bitmap lies past the
 /// end of the task state, and an access to a port is a general protection fault (`hazards` 16).
-#[derive(Debug)]
 pub struct PortPermissions {
     /// Never 0, and never given twice.
     name: u64,
@@ -459,20 +371,6 @@ impl PortPermissions {
         Ok(Self { name: NAMES.fetch_add(1, Relaxed) + 1, halves: [half()?, half()?] })
     }
 
-    fn words(&mut self) -> impl Iterator<Item = &mut u64> {
-        self.halves.iter_mut().flat_map(|half| half.iter_mut())
-    }
-
-    fn change(&mut self, range: PortRange, change: impl Fn(&mut u64, u64)) {
-        self.close();
-        let (first, last) = (usize::from(range.first()), usize::from(range.last()));
-        for (index, word) in self.words().enumerate().take(last / 64 + 1).skip(first / 64) {
-            let from = first.saturating_sub(index * 64);
-            let to = (last - index * 64).min(63);
-            change(word, u64::MAX << from & u64::MAX >> (63 - to));
-        }
-    }
-
     /// Copies the bitmap to the task state, if `context` has this set and it is not there; whether
     /// it was not. The ports open when the CPU holds the context again.
     pub(super) fn load(&self, context: &Context) -> bool {
@@ -482,34 +380,34 @@ impl PortPermissions {
         }
         empty_cpu();
         let words = self.halves.iter().flat_map(|half| half.iter());
-        for (target, word) in CPU.port_bitmap.iter().zip(words) {
-            target.store(*word, Relaxed);
-        }
+        CPU.port_bitmap.iter().zip(words).for_each(|(target, word)| target.store(*word, Relaxed));
         CPU.ports_of.store(self.name, Relaxed);
         true
     }
+}
 
-    /// Takes all ports from programs, if they may have those of this set.
-    fn close(&self) {
-        if CPU.ports_of.load(Relaxed) == self.name {
-            CPU.io_map_base.store(PORTS_CLOSED, Relaxed);
-            CPU.ports_of.store(0, Relaxed);
-        }
-    }
+/// Takes all ports from programs, until a bitmap is loaded again.
+fn close_ports() {
+    CPU.io_map_base.store(PORTS_CLOSED, Relaxed);
+    CPU.ports_of.store(0, Relaxed);
 }
 
 impl execution::PortPermissions for PortPermissions {
-    fn grant(&mut self, range: PortRange) {
-        self.change(range, |word, bits| *word &= !bits);
-    }
-
-    fn revoke(&mut self, range: PortRange) {
-        self.change(range, |word, bits| *word |= bits);
+    fn set(&mut self, range: PortRange, allowed: bool) {
+        close_ports();
+        let words = self.halves.iter_mut().flat_map(|half| half.iter_mut());
+        let (first, last) = (usize::from(range.first()), usize::from(range.last()));
+        for (index, word) in words.enumerate().take(last / 64 + 1).skip(first / 64) {
+            let from = first.saturating_sub(index * 64);
+            let to = (last - index * 64).min(63);
+            let bits = u64::MAX << from & u64::MAX >> (63 - to);
+            *word = if allowed { *word & !bits } else { *word | bits };
+        }
     }
 }
 
 impl Drop for PortPermissions {
     fn drop(&mut self) {
-        self.close();
+        close_ports();
     }
 }

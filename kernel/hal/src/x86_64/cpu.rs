@@ -14,7 +14,7 @@
 //! - #DB, NMI, #DF and #MC have stacks of their own and may arrive anywhere, also in the windows
 //!   just named and while RSP is still, or already, the program's. When they interrupt the
 //!   kernel, they do not touch GS.
-//! - Interrupts are off everywhere in the kernel but in [`wait_for_interrupt`].
+//! - Interrupts are off everywhere in the kernel but in [`take_interrupt`].
 //! - The descriptor tables and the stacks in the task state are not written after the start.
 
 use core::arch::{asm, naked_asm};
@@ -26,7 +26,7 @@ use heliox_types::{LightCall, Register, SavedRegisters};
 
 use super::context::{INITIAL_FLAGS, Registers};
 use super::hal::Hal;
-use super::processor::{msr, read, write_msr};
+use super::processor::{read, write_msr};
 use crate::execution::{Kernel, LightReturn, OneProgram};
 
 /// Selectors of the descriptor table. SYSRET takes the program's data and code selectors as
@@ -40,8 +40,7 @@ const TASK_STATE: u16 = 0x30;
 
 /// The flags that SYSCALL clears: trap, interrupt enable, direction, I/O privilege, nested task,
 /// resume, alignment check (`hazards` 4).
-const SYSTEM_CALL_FLAG_MASK: u64 =
-    1 << 8 | 1 << 9 | 1 << 10 | 3 << 12 | 1 << 14 | 1 << 16 | 1 << 18;
+const CLEARED_FLAGS: u64 = 1 << 8 | 1 << 9 | 1 << 10 | 3 << 12 | 1 << 14 | 1 << 16 | 1 << 18;
 
 /// The vector that the system-call entry writes into a frame. The program is resumed by SYSRET as
 /// long as it is there.
@@ -51,18 +50,12 @@ pub(super) const SYSTEM_CALL: u64 = 256;
 /// past the end of the task state (`hazards` 16).
 pub(super) const PORTS_OPEN: u16 = (offset_of!(CpuArea, port_bitmap) - 4) as u16;
 pub(super) const PORTS_CLOSED: u16 = u16::MAX;
-/// Words of the port bitmap: a bit for each port, and the byte of ones that must follow.
-const PORT_WORDS: usize = 65536 / 64 + 1;
 
-/// What became of a light system call that did not end by the short way.
-pub(super) mod outcome {
-    /// The kernel was not asked yet.
-    pub(crate) const OPEN: u64 = 0;
-    /// The kernel wants it to be handled as any other call; its arguments are in the area.
-    pub(crate) const DECLINED: u64 = 1;
-    /// The kernel answered; the result is in the area.
-    pub(crate) const ANSWERED: u64 = 2;
-}
+/// What became of a light system call that did not end by the short way: the kernel was not asked;
+/// it wants it to be handled as any other call; it answered.
+pub(super) const OPEN: u64 = 0;
+pub(super) const DECLINED: u64 = 1;
+pub(super) const ANSWERED: u64 = 2;
 
 /// The registers that a light system call passes on, in the order in which the area has them:
 /// first those that a call in the kernel does not preserve.
@@ -72,15 +65,14 @@ pub(super) const MESSAGE: [Register; 9] = {
 };
 
 /// One CPU's own memory. The task state (AMD64 manual volume 2, section 12.2.5) begins with the
-/// second word, so that its addresses are aligned.
+/// second word of 32 bits, so that its addresses are aligned, and ends with the area.
 #[repr(C, align(4096))]
 pub(super) struct CpuArea {
     reserved0: u64,
     ring_stacks: [AtomicU64; 3],
     reserved1: u64,
     interrupt_stacks: [AtomicU64; 7],
-    reserved2: u64,
-    reserved3: u16,
+    reserved2: [u16; 5],
     pub(super) io_map_base: AtomicU16,
     /// The registers of the context that this CPU holds; null if none.
     pub(super) registers: AtomicPtr<Registers>,
@@ -91,14 +83,14 @@ pub(super) struct CpuArea {
     pub(super) message: [AtomicU64; MESSAGE.len()],
     /// Where system calls arrive.
     entry: AtomicU64,
-    /// The kernel that light system calls ask, while it runs a program: of the type that `entry` is for.
+    /// The kernel that light system calls ask, of the type that `entry` is for.
     kernel: AtomicPtr<()>,
     /// The highest bit if system calls of the kernel's half are light now, else 0.
-    pub(super) light_mask: AtomicU64,
-    /// One of [`outcome`]; RDI (or the result of an answer), RSI, RDX and R8.
+    light_mask: AtomicU64,
+    /// [`OPEN`], [`DECLINED`] or [`ANSWERED`]; RDI (or the result of an answer), RSI, RDX and R8.
     pub(super) light_outcome: AtomicU64,
     pub(super) light_words: [AtomicU64; 4],
-    /// The vector that ended [`wait_for_interrupt`].
+    /// The vector that ended [`take_interrupt`].
     pending_vector: AtomicU64,
     /// How extended state is saved: the mask for XSAVE; 0 for FXSAVE.
     pub(super) extended_mask: AtomicU64,
@@ -108,8 +100,8 @@ pub(super) struct CpuArea {
     stacks: [[AtomicU64; 16]; 3],
     /// Name of the permissions that the bitmap is of; 0 if they have changed since.
     pub(super) ports_of: AtomicU64,
-    /// The end of the task state.
-    pub(super) port_bitmap: [AtomicU64; PORT_WORDS],
+    /// A bit for each port, and the byte of ones that must follow.
+    pub(super) port_bitmap: [AtomicU64; 65536 / 64 + 1],
 }
 
 const _: () = assert!(offset_of!(CpuArea, ring_stacks) == 4 + 4);
@@ -138,39 +130,35 @@ static GATES: [[AtomicU64; 2]; 256] = [const { [const { AtomicU64::new(0) }; 2] 
 /// Debug exceptions and non-maskable interrupts that arrived in the kernel, and went by.
 pub(super) static ABSORBED: AtomicU64 = AtomicU64::new(0);
 
-unsafe extern "C" {
-    safe static stack_fatal_end: [u64; 0];
-}
-
-/// Gives the boot CPU its descriptor tables, interrupt stacks and system-call entry.
-pub(super) fn start() {
+/// Gives the boot CPU its descriptor tables, interrupt stacks and system-call entry. `fatal_stack`:
+/// the end of the stack for double faults and machine checks.
+pub(super) fn start(fatal_stack: u64) {
     let stubs = (interrupts as *const () as u64).next_multiple_of(16);
     for (vector, [low, high]) in (0..).zip(&GATES) {
-        let handler = stubs + vector * 16;
-        let stack = match vector {
-            1 => 1,
-            2 => 2,
-            8 | 18 => 3,
-            _ => 0,
+        // The stack, and which programs may use an INT instruction: those for breakpoint and
+        // overflow only (AMD64 manual volume 2, section 4.8.4).
+        let attributes = match vector {
+            1 => 0x8e01,
+            2 => 0x8e02,
+            8 | 18 => 0x8e03,
+            3 | 4 => 0xee00,
+            _ => 0x8e00,
         };
-        // Only the breakpoint and overflow instructions may be used by programs to reach theirs
-        // (AMD64 manual volume 2, section 4.8.4).
-        let privilege = if vector == 3 || vector == 4 { 3 } else { 0 };
-        let attributes = stack | 0xe << 8 | privilege << 13 | 1 << 15;
+        let handler = stubs + vector * 16;
         let offsets = handler & 0xffff | (handler >> 16 & 0xffff) << 48;
         low.store(offsets | KERNEL_CODE << 16 | attributes << 32, Relaxed);
         high.store(handler >> 32, Relaxed);
     }
-    CPU.io_map_base.store(PORTS_CLOSED, Relaxed);
-    CPU.port_bitmap.iter().for_each(|word| word.store(u64::MAX, Relaxed));
-    let [ring_stack, ..] = &CPU.ring_stacks;
-    let [debug, non_maskable, fatal, ..] = &CPU.interrupt_stacks;
+    let ([ring_stack, ..], [debug, non_maskable, fatal, ..]) =
+        (&CPU.ring_stacks, &CPU.interrupt_stacks);
     for (stack, words) in [ring_stack, debug, non_maskable].into_iter().zip(&CPU.stacks) {
         stack.store(words.as_ptr_range().end as u64, Relaxed);
     }
-    fatal.store(&raw const stack_fatal_end as u64, Relaxed);
+    fatal.store(fatal_stack, Relaxed);
+    CPU.io_map_base.store(PORTS_CLOSED, Relaxed);
+    CPU.port_bitmap.iter().for_each(|word| word.store(u64::MAX, Relaxed));
     let task_state = &raw const CPU as u64 + 4;
-    let limit = u64::from(PORTS_OPEN) + PORT_WORDS as u64 * 8 - 8;
+    let limit = u64::from(PORTS_OPEN) + 65536 / 8;
     let [.., low, high] = &DESCRIPTORS;
     let base = (task_state & 0xff_ffff) << 16 | (task_state >> 24 & 0xff) << 56;
     low.store(limit | base | 0x89 << 40, Relaxed);
@@ -183,10 +171,12 @@ pub(super) fn start() {
     // SAFETY: the tables are complete and statics; the code selector that is loaded means the
     // same as before. No program has run and no interrupt has arrived (U1).
     unsafe {
-        asm!("lgdt [{}]", "lidt [{}]", "ltr {:x}", in(reg) &descriptors, in(reg) &gates, in(reg) TASK_STATE);
-        write_msr(msr::GS_BASE, &raw const CPU as u64);
-        write_msr(msr::STAR, KERNEL_CODE << 32 | SYSRET_BASE << 48);
-        write_msr(msr::SFMASK, SYSTEM_CALL_FLAG_MASK);
+        asm!("lgdt [{}]", "lidt [{}]", "ltr {:x}",
+            in(reg) &descriptors, in(reg) &gates, in(reg) TASK_STATE);
+        // GS base, STAR, SFMASK.
+        write_msr(0xc000_0101, &raw const CPU as u64);
+        write_msr(0xc000_0081, KERNEL_CODE << 32 | SYSRET_BASE << 48);
+        write_msr(0xc000_0084, CLEARED_FLAGS);
     }
     set_entry::<OneProgram<'static, Hal>>();
 }
@@ -395,23 +385,23 @@ unsafe extern "C" fn system_call<K: Kernel<Machine = Hal>>() {
     )
 }
 
-/// Lets light system calls ask `kernel`, if the CPU holds a context that can make any, until
-/// [`end_light_calls`].
+/// Lets light system calls ask `kernel`, until [`end_light_calls`].
 ///
 /// # Safety
-/// Nobody may use `kernel` but through this, while a program runs.
-pub(super) unsafe fn begin_light_calls<K: Kernel<Machine = Hal>>(kernel: *mut K, plain: bool) {
+/// Nobody may use `kernel` but through this, while a program runs; and the CPU must hold a context
+/// that has nothing special (F1).
+pub(super) unsafe fn begin_light_calls<K: Kernel<Machine = Hal>>(kernel: *mut K) {
     if CPU.entry.load(Relaxed) != system_call::<K> as *const () as u64 {
         set_entry::<K>();
     }
     CPU.kernel.store(kernel.cast(), Relaxed);
-    CPU.light_mask.store(u64::from(plain) << 63, Relaxed);
+    CPU.light_mask.store(1 << 63, Relaxed);
 }
 
-/// Makes all system calls full ones; whether a light one asked the kernel.
+/// Makes all system calls full ones; whether a light one has asked the kernel.
 pub(super) fn end_light_calls() -> bool {
     CPU.light_mask.store(0, Relaxed);
-    CPU.light_outcome.load(Relaxed) != outcome::OPEN
+    CPU.light_outcome.load(Relaxed) != OPEN
 }
 
 /// Makes the system calls of a kernel `K` arrive where they are to.
@@ -419,8 +409,8 @@ pub(super) fn end_light_calls() -> bool {
 fn set_entry<K: Kernel<Machine = Hal>>() {
     let entry = system_call::<K> as *const () as u64;
     CPU.entry.store(entry, Relaxed);
-    // SAFETY: every such entry saves the program's registers in the same way.
-    unsafe { write_msr(msr::LSTAR, entry) }
+    // SAFETY: LSTAR. Every such entry saves the program's registers in the same way.
+    unsafe { write_msr(0xc000_0082, entry) }
 }
 
 /// Runs the program that the CPU holds until it stops.
@@ -441,8 +431,7 @@ pub(super) unsafe fn run() {
 struct Exit(*mut Registers, u64);
 
 /// Asks the kernel; called with the registers of the program. If the answer needs no more than the
-/// short way, the CPU holds the program that goes on after this. If not, [`outcome`] says why.
-///
+/// short way, the CPU holds the program that goes on after this. If not, the area says why.
 extern "sysv64" fn light<K: Kernel<Machine = Hal>>(
     rdi: u64,
     rsi: u64,
@@ -455,43 +444,32 @@ extern "sysv64" fn light<K: Kernel<Machine = Hal>>(
     let kernel = unsafe { &mut *CPU.kernel.load(Relaxed).cast::<K>() };
     let call = LightCall { rdi, rsi, rdx, r8, r9, instruction_pointer };
     let Some(LightReturn { next, result }) = kernel.light_call(call) else {
-        return declined(rdi, rsi, rdx, instruction_pointer, r8, r9);
+        return leave_short_way(DECLINED, [rdi, rsi, rdx, r8]);
     };
     // F1: what neither of the two contexts has of its own need not be switched. The one that called
-    // has nothing else than perhaps an FS base: else the call would not be light.
-    if read!("rdfsbase {}") | next.context.special() != 0 {
-        return answered(result);
+    // has nothing but perhaps an FS base: else the call would not be light.
+    if read!("rdfsbase {}") | next.context.registers.special != 0 {
+        return leave_short_way(ANSWERED, [result; 4]);
     }
-    let registers = next.context.registers();
+    let registers = next.context.registers.as_ptr();
     next.machine.load(next.map);
     Exit(registers, result)
 }
 
 #[cold]
-extern "sysv64" fn answered(result: u64) -> Exit {
-    let [word, ..] = &CPU.light_words;
-    word.store(result, Relaxed);
-    CPU.light_outcome.store(outcome::ANSWERED, Relaxed);
+fn leave_short_way(outcome: u64, words: [u64; 4]) -> Exit {
+    CPU.light_outcome.store(outcome, Relaxed);
+    CPU.light_words.iter().zip(words).for_each(|(place, word)| place.store(word, Relaxed));
     Exit(ptr::null_mut(), 0)
 }
 
-/// Keeps the arguments, which the call has used up.
-#[cold]
-extern "sysv64" fn declined(rdi: u64, rsi: u64, rdx: u64, _: u64, r8: u64, _: u64) -> Exit {
-    for (word, value) in CPU.light_words.iter().zip([rdi, rsi, rdx, r8]) {
-        word.store(value, Relaxed);
-    }
-    CPU.light_outcome.store(outcome::DECLINED, Relaxed);
-    Exit(ptr::null_mut(), 0)
-}
-
-/// Lets interrupts in and waits for one; its vector, or `None` if something that is not a maskable
-/// interrupt ended the wait.
-pub(super) fn wait_for_interrupt() -> Option<u8> {
+/// Lets interrupts in, and if `wait` waits for one; its vector, or `None` if none came that can be
+/// masked.
+pub(super) fn take_interrupt(wait: bool) -> Option<u8> {
     CPU.pending_vector.store(u64::MAX, Relaxed);
     // SAFETY: the interrupt entry preserves every register of interrupted kernel code and returns
-    // with interrupts off; STI takes effect only after HLT began.
-    unsafe { asm!("sti", "hlt", "cli", options(nostack)) }
+    // with interrupts off; STI takes effect only after the instruction behind it began.
+    unsafe { if wait { asm!("sti", "hlt", "cli") } else { asm!("sti", "nop", "cli") } }
     u8::try_from(CPU.pending_vector.load(Relaxed)).ok()
 }
 

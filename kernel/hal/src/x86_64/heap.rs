@@ -18,38 +18,51 @@
 use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
 use core::ptr::{self, NonNull};
+use core::slice;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use core::{fmt, mem, slice};
 
 use heliox_types::{Frame, FrameRange, HeapError, PAGE_BYTES};
 
-use super::memory::{self, environment_address};
+use super::hal::Hal;
+use super::memory::{environment_address, fill, word};
+use crate::execution::Heap;
 
 /// Log2 of the smallest and of the largest slot.
 const SMALLEST: u32 = 6;
 const LARGEST: u32 = 12;
 
+/// For each size, the address of the first free slot; 0 for none.
+static FREE: [AtomicU64; 7] = [const { AtomicU64::new(0) }; (LARGEST - SMALLEST) as usize + 1];
+
 /// The range set aside: first frame, and one past the last.
 static RANGE: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
 
-/// For each size, the address of the first free slot; 0 for none.
-static FREE: [AtomicU64; (LARGEST - SMALLEST) as usize + 1] = [const { AtomicU64::new(0) }; 7];
-
-/// The word at an address of the heap.
-fn word(address: u64) -> &'static AtomicU64 {
-    // SAFETY: K1, K2: callers pass addresses of the bits, and of free slots.
-    unsafe { &*(address as *const AtomicU64) }
+fn range() -> FrameRange {
+    let [start, end] = RANGE.each_ref().map(|frame| frame.load(Relaxed));
+    FrameRange::new(start, end).unwrap_or(FrameRange::EMPTY)
 }
 
-fn range() -> FrameRange {
+/// Sets `frames` aside for the heap; those that are not needed for the bits. Only the boot does that,
+/// with pages as K1 wants them.
+pub(super) fn set_aside(frames: FrameRange) -> FrameRange {
     let [start, end] = &RANGE;
-    FrameRange::new(start.load(Relaxed), end.load(Relaxed)).unwrap_or(FrameRange::EMPTY)
+    start.store(frames.start(), Relaxed);
+    end.store(frames.end(), Relaxed);
+    let own = frames.count().div_ceil(8 * PAGE_BYTES).min(frames.count());
+    // SAFETY: K1: these are the pages with the bits.
+    unsafe { fill(environment_address(frames.start()) as *mut u8, 0, (own * PAGE_BYTES) as usize) }
+    let own = FrameRange::new(frames.start(), frames.start() + own).unwrap_or(FrameRange::EMPTY);
+    // Cannot fail, since nothing has been lent.
+    let _ = claim(own);
+    frames.without(own).1
 }
 
 /// The word and the bit that say whether `frame`, one of the range, is in use.
 fn bit(frame: Frame) -> (&'static AtomicU64, u64) {
     let number = frame.number() - range().start();
-    (word(environment_address(range().start()) + number / 64 * 8), 1 << (number % 64))
+    // SAFETY: K1: the range begins with a bit for each of its pages.
+    let word = unsafe { word(environment_address(range().start()) + number / 64 * 8) };
+    (word, 1 << (number % 64))
 }
 
 fn is_free(frame: Frame) -> bool {
@@ -57,44 +70,15 @@ fn is_free(frame: Frame) -> bool {
     word.load(Relaxed) & bit == 0
 }
 
-/// Sets `frames` aside for the heap. Only the boot does that, with pages as K1 wants them.
-pub(super) fn set_aside(frames: FrameRange) {
-    let [start, end] = &RANGE;
-    start.store(frames.start(), Relaxed);
-    end.store(frames.end(), Relaxed);
-    let own = frames.count().div_ceil(8 * PAGE_BYTES).min(frames.count());
-    for number in 0..own * PAGE_BYTES / 8 {
-        word(environment_address(frames.start()) + number * 8).store(0, Relaxed);
-    }
-    // The pages with the bits themselves; cannot fail, since nothing has been lent.
-    let _ = FrameRange::new(frames.start(), frames.start() + own).map(claim);
-}
-
-/// The pages set aside that are not in use, at the start.
-pub(super) fn free_frames() -> FrameRange {
-    let used = range().iter().take_while(|frame| !is_free(*frame)).count() as u64;
-    FrameRange::new(range().start() + used, range().end()).unwrap_or(FrameRange::EMPTY)
-}
-
 /// Takes pages into use; the address of the first.
 fn claim(frames: FrameRange) -> Result<u64, HeapError> {
     if frames.is_empty() || !range().contains_range(frames) || !frames.iter().all(is_free) {
         return Err(HeapError::NotFree(frames));
     }
-    for frame in frames {
-        let (word, bit) = bit(frame);
+    for (word, bit) in frames.iter().map(bit) {
         word.fetch_or(bit, Relaxed);
     }
     Ok(environment_address(frames.start()))
-}
-
-/// Lends pages to the heap for objects.
-pub(super) fn lend(frames: FrameRange) -> Result<(), HeapError> {
-    let start = claim(frames)?;
-    for page in 0..frames.count() {
-        put(start + page * PAGE_BYTES, LARGEST);
-    }
-    Ok(())
 }
 
 /// Hands out whole pages for good, as many `T` as there is room for.
@@ -104,10 +88,9 @@ pub(super) fn lend(frames: FrameRange) -> Result<(), HeapError> {
 pub(super) unsafe fn zeroed<T>(frames: FrameRange) -> Result<&'static mut [T], HeapError> {
     let start = claim(frames)? as *mut T;
     let bytes = frames.bytes() as usize;
-    // SAFETY: K1: the pages were free until now and are the caller's from now on. They are aligned
-    // for any `T`.
+    // SAFETY: K1: the pages were free until now and are the caller's from now on; aligned for any T.
     unsafe {
-        memory::fill(start.cast(), 0, bytes);
+        fill(start.cast(), 0, bytes);
         Ok(slice::from_raw_parts_mut(start, bytes / size_of::<T>()))
     }
 }
@@ -115,52 +98,45 @@ pub(super) unsafe fn zeroed<T>(frames: FrameRange) -> Result<&'static mut [T], H
 /// Puts a slot of `1 << bits` bytes, which belongs to nobody, on its free list (K2).
 fn put(slot: u64, bits: u32) {
     if let Some(list) = FREE.get((bits - SMALLEST) as usize) {
-        word(slot).store(list.load(Relaxed), Relaxed);
-        list.store(slot, Relaxed);
+        // SAFETY: K2: the slot is the list's from now on.
+        unsafe { word(slot) }.store(list.swap(slot, Relaxed), Relaxed);
     }
 }
 
 /// Takes a slot of `1 << bits` bytes, cutting up a larger one if need be.
 fn get(bits: u32) -> Option<u64> {
-    let lists = (SMALLEST..).zip(&FREE).skip((bits - SMALLEST) as usize);
-    let (mut at, list) = lists.into_iter().find(|(_, list)| list.load(Relaxed) != 0)?;
+    let mut lists = (SMALLEST..).zip(&FREE).skip((bits - SMALLEST) as usize);
+    let (found, list) = lists.find(|(_, list)| list.load(Relaxed) != 0)?;
     let slot = list.load(Relaxed);
-    list.store(word(slot).load(Relaxed), Relaxed);
-    while at > bits {
-        at -= 1;
-        put(slot + (1 << at), at);
-    }
+    // SAFETY: K2: what is on the list is a free slot, with the next one's address.
+    list.store(unsafe { word(slot) }.load(Relaxed), Relaxed);
+    (bits..found).for_each(|bits| put(slot + (1 << bits), bits));
     Some(slot)
-}
-
-/// Log2 of the slot for a `T`.
-const fn class_of<T>() -> u32 {
-    let (size, alignment) = (mem::size_of::<T>(), mem::align_of::<T>());
-    let bytes = if size > alignment { size } else { alignment };
-    let bits = bytes.next_power_of_two().trailing_zeros();
-    if bits < SMALLEST { SMALLEST } else { bits }
 }
 
 /// A kernel object in the environment heap. Its memory is freed when it is dropped.
 pub struct Box<T>(NonNull<T>, PhantomData<T>);
 
 impl<T> Box<T> {
-    /// Moves `object` into the heap.
+    /// Log2 of the slot for a `T`.
+    const BITS: u32 = {
+        let (size, alignment) = (size_of::<T>(), align_of::<T>());
+        let bytes = if size > alignment { size } else { alignment };
+        let bits = bytes.next_power_of_two().trailing_zeros();
+        if bits < SMALLEST { SMALLEST } else { bits }
+    };
+
     pub(super) fn new(object: T) -> Result<Self, (T, HeapError)> {
-        let bytes = mem::size_of::<T>();
-        if class_of::<T>() > LARGEST {
+        let bytes = size_of::<T>();
+        if Self::BITS > LARGEST {
             return Err((object, HeapError::TooLarge { bytes }));
         }
-        let slot = get(class_of::<T>()).and_then(|slot| NonNull::new(slot as *mut T));
-        match slot {
-            Some(slot) => {
-                // SAFETY: K2: the slot is this box's alone; it is as large as its class, and
-                // aligned to its size.
-                unsafe { slot.write(object) }
-                Ok(Self(slot, PhantomData))
-            }
-            None => Err((object, HeapError::NoSlot { bytes })),
-        }
+        let Some(slot) = get(Self::BITS).and_then(|slot| NonNull::new(slot as *mut T)) else {
+            return Err((object, HeapError::NoSlot { bytes }));
+        };
+        // SAFETY: K2: the slot is this box's alone, as large as its class and aligned to its size.
+        unsafe { slot.write(object) }
+        Ok(Self(slot, PhantomData))
     }
 
     /// Where the object is, for as long as the box exists.
@@ -173,7 +149,7 @@ impl<T> Drop for Box<T> {
     fn drop(&mut self) {
         // SAFETY: K2: the object is this box's alone.
         unsafe { ptr::drop_in_place(self.as_ptr()) }
-        put(self.as_ptr() as u64, class_of::<T>());
+        put(self.as_ptr() as u64, Self::BITS);
     }
 }
 
@@ -193,8 +169,26 @@ impl<T> DerefMut for Box<T> {
     }
 }
 
-impl<T: fmt::Debug> fmt::Debug for Box<T> {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        (**self).fmt(formatter)
+impl Heap for Hal {
+    type Box<T> = Box<T>;
+
+    fn new_box<T>(&mut self, object: T) -> Result<Box<T>, (T, HeapError)> {
+        Box::new(object)
+    }
+
+    fn heap_frames(&self) -> FrameRange {
+        let used = range().iter().take_while(|frame| !is_free(*frame)).count() as u64;
+        FrameRange::new(range().start() + used, range().end()).unwrap_or(FrameRange::EMPTY)
+    }
+
+    fn grow_heap(&mut self, frames: FrameRange) -> Result<(), HeapError> {
+        let start = claim(frames)?;
+        (0..frames.count()).for_each(|page| put(start + page * PAGE_BYTES, LARGEST));
+        Ok(())
+    }
+
+    fn heap_words(&mut self, frames: FrameRange) -> Result<&'static mut [u64], HeapError> {
+        // SAFETY: 0 is a word.
+        unsafe { zeroed(frames) }
     }
 }

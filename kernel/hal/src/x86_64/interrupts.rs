@@ -1,10 +1,8 @@
 //! Interrupts of devices and of the timer: the local APIC, and the I/O APIC or, where ACPI names
 //! none, the two 8259s.
 //!
-//! Line `n` arrives with vector [`FIRST_VECTOR`] + `n`, whichever controller there is. A line that
-//! is reported is off until the client switches it on again (`crate::irq`). An I/O APIC forgets
-//! edges that arrive while a line is masked; so a line with edges is not masked when it is
-//! reported, but when it fires once more, which is then remembered here.
+//! Line `n` arrives with vector [`FIRST_VECTOR`] + `n`, whichever controller there is. Which lines
+//! are on is bookkeeping of no consequence for memory-safety (`IrqLines`).
 //!
 //! Invariants:
 //!
@@ -13,57 +11,37 @@
 //! - I2: no controller sends a vector but those of lines and the timer, and the spurious one.
 
 use heliox_boot::acpi::InterruptControllers;
-use heliox_types::{Interrupt, Irq, NoSuchLine, PhysicalAddress};
+use heliox_types::{Interrupt, Irq, IrqLines, NoSuchLine, PhysicalAddress};
 
+use super::hal::Hal;
 use super::memory::Slot;
-use super::processor::{in8, msr, out8, read_msr, write_msr};
+use super::processor::{in8, out8, read_msr, write_msr};
 use crate::entry::Host;
+use crate::irq::IrqControl;
 
-/// Vectors: of the timer; of line 0 (a multiple of 8, since the 8259s want one); of an interrupt
-/// that the local APIC took back.
+/// Vectors: of the timer; of line 0 (a multiple of 8, since the 8259s want one).
 const TIMER_VECTOR: u8 = 0x40;
 const FIRST_VECTOR: u8 = 0x50;
-const SPURIOUS_VECTOR: u32 = 0xff;
 
 /// Registers of the local APIC, as byte offsets (AMD64 manual volume 2, section 16.3).
 const IDENTITY: u64 = 0x20;
-const TASK_PRIORITY: u64 = 0x80;
 const END_OF_INTERRUPT: u64 = 0xb0;
-const SPURIOUS: u64 = 0xf0;
 const IN_SERVICE: u64 = 0x100;
 const COMMAND: u64 = 0x300;
-const LOCAL_TIMER: u64 = 0x320;
-const LOCAL_PERFORMANCE: u64 = 0x340;
-const LOCAL_INTERRUPT_0: u64 = 0x350;
-const LOCAL_INTERRUPT_1: u64 = 0x360;
-const LOCAL_ERROR: u64 = 0x370;
 pub(super) const INITIAL_COUNT: u64 = 0x380;
 pub(super) const CURRENT_COUNT: u64 = 0x390;
-const DIVIDE: u64 = 0x3e0;
 
-/// Bits of entries, local ones and an I/O APIC's: masked; level-triggered; delivery by the 8259s,
-/// which then name the vector; delivery as a non-maskable interrupt. And of a command: to this CPU.
-const MASKED: u32 = 1 << 16;
-const LEVEL: u32 = 1 << 15;
-const FROM_8259: u32 = 0b111 << 8;
-const NON_MASKABLE: u32 = 0b100 << 8;
-const TO_ITSELF: u32 = 1 << 18;
-
-/// Registers of an I/O APIC (82093AA datasheet, section 3): the index, the data that it selects,
-/// and which indices there are.
+/// Registers of an I/O APIC (82093AA datasheet, section 3): the index, and the data that it selects.
 const SELECT: u64 = 0;
 const DATA: u64 = 0x10;
-const VERSION: u32 = 1;
-const FIRST_ENTRY: u32 = 0x10;
 
-/// Command ports of the 8259s (data is the next), and their words: initialise (then first vector,
-/// wiring and mode follow as data), read what is in service, end the interrupt of line n.
+/// Bits of entries, local ones and an I/O APIC's: masked; level-triggered.
+const MASKED: u32 = 1 << 16;
+const LEVEL: u32 = 1 << 15;
+
+/// Command ports of the 8259s; data is the next. On a line of the main one is the second.
 const MAIN: u16 = 0x20;
 const SECOND: u16 = 0xa0;
-const INITIALISE: u8 = 0x11;
-const READ_IN_SERVICE: u8 = 0x0b;
-const END: u8 = 0x60;
-/// Line of the main 8259 that the second one is on.
 const CASCADE: u8 = 2;
 
 /// Reads a register of a controller.
@@ -78,8 +56,9 @@ pub(super) fn write(device: Slot, register: u64, value: u32) {
     unsafe { ((device.address() + register) as *mut u32).write_volatile(value) }
 }
 
-fn write_io_apic(index: u32, value: u32) {
-    write(Slot::IoApic, SELECT, index);
+/// Writes half `index` of the entries of the I/O APIC, which come in pairs.
+fn write_entry(index: u32, value: u32) {
+    write(Slot::IoApic, SELECT, 0x10 + index);
     write(Slot::IoApic, DATA, value);
 }
 
@@ -93,116 +72,99 @@ fn read_8259(port: u16) -> u8 {
     unsafe { in8(port) }
 }
 
-/// Switches the local APIC on, with all but non-maskable interrupts and the timer masked.
-/// The processor must have one.
-pub(super) fn start_local_apic() {
-    // SAFETY: the processor has a local APIC (caller), and so the register. Leaving x2APIC mode, if the
-    // loader was in it, goes by way of switching the APIC off (section 16.9).
-    let base = unsafe {
-        let base = read_msr(msr::APIC_BASE) & !(3 << 10);
-        write_msr(msr::APIC_BASE, base);
-        write_msr(msr::APIC_BASE, base | 1 << 11);
-        base & Host::ADDRESS
-    };
-    Slot::LocalApic.show(base, Host::WRITE_THROUGH | Host::CACHE_DISABLE);
-    for (register, value) in [
-        (SPURIOUS, 1 << 8 | SPURIOUS_VECTOR),
-        (LOCAL_PERFORMANCE, MASKED),
-        (LOCAL_INTERRUPT_0, MASKED),
-        (LOCAL_ERROR, MASKED),
-        (LOCAL_INTERRUPT_1, NON_MASKABLE),
-        (TASK_PRIORITY, 0),
-        // Count every bus clock.
-        (DIVIDE, 0b1011),
-        (LOCAL_TIMER, u32::from(TIMER_VECTOR)),
-    ] {
-        write(Slot::LocalApic, register, value);
-    }
-}
-
 /// The controller of this machine and what it was told.
-#[derive(Debug)]
 pub(super) struct InterruptController {
     /// For each line its pin at the I/O APIC, and the low half of its entry there but for the mask.
     /// A line of the 8259s, which remember edges by themselves, counts as one with levels.
-    lines: [Option<(u8, u32)>; Irq::COUNT as usize],
+    wiring: [Option<(u8, u32)>; Irq::COUNT as usize],
     /// There is no I/O APIC, and the 8259s are used.
-    legacy: bool,
-    /// A bit for every line: it is on.
-    enabled: u32,
-    /// It fired again after it was reported, and was masked.
-    again: u32,
+    pub(super) legacy: bool,
+    lines: IrqLines,
     /// Interrupts that nobody asked for.
     pub(super) unexpected: u64,
 }
 
 impl InterruptController {
-    /// Takes over the controllers, with all lines masked. `found`: what ACPI says; `is_free`:
-    /// whether a page is of no other use than as a device's registers. The local APIC must be
-    /// running.
+    /// Takes over the controllers, with all lines masked. The processor must have a local APIC.
+    /// `found`: what ACPI says; `is_free`: whether a page is of no other use than as a device's
+    /// registers.
     pub(super) fn start(
         found: Option<&InterruptControllers>,
         is_free: impl Fn(PhysicalAddress) -> bool,
     ) -> Self {
-        for (command, first, wiring, mask) in [
+        let cache = Host::WRITE_THROUGH | Host::CACHE_DISABLE;
+        // SAFETY: the processor has a local APIC (caller), and so the register. Leaving x2APIC mode,
+        // if the loader was in it, goes by way of switching the APIC off (section 16.9).
+        let base = unsafe {
+            let base = read_msr(0x1b) & !(3 << 10);
+            write_msr(0x1b, base);
+            write_msr(0x1b, base | 1 << 11);
+            base
+        };
+        Slot::LocalApic.show(base & Host::ADDRESS, cache);
+        for (register, value) in [
+            (0xf0, 1 << 8 | 0xff), // on; vector of an interrupt that was taken back
+            (0x340, MASKED),       // performance counters
+            (0x350, MASKED),       // first input: the 8259s
+            (0x360, 0b100 << 8),   // second input: non-maskable interrupts
+            (0x370, MASKED),       // errors
+            (0x80, 0),             // priority: everything is let in
+            (0x3e0, 0b1011),       // the timer counts every bus clock
+            (0x320, u32::from(TIMER_VECTOR)), // the timer
+        ] {
+            write(Slot::LocalApic, register, value);
+        }
+        // The 8259s: initialise; then first vector, wiring, mode, and mask follow as data.
+        for (command, first, cascade, mask) in [
             (MAIN, FIRST_VECTOR, 1 << CASCADE, !(1 << CASCADE)),
             (SECOND, FIRST_VECTOR + 8, CASCADE, 0xff),
         ] {
-            write_8259(command, INITIALISE);
-            [first, wiring, 0x01, mask].iter().for_each(|data| write_8259(command + 1, *data));
+            write_8259(command, 0x11);
+            [first, cascade, 0x01, mask].iter().for_each(|data| write_8259(command + 1, *data));
         }
         let io_apic = found.and_then(|found| {
             let address = found.io_apics().iter().find(|io_apic| io_apic.first == 0)?.address;
             (is_free(address) && address.offset_in_page() == 0).then_some((found, address))
         });
-        let mut lines = [None; Irq::COUNT as usize];
+        let mut wiring = [None; Irq::COUNT as usize];
         if let Some((found, address)) = io_apic {
-            Slot::IoApic.show(address.get(), Host::WRITE_THROUGH | Host::CACHE_DISABLE);
-            write(Slot::IoApic, SELECT, VERSION);
+            Slot::IoApic.show(address.get(), cache);
+            // The version has the number of the last pin.
+            write(Slot::IoApic, SELECT, 1);
             let pins = (read(Slot::IoApic, DATA) >> 16 & 0xff) + 1;
-            let destination = read(Slot::LocalApic, IDENTITY) & 0xff << 24;
             for pin in 0..pins {
-                write_io_apic(FIRST_ENTRY + pin * 2, MASKED | u32::from(FIRST_VECTOR));
-                write_io_apic(FIRST_ENTRY + pin * 2 + 1, destination);
+                write_entry(pin * 2, MASKED | u32::from(FIRST_VECTOR));
+                write_entry(pin * 2 + 1, read(Slot::LocalApic, IDENTITY) & 0xff << 24);
             }
-            for (line, number) in lines.iter_mut().zip(0..) {
-                let wiring = found.wiring(number).filter(|wiring| wiring.interrupt < pins);
+            for (line, number) in wiring.iter_mut().zip(0..) {
+                let found = found.wiring(number).filter(|found| found.interrupt < pins);
                 let vector = u32::from(FIRST_VECTOR + number);
-                // Below the number of pins, at most 256.
-                *line = wiring.map(|wiring| (wiring.interrupt as u8, vector | wiring.entry_bits()));
+                *line = found.map(|found| (found.interrupt as u8, vector | found.entry_bits()));
             }
         } else {
-            write(Slot::LocalApic, LOCAL_INTERRUPT_0, FROM_8259);
-            for (line, number) in lines.iter_mut().zip(0..16) {
+            // The first input is the 8259s', who name the vector.
+            write(Slot::LocalApic, 0x350, 0b111 << 8);
+            for (line, number) in wiring.iter_mut().zip(0..16) {
                 *line = (number != CASCADE).then_some((number, LEVEL));
             }
         }
-        Self { lines, legacy: io_apic.is_none(), enabled: 0, again: 0, unexpected: 0 }
+        Self { wiring, legacy: io_apic.is_none(), lines: IrqLines::default(), unexpected: 0 }
     }
 
-    /// What the controller is called.
-    pub(super) fn name(&self) -> &'static str {
-        if self.legacy { "8259" } else { "I/O APIC" }
+    fn line(&self, irq: Irq) -> Result<(u8, u32), NoSuchLine> {
+        self.wiring.get(usize::from(irq.number())).copied().flatten().ok_or(NoSuchLine(irq))
     }
 
-    pub(super) fn enable(&mut self, irq: Irq) -> Result<(), NoSuchLine> {
-        let bit = 1 << irq.number();
-        self.set_masked(irq, false)?;
-        self.enabled |= bit;
-        if self.again & bit != 0 {
-            self.again &= !bit;
-            let vector = u32::from(FIRST_VECTOR + irq.number());
-            write(Slot::LocalApic, COMMAND, TO_ITSELF | vector);
+    fn set_masked(&self, irq: Irq, masked: bool) -> Result<(), NoSuchLine> {
+        let (pin, entry) = self.line(irq)?;
+        if self.legacy {
+            let data = if pin < 8 { MAIN } else { SECOND } + 1;
+            let others = read_8259(data) & !(1 << (pin % 8));
+            write_8259(data, others | u8::from(masked) << (pin % 8));
+        } else {
+            write_entry(u32::from(pin) * 2, entry | if masked { MASKED } else { 0 });
         }
         Ok(())
-    }
-
-    pub(super) fn disable(&mut self, irq: Irq) {
-        let bit = 1 << irq.number();
-        self.enabled &= !bit;
-        self.again &= !bit;
-        // A line that does not exist is off.
-        let _ = self.set_masked(irq, true);
     }
 
     /// Ends the interrupt `vector`, and what it is for the client. Those that nobody asked for are
@@ -211,12 +173,9 @@ impl InterruptController {
         let line = vector.checked_sub(FIRST_VECTOR).and_then(Irq::new);
         let taken = match line {
             Some(irq) => self.take_line(irq).then_some(Interrupt::External(irq)),
-            None if vector == TIMER_VECTOR => Some(Interrupt::Timer),
-            None => {
-                self.unexpected += 1;
-                None
-            }
+            None => (vector == TIMER_VECTOR).then_some(Interrupt::Timer),
         };
+        self.unexpected += u64::from(line.is_none() && taken.is_none());
         // An interrupt of the 8259s, a spurious one or an INT instruction is not in service.
         let in_service = read(Slot::LocalApic, IN_SERVICE + u64::from(vector / 32) * 0x10);
         if in_service & 1 << (vector % 32) != 0 {
@@ -225,64 +184,51 @@ impl InterruptController {
         taken
     }
 
-    /// Deals with an interrupt of a line up to its end at the controller; whether it was on. It ends
-    /// at the local APIC after that, when a line with levels is masked.
+    /// Deals with an interrupt of a line up to its end at the controller; whether the client is to
+    /// know. It ends at the local APIC after that, when a line with levels is masked.
     fn take_line(&mut self, irq: Irq) -> bool {
-        if self.legacy && !is_in_service(irq.number()) {
-            return false;
+        let (number, bit) = (irq.number(), 1 << (irq.number() % 8));
+        let command = if number < 8 { MAIN } else { SECOND };
+        if self.legacy {
+            // A line that had gone quiet again by the time it was asked for shows as line 7 or 15,
+            // which is then not in service; for 15 the line between the two is.
+            write_8259(command, 0x0b);
+            if read_8259(command) & bit == 0 {
+                if number >= 8 {
+                    write_8259(MAIN, 0x60 | CASCADE);
+                }
+                return false;
+            }
         }
-        let bit = 1 << irq.number();
-        let on = self.enabled & bit != 0;
-        self.enabled &= !bit;
         let has_edges = self.line(irq).is_ok_and(|(_, entry)| entry & LEVEL == 0);
-        if !on && has_edges {
-            self.again |= bit;
-        }
-        if !on || !has_edges {
+        let taken = self.lines.take(irq, has_edges);
+        if taken.mask {
             // The line exists: it fired.
             let _ = self.set_masked(irq, true);
         }
         if self.legacy {
-            end_8259(irq.number());
+            write_8259(command, 0x60 | number % 8);
+            if number >= 8 {
+                write_8259(MAIN, 0x60 | CASCADE);
+            }
         }
-        on
+        taken.report
     }
+}
 
-    fn line(&self, irq: Irq) -> Result<(u8, u32), NoSuchLine> {
-        self.lines.get(usize::from(irq.number())).copied().flatten().ok_or(NoSuchLine(irq))
-    }
-
-    fn set_masked(&self, irq: Irq, masked: bool) -> Result<(), NoSuchLine> {
-        let (pin, entry) = self.line(irq)?;
-        if self.legacy {
-            let data = if pin < 8 { MAIN } else { SECOND } + 1;
-            let bit = 1 << (pin % 8);
-            write_8259(data, read_8259(data) & !bit | if masked { bit } else { 0 });
-        } else {
-            let mask = if masked { MASKED } else { 0 };
-            write_io_apic(FIRST_ENTRY + u32::from(pin) * 2, entry | mask);
+impl IrqControl for Hal {
+    fn enable_irq(&mut self, irq: Irq) -> Result<(), NoSuchLine> {
+        self.interrupts.set_masked(irq, false)?;
+        if self.interrupts.lines.enable(irq) {
+            // To this CPU itself.
+            write(Slot::LocalApic, COMMAND, 1 << 18 | u32::from(FIRST_VECTOR + irq.number()));
         }
         Ok(())
     }
-}
 
-/// Whether the 8259s have an interrupt of line `number` in service. A line that had gone quiet
-/// again by the time it was asked for shows as line 7 or 15, which is then not in service; for 15
-/// the line between the two is.
-fn is_in_service(number: u8) -> bool {
-    let command = if number < 8 { MAIN } else { SECOND };
-    write_8259(command, READ_IN_SERVICE);
-    let real = read_8259(command) & 1 << (number % 8) != 0;
-    if !real && number >= 8 {
-        write_8259(MAIN, END | CASCADE);
+    fn disable_irq(&mut self, irq: Irq) {
+        self.interrupts.lines.disable(irq);
+        // A line that does not exist is off.
+        let _ = self.interrupts.set_masked(irq, true);
     }
-    real
-}
-
-/// Ends the interrupt of line `number` at the 8259s.
-fn end_8259(number: u8) {
-    if number >= 8 {
-        write_8259(SECOND, END | (number % 8));
-    }
-    write_8259(MAIN, END | if number < 8 { number } else { CASCADE });
 }

@@ -27,7 +27,7 @@
 //! - E3: the entry of the window for a frame, and the frame's record, are found by its number
 //!   alone. After [`build`] the records are zero, and the window's entries [`CLOSED`] in blocks
 //!   with memory, else 0.
-//! - V1: a slot shows at most one page, and its old translation is dropped before a new one is used.
+//! - V1: a slot shows one page at a time, and its old translation is dropped before a new one is used.
 //! - M1: the preconditions of `crate::machine`, which the checks keep.
 
 use core::arch::asm;
@@ -36,7 +36,6 @@ use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::{AcqRel, Relaxed, Release};
 
 use heliox_boot::environment::{BLOCK_FRAMES, EnvironmentPlan};
-use heliox_boot::information::BootError;
 use heliox_boot::memory_map::MemoryMap;
 use heliox_boot::{PhysicalMemory, Unreadable};
 use heliox_types::{Frame, FrameRange, PAGE_BITS, PAGE_BYTES, PhysicalAddress, VirtualAddress};
@@ -68,14 +67,19 @@ const _: () = assert!(RECORDS - WINDOW_ENTRIES >= WINDOW_FRAMES * 8);
 
 /// An entry of the window of a page that is closed, where there is a window.
 const CLOSED: u64 = Host::FOREIGN;
+/// An entry that points to a table. Programs get in where the root lets them: nowhere but in the
+/// visible window.
+const TABLE: u64 = Host::PRESENT | Host::WRITABLE | Host::USER;
 
 /// A table of the image.
 #[repr(C, align(4096))]
-struct Table([AtomicU64; 512]);
+pub(super) struct Table([AtomicU64; 512]);
 
-/// The tables that the image is mapped with: the root, one of each level below, and that of the
-/// fixed slots.
-static TABLES: [Table; 5] = [const { Table([const { AtomicU64::new(0) }; 512]) }; 5];
+/// The tables that the image is mapped with: the root, one of each level below for the image, and
+/// the slots'.
+static ROOT: Table = Table([const { AtomicU64::new(0) }; 512]);
+static IMAGE_TABLES: [Table; 3] = [const { Table([const { AtomicU64::new(0) }; 512]) }; 3];
+pub(super) static SLOT_TABLE: Table = Table([const { AtomicU64::new(0) }; 512]);
 
 unsafe extern "C" {
     /// The image, then what is to be mapped of it: start, end, bits of entries (kernel.ld).
@@ -94,31 +98,23 @@ pub(super) fn image_frames() -> FrameRange {
     FrameRange::new(frame(start), frame(end)).unwrap_or(FrameRange::EMPTY)
 }
 
-/// The slots and what each is for.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Slot {
-    /// The local APIC's registers.
-    LocalApic,
-    /// What the boot reads and writes of memory that is not mapped.
-    Peephole,
-    /// The I/O APIC's registers.
-    IoApic,
+/// Where the image ends: at the end of a stack.
+pub(super) fn image_end() -> u64 {
+    IMAGE + (image_frames().end() << PAGE_BITS)
 }
 
-impl Slot {
-    /// Virtual address at which the slot's page appears.
-    pub(super) const fn address(self) -> u64 {
-        SLOTS + self as u64 * PAGE_BYTES
-    }
+/// Address of frame number `frame` of the heap.
+pub(super) const fn environment_address(frame: u64) -> u64 {
+    ENVIRONMENT + (frame << PAGE_BITS)
+}
 
-    /// Shows the page at physical address `page` in this slot; `cache`: how accesses are cached.
-    pub(super) fn show(self, page: u64, cache: u64) {
-        let [.., Table(slots)] = &TABLES;
-        if let Some(slot) = slots.get(self as usize) {
-            slot.store(leaf(page | cache | Host::WRITABLE), Relaxed);
-            processor::invalidate_page(self.address());
-        }
-    }
+/// The word at `address`, which other processors and programs may write.
+///
+/// # Safety
+/// The address must be a multiple of 8, and its page be mapped for as long as the reference lives.
+pub(super) unsafe fn word<'a>(address: u64) -> &'a AtomicU64 {
+    // SAFETY: as the caller ensures.
+    unsafe { &*(address as *const AtomicU64) }
 }
 
 /// Entry of a page of the kernel's half, never executable.
@@ -126,34 +122,46 @@ fn leaf(bits: u64) -> u64 {
     (bits | Host::PRESENT | Host::GLOBAL | Host::NO_EXECUTE) & ENTRY_MASK.load(Relaxed)
 }
 
-/// Pages of memory that are not mapped otherwise, one at a time.
-struct Peephole;
+/// The slots: for the registers of the local APIC and of the I/O APIC, and for what the boot reads
+/// and writes of memory that is not mapped.
+#[derive(Clone, Copy)]
+pub(super) enum Slot {
+    LocalApic,
+    IoApic,
+    Peephole,
+}
 
-impl Peephole {
-    /// Word `index`, modulo the words of a page, of the page at physical address `page`: of a table
-    /// of the image, or through the peephole.
-    fn word(&mut self, page: u64, index: u64) -> &AtomicU64 {
-        let tables = physical(&TABLES)..physical(&TABLES) + size_of_val(&TABLES) as u64;
-        let address = if tables.contains(&page) {
-            IMAGE + page
-        } else {
-            Slot::Peephole.show(page, 0);
-            Slot::Peephole.address()
-        };
-        // SAFETY: V1: the page is shown for as long as the peephole is borrowed. It is a table of the
-        // kernel, or memory of the environment (E1), or what the loader left, which is only read.
-        unsafe { word(address + index % 512 * 8) }
+impl Slot {
+    /// Where the slot's page appears.
+    pub(super) const fn address(self) -> u64 {
+        SLOTS + self as u64 * PAGE_BYTES
+    }
+
+    /// Shows the page at physical address `page` in this slot; `cache`: how accesses are cached.
+    pub(super) fn show(self, page: u64, cache: u64) {
+        // SAFETY: there are fewer slots than entries of their table.
+        let entry = unsafe { word(&raw const SLOT_TABLE as u64 + self as u64 * 8) };
+        entry.store(leaf(page | cache | Host::WRITABLE), Relaxed);
+        processor::invalidate_page(self.address());
     }
 }
 
 /// The kernel's half, which is being built, and pages that may become tables: physical addresses of
-/// the next, and of the end of the last.
+/// the next, and of the end of the last. (Without any, a way to look at memory.)
 struct Builder {
     next: u64,
     end: u64,
 }
 
 impl Builder {
+    /// Word `index`, modulo the words of a page, of the page at physical address `page`.
+    fn word(&mut self, page: u64, index: u64) -> &AtomicU64 {
+        Slot::Peephole.show(page, 0);
+        // SAFETY: V1: the page is shown for as long as the builder is borrowed. It is a table of the
+        // image, or memory of the environment (E1), or what the loader left, which is only read.
+        unsafe { word(Slot::Peephole.address() + index % 512 * 8) }
+    }
+
     /// The next page, with whatever is in it.
     fn next(&mut self) -> Option<u64> {
         let page = (self.next < self.end).then_some(self.next)?;
@@ -164,7 +172,7 @@ impl Builder {
     /// The next page, filled with `word`.
     fn take(&mut self, word: u64) -> Option<u64> {
         let page = self.next()?;
-        let start = Peephole.word(page, 0).as_ptr().cast();
+        let start = self.word(page, 0).as_ptr().cast();
         // SAFETY: the page is shown (V1), and nobody else uses it (E1).
         unsafe { fill(start, word, PAGE_BYTES as usize) }
         Some(page)
@@ -173,19 +181,16 @@ impl Builder {
     /// Writes the entry of `level` for `address`, below tables that are taken where there are none.
     fn map(&mut self, address: u64, level: u32, entry: u64) -> Option<()> {
         let index = |level: u32| address >> (PAGE_BITS + 9 * (level - 1));
-        let [root, ..] = &TABLES;
-        let mut table = physical(root);
+        let mut table = physical(&ROOT);
         for above in (level + 1..=4).rev() {
-            let mut found = Peephole.word(table, index(above)).load(Relaxed);
+            let mut found = self.word(table, index(above)).load(Relaxed);
             if found == 0 {
-                // Programs get in where the root lets them: nowhere but in the visible window.
-                let user = if above < 4 { Host::USER } else { 0 };
-                found = self.take(0)? | Host::PRESENT | Host::WRITABLE | user;
-                Peephole.word(table, index(above)).store(found, Relaxed);
+                found = self.take(0)? | if above < 4 { TABLE } else { TABLE & !Host::USER };
+                self.word(table, index(above)).store(found, Relaxed);
             }
             table = found & Host::ADDRESS;
         }
-        Peephole.word(table, index(level)).store(entry, Relaxed);
+        self.word(table, index(level)).store(entry, Relaxed);
         Some(())
     }
 }
@@ -193,117 +198,92 @@ impl Builder {
 /// Replaces the tables of `boot.s` by those that show every section of the image with its own rights
 /// and nothing else. The processor's features must be switched on.
 pub(super) fn map_image() {
-    let [root, level3, .., slots] = &TABLES;
-    let mut builder = Builder { next: physical(level3), end: physical(slots) };
-    let table = physical(slots) | Host::PRESENT | Host::WRITABLE;
+    let tables = physical(&IMAGE_TABLES);
+    let end = tables + size_of_val(&IMAGE_TABLES) as u64;
+    let mut builder = Builder { next: tables, end };
     // Three tables are enough: the image and the slots lie in the same GiB.
-    let _ = builder.map(SLOTS, 2, table);
+    let _ = builder.map(SLOTS, 2, physical(&SLOT_TABLE) | TABLE);
     for [start, end, bits] in image_sections.into_iter().skip(1) {
         for page in (start..end).step_by(PAGE_BYTES as usize) {
-            let entry = (page - IMAGE | bits) & ENTRY_MASK.load(Relaxed);
-            let _ = builder.map(page, 1, entry);
+            let _ = builder.map(page, 1, (page - IMAGE | bits) & ENTRY_MASK.load(Relaxed));
         }
     }
     // SAFETY: what runs and what is used, the stack included, is at the same addresses.
-    unsafe { write!("mov cr3, {}", physical(root)) }
-}
-
-/// Address of environment frame number `frame` of the heap.
-pub(super) const fn environment_address(frame: u64) -> u64 {
-    ENVIRONMENT + (frame << PAGE_BITS)
+    unsafe { write!("mov cr3, {}", physical(&ROOT)) }
 }
 
 /// Builds the kernel's half: maps the heap, and what describes the memory of `map`. The frames of
-/// the heap.
-///
-/// # Errors
-/// [`BootError::Contradiction`] if the plan is not good.
-pub(super) fn build(map: &MemoryMap, plan: &EnvironmentPlan) -> Result<FrameRange, BootError> {
-    let error = BootError::Contradiction { frames: plan.range };
-    let heap = plan.range.end().checked_sub(plan.heap_frames).ok_or(error)?;
-    let heap = FrameRange::new(heap, plan.range.end()).ok_or(error)?;
+/// the heap; `None` if the plan is not good.
+pub(super) fn build(map: &MemoryMap, plan: &EnvironmentPlan) -> Option<FrameRange> {
+    let heap = plan.range.end().checked_sub(plan.heap_frames)?;
+    let heap = FrameRange::new(heap, plan.range.end())?;
     // E1.
-    if !map.is_usable(plan.range)
-        || !plan.range.contains_range(heap)
-        || plan.managed_frames > WINDOW_FRAMES
-    {
-        return Err(error);
+    let good = map.is_usable(plan.range) && plan.range.contains_range(heap);
+    (good && plan.managed_frames <= WINDOW_FRAMES).then_some(())?;
+    let [next, end] = [plan.range, heap].map(|frames| frames.start() << PAGE_BITS);
+    let mut builder = Builder { next, end };
+
+    let mut frame = heap.start();
+    while frame < heap.end() {
+        let large = frame.is_multiple_of(BLOCK_FRAMES) && frame + BLOCK_FRAMES <= heap.end();
+        let (level, bits, frames) = if large { (2, Host::LARGE, BLOCK_FRAMES) } else { (1, 0, 1) };
+        let entry = leaf(frame << PAGE_BITS | bits | Host::WRITABLE);
+        builder.map(environment_address(frame), level, entry)?;
+        frame += frames;
     }
-    let mut builder =
-        Builder { next: plan.range.start() << PAGE_BITS, end: heap.start() << PAGE_BITS };
-    builder.build(map, heap, plan.managed_frames).ok_or(error)?;
-    Ok(heap)
+
+    let zeros = leaf(builder.take(0)?);
+    let holes = builder.take(zeros)? | TABLE;
+    let table_frames = BLOCK_FRAMES * BLOCK_FRAMES;
+    for first in (0..plan.managed_frames).step_by(table_frames as usize) {
+        if !map.has_memory(FrameRange::new(first, first + table_frames)?) {
+            builder.map(WINDOW_ENTRIES + first * 8, 2, holes)?;
+            builder.map(RECORDS + first * 8, 2, holes)?;
+            continue;
+        }
+        let (window, entries) = (builder.take(0)?, builder.take(zeros)?);
+        let records = builder.take(zeros)?;
+        builder.map(WINDOW + (first << PAGE_BITS), 3, window | TABLE)?;
+        builder.map(WINDOW_ENTRIES + first * 8, 2, entries | TABLE)?;
+        builder.map(RECORDS + first * 8, 2, records | TABLE)?;
+        for index in 0..BLOCK_FRAMES {
+            let block = first + index * BLOCK_FRAMES;
+            let block = FrameRange::new(block, block + BLOCK_FRAMES)?;
+            if map.has_memory(block) {
+                let page = builder.take(CLOSED)?;
+                builder.word(window, index).store(page | TABLE, Relaxed);
+                builder.word(entries, index).store(leaf(page | Host::WRITABLE), Relaxed);
+                // The checks write the records of all usable frames.
+                let page = if map.is_usable(block) { builder.next()? } else { builder.take(0)? };
+                builder.word(records, index).store(leaf(page | Host::WRITABLE), Relaxed);
+            }
+        }
+    }
+    // The other view of the window: the same tables, but programs get in.
+    let entries = |start: u64| ROOT.0.iter().skip((start >> 39 & 511) as usize);
+    let views = entries(WINDOW).zip(entries(VISIBLE)).take((WINDOW_FRAMES >> 27) as usize);
+    for (window, visible) in views.filter(|(window, _)| window.load(Relaxed) != 0) {
+        visible.store(window.load(Relaxed) | Host::USER, Relaxed);
+        window.fetch_or(Host::NO_EXECUTE & ENTRY_MASK.load(Relaxed), Relaxed);
+    }
+    Some(heap)
 }
 
-impl Builder {
-    fn build(&mut self, map: &MemoryMap, heap: FrameRange, managed_frames: u64) -> Option<()> {
-        let mut frame = heap.start();
-        while frame < heap.end() {
-            let large = frame.is_multiple_of(BLOCK_FRAMES) && frame + BLOCK_FRAMES <= heap.end();
-            let (level, bits, frames) =
-                if large { (2, Host::LARGE, BLOCK_FRAMES) } else { (1, 0, 1) };
-            let entry = leaf(frame << PAGE_BITS | bits | Host::WRITABLE);
-            self.map(environment_address(frame), level, entry)?;
-            frame += frames;
-        }
-        let zeros = leaf(self.take(0)?);
-        let holes = self.take(zeros)? | Host::PRESENT | Host::WRITABLE;
-        for first in (0..managed_frames).step_by((BLOCK_FRAMES * BLOCK_FRAMES) as usize) {
-            let frames = |first, count| FrameRange::new(first, first + count);
-            if !map.has_memory(frames(first, BLOCK_FRAMES * BLOCK_FRAMES)?) {
-                self.map(WINDOW_ENTRIES + first * 8, 2, holes)?;
-                self.map(RECORDS + first * 8, 2, holes)?;
-                continue;
-            }
-            let [window, entries, records] = [self.take(0)?, self.take(zeros)?, self.take(zeros)?];
-            let table = Host::PRESENT | Host::WRITABLE | Host::USER;
-            self.map(WINDOW + (first << PAGE_BITS), 3, window | table)?;
-            self.map(WINDOW_ENTRIES + first * 8, 2, entries | table)?;
-            self.map(RECORDS + first * 8, 2, records | table)?;
-            for index in 0..BLOCK_FRAMES {
-                let block = frames(first + index * BLOCK_FRAMES, BLOCK_FRAMES)?;
-                if map.has_memory(block) {
-                    let page = self.take(CLOSED)?;
-                    Peephole.word(window, index).store(page | table, Relaxed);
-                    Peephole.word(entries, index).store(leaf(page | Host::WRITABLE), Relaxed);
-                    // The checks write the records of all usable frames.
-                    let page = if map.is_usable(block) { self.next()? } else { self.take(0)? };
-                    Peephole.word(records, index).store(leaf(page | Host::WRITABLE), Relaxed);
-                }
-            }
-        }
-        // The other view of the window: the same tables, but programs get in.
-        let [Table(root), ..] = &TABLES;
-        let entries = |start: u64| root.iter().skip((start >> 39 & 511) as usize);
-        let count = (WINDOW_FRAMES >> 27) as usize;
-        for (window, visible) in entries(WINDOW).zip(entries(VISIBLE)).take(count) {
-            let entry = window.load(Relaxed);
-            if entry != 0 {
-                visible.store(entry | Host::USER, Relaxed);
-                window.store((entry | Host::NO_EXECUTE) & ENTRY_MASK.load(Relaxed), Relaxed);
-            }
-        }
-        Some(())
-    }
-}
-
-/// What the loader left in memory, read through the peephole.
+/// What the loader left in memory, as far as the processor can address it: below this limit.
 ///
 /// The loader is trusted to have put its structures into memory and not to point at registers of
 /// devices; what the structures say is not trusted.
-pub(super) struct BootMemory {
-    /// The end of what the processor can address.
-    pub(super) limit: u64,
-}
+pub(super) struct BootMemory(pub(super) u64);
 
 impl PhysicalMemory for BootMemory {
     fn read(&mut self, address: PhysicalAddress, buffer: &mut [u8]) -> Result<(), Unreadable> {
-        let bytes = buffer.len() as u64;
-        if address.get() + bytes > self.limit {
+        let (start, bytes) = (address.get(), buffer.len() as u64);
+        if start + bytes > self.0 {
             return Err(Unreadable { address, bytes });
         }
-        for (byte, at) in buffer.iter_mut().zip(address.get()..) {
-            let word = Peephole.word(at & !(PAGE_BYTES - 1), at / 8).load(Relaxed);
+        let mut memory = Builder { next: 0, end: 0 };
+        for (byte, at) in buffer.iter_mut().zip(start..) {
+            let word = memory.word(at & !(PAGE_BYTES - 1), at / 8).load(Relaxed);
             *byte = (word >> (at % 8 * 8)) as u8;
         }
         Ok(())
@@ -320,22 +300,12 @@ pub(super) unsafe fn page_records(managed_frames: u64) -> &'static mut [PageReco
 }
 
 /// The memory management of this machine. There is one value, inside `Memory`.
-#[derive(Debug)]
 pub struct RealMachine {
     managed_frames: u64,
     largest_leaf: Level,
     /// Counts for measurements.
     pub(super) root_loads: u64,
     pub(super) flushes: u64,
-}
-
-/// The word at `address`, which other processors and programs may write.
-///
-/// # Safety
-/// The address must be a multiple of 8, and its page be mapped for as long as the reference lives.
-unsafe fn word<'a>(address: u64) -> &'a AtomicU64 {
-    // SAFETY: as the caller ensures.
-    unsafe { &*(address as *const AtomicU64) }
 }
 
 impl RealMachine {
@@ -412,8 +382,7 @@ impl Machine for RealMachine {
     }
 
     fn reference_root(&self) -> Frame {
-        let [root, ..] = &TABLES;
-        Frame::new(physical(root) >> PAGE_BITS).unwrap_or(Frame::ZERO)
+        Frame::new(physical(&ROOT) >> PAGE_BITS).unwrap_or(Frame::ZERO)
     }
 
     fn has_window(&self, frame: Frame) -> bool {
@@ -495,7 +464,9 @@ impl Machine for RealMachine {
 
     fn flush(&mut self, _cpu: CurrentCpu) {
         self.flushes += 1;
-        processor::flush();
+        let root = read!("mov {}, cr3");
+        // SAFETY: the root that is loaded stays loaded.
+        unsafe { write!("mov cr3, {}", root) }
     }
 
     fn flush_all(&mut self, cpu: CurrentCpu) {

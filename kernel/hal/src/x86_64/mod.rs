@@ -25,4 +25,9 @@ pub use hal::{Hal, RealMemory, failure_registers, read_debug_port, stop, write_d
 pub use heap::Box;
 pub use memory::RealMachine;
 
-core::arch::global_asm!(include_str!("boot.s"), start = sym hal::start, descriptors = sym cpu::DESCRIPTORS);
+core::arch::global_asm!(
+    include_str!("boot.s"),
+    start = sym hal::start,
+    descriptors = sym cpu::DESCRIPTORS,
+    slots = sym memory::SLOT_TABLE,
+);

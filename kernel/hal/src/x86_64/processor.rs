@@ -8,25 +8,12 @@ use core::arch::asm;
 use core::arch::x86_64::{__cpuid_count, _rdtsc};
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use heliox_types::{Cpuid, ProcessorFeatures};
+use heliox_types::ProcessorFeatures;
 
 use super::cpu::CPU;
 use crate::entry::Host;
 
-/// Model-specific registers that the kernel uses (AMD64 manual volume 2, appendix A).
-pub(super) mod msr {
-    pub(crate) const APIC_BASE: u32 = 0x1b;
-    pub(crate) const PAT: u32 = 0x277;
-    pub(crate) const EFER: u32 = 0xc000_0080;
-    pub(crate) const STAR: u32 = 0xc000_0081;
-    pub(crate) const LSTAR: u32 = 0xc000_0082;
-    pub(crate) const SFMASK: u32 = 0xc000_0084;
-    pub(crate) const FS_BASE: u32 = 0xc000_0100;
-    pub(crate) const GS_BASE: u32 = 0xc000_0101;
-    pub(crate) const KERNEL_GS_BASE: u32 = 0xc000_0102;
-}
-
-/// Bits of control registers that matter here (AMD64 manual volume 2, section 3.1).
+/// Bits of control registers (AMD64 manual volume 2, section 3.1).
 pub(super) const CR0_TASK_SWITCHED: u64 = 1 << 3;
 pub(super) const CR4_GLOBAL_PAGES: u64 = 1 << 7;
 
@@ -39,9 +26,7 @@ macro_rules! read {
     ($instruction:literal) => {{
         let value: u64;
         // SAFETY: reading a register in ring 0 has no effect.
-        unsafe {
-            core::arch::asm!($instruction, out(reg) value, options(nomem, nostack, preserves_flags));
-        }
+        unsafe { core::arch::asm!($instruction, out(reg) value, options(nomem, nostack)) }
         value
     }};
 }
@@ -72,17 +57,9 @@ pub(super) unsafe fn read_msr(register: u32) -> u64 {
 /// The register must exist, `value` must be valid for it, and its effect must keep the
 /// invariants of the caller's module.
 pub(super) unsafe fn write_msr(register: u32, value: u64) {
+    let high = value >> 32;
     // SAFETY: as the caller ensures.
-    unsafe {
-        asm!("wrmsr", in("ecx") register, in("eax") value as u32, in("edx") (value >> 32) as u32);
-    }
-}
-
-/// What the processor says of itself. Zeros for a leaf that it does not have.
-fn cpuid(leaf: u32) -> Cpuid {
-    let highest = __cpuid_count(leaf & 0x8000_0000, 0).eax;
-    let answer = __cpuid_count(leaf, 0);
-    if leaf > highest { [0; 4] } else { [answer.eax, answer.ebx, answer.ecx, answer.edx] }
+    unsafe { asm!("wrmsr", in("ecx") register, in("eax") value as u32, in("edx") high as u32) }
 }
 
 /// The time-stamp counter, in ticks since some moment before the kernel began.
@@ -98,65 +75,63 @@ pub(super) fn invalidate_page(address: u64) {
     unsafe { write!("invlpg [{}]", address) }
 }
 
-/// Loads the root that is loaded again: drops all translations that are not global.
-pub(super) fn flush() {
-    let root = read!("mov {}, cr3");
-    // SAFETY: no address gets another meaning.
-    unsafe { write!("mov cr3, {}", root) }
-}
-
 /// Finds what this CPU has and switches on what the kernel uses. To be called on each CPU at its
 /// start.
 pub(super) fn enable_features() -> ProcessorFeatures {
-    let has = ProcessorFeatures::new(cpuid(1), cpuid(7), cpuid(0x8000_0001), cpuid(0x8000_0008));
-    let switch = |bits: u64, on: bool| if on { bits } else { 0 };
+    let [basic, structured, extended, sizes] = [1, 7, 0x8000_0001, 0x8000_0008].map(|leaf| {
+        let highest = __cpuid_count(leaf & 0x8000_0000, 0).eax;
+        let answer = __cpuid_count(leaf, 0);
+        // A processor answers anything for a leaf that it does not have.
+        let words = [answer.eax, answer.ebx, answer.ecx, answer.edx];
+        if leaf <= highest { words } else { [0; 4] }
+    });
+    let has = ProcessorFeatures::new(basic, structured, extended, sizes);
     // Every 64-bit processor has debug extensions, FXSAVE and SIMD exceptions.
-    let control = 1 << 3
-        | 1 << 9
-        | 1 << 10
-        | switch(CR4_GLOBAL_PAGES, has.global_pages)
-        | switch(1 << 11, has.instruction_prevention)
-        | switch(1 << 16, has.fs_gs_base)
-        | switch(1 << 18, has.xsave)
-        | switch(1 << 20, has.execution_prevention)
-        | switch(1 << 21, has.access_prevention);
-    // Time-stamp disable, performance counters, protection keys.
-    let off = 1 << 2 | 1 << 8 | 1 << 22;
-    // Monitor, numeric error, write protect; and floating point is switched off (F1).
-    let protection = CR0_TASK_SWITCHED | 1 << 1 | 1 << 5 | 1 << 16;
-    let control = read!("mov {}, cr4") & !off | control;
+    let features = [
+        (3, true),
+        (9, true),
+        (10, true),
+        (11, has.instruction_prevention),
+        (16, has.fs_gs_base),
+        (18, has.xsave),
+        (20, has.execution_prevention),
+        (21, has.access_prevention),
+        (7, has.global_pages),
+    ];
+    let features = features.map(|(bit, on)| u64::from(on) << bit).iter().sum::<u64>();
+    // Not: time-stamp disable, performance counters, protection keys.
+    let features = read!("mov {}, cr4") & !(1 << 2 | 1 << 8 | 1 << 22) | features;
+    // Not emulation; but monitor, numeric error, write protect, and floating point is off (F1).
+    let protection = 1 << 1 | 1 << 5 | 1 << 16 | CR0_TASK_SWITCHED;
     let protection = read!("mov {}, cr0") & !(1 << 2) | protection;
+    // x87, SSE and, where there is one, AVX.
+    let extended_mask = __cpuid_count(0xd, 0).eax & 0b111;
     // SAFETY: only what CPUID names is switched on; paging, PAE and protection stay on; the page
-    // attribute table keeps entry 0 write-back; x87, SSE and, where there is one, AVX are what
-    // XCR0 may have.
+    // attribute table keeps entry 0 write-back.
     unsafe {
-        write!("mov cr4, {}", control);
+        write!("mov cr4, {}", features);
         write!("mov cr0, {}", protection);
-        let efer = read_msr(msr::EFER) | 1 | switch(1 << 11, has.no_execute);
-        write_msr(msr::EFER, efer);
+        // EFER: system calls, no-execute.
+        write_msr(0xc000_0080, read_msr(0xc000_0080) | 1 | u64::from(has.no_execute) << 11);
         if has.page_attributes {
-            write_msr(msr::PAT, Host::PAGE_ATTRIBUTE_TABLE);
+            write_msr(0x277, Host::PAGE_ATTRIBUTE_TABLE);
         }
         if has.xsave {
-            let mask = __cpuid_count(0xd, 0).eax & 0b111;
-            asm!("xsetbv", in("ecx") 0, in("eax") mask, in("edx") 0);
-            CPU.extended_mask.store(u64::from(mask), Relaxed);
+            asm!("xsetbv", in("ecx") 0, in("eax") extended_mask, in("edx") 0);
+            CPU.extended_mask.store(u64::from(extended_mask), Relaxed);
         }
     }
-    if has.no_execute {
-        ENTRY_MASK.store(u64::MAX, Relaxed);
-    }
+    ENTRY_MASK.fetch_or(u64::from(has.no_execute) << 63, Relaxed);
     CPU.fs_gs_base.store(u64::from(has.fs_gs_base), Relaxed);
     has
 }
 
 /// Reads and writes ports with one width.
+///
+/// # Safety
+/// D1: the access must not make a device write memory that it was not given.
 macro_rules! port_access {
     ($read:ident, $write:ident, $value:ty, $register:tt) => {
-        /// Reads port `port`.
-        ///
-        /// # Safety
-        /// D1: reading the port must not make a device write memory that it was not given.
         pub(super) unsafe fn $read(port: u16) -> $value {
             let value;
             // SAFETY: as the caller ensures.
@@ -164,10 +139,6 @@ macro_rules! port_access {
             value
         }
 
-        /// Writes `value` to port `port`.
-        ///
-        /// # Safety
-        /// D1, as for reading.
         pub(super) unsafe fn $write(port: u16, value: $value) {
             // SAFETY: as the caller ensures.
             unsafe { asm!(concat!("out dx, ", $register), in("dx") port, in($register) value) }
