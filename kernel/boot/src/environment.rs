@@ -7,7 +7,7 @@
 
 use heliox_types::{FrameRange, PAGE_BYTES, PageSize};
 
-use crate::information::BootError;
+use crate::information::{BootError, BootInformation};
 use crate::memory_map::{MemoryMap, Preference};
 
 /// Frames that one table of level 1 translates, and that one page of records describes.
@@ -90,6 +90,43 @@ fn metadata_frames(map: &MemoryMap, managed_frames: u64, heap_frames: u64) -> u6
     // A page of zeros, and a table that shows it everywhere.
     let shared = 2;
     2 * populated.min(blocks) + trees + heap + shared
+}
+
+/// What memory is to be used for besides the environment, for whoever keeps records of it.
+#[derive(Debug)]
+pub struct MemoryRanges {
+    /// Free for clients; filled up with empty ranges.
+    pub free: [FrameRange; MemoryMap::<128>::CAPACITY],
+    /// The boot modules'; filled up with empty ranges.
+    pub modules: [FrameRange; BootInformation::MODULES],
+    /// Device memory that clients may have: video memory, and the frame buffer. Empty if there is
+    /// none, or the loader calls it memory.
+    pub devices: [FrameRange; 2],
+}
+
+impl MemoryRanges {
+    /// No ranges.
+    pub const EMPTY: Self = Self {
+        free: [FrameRange::EMPTY; MemoryMap::<128>::CAPACITY],
+        modules: [FrameRange::EMPTY; BootInformation::MODULES],
+        devices: [FrameRange::EMPTY; 2],
+    };
+
+    /// Takes the ranges from what the loader said and the boot has reserved since. No two overlap.
+    pub fn fill(&mut self, information: &BootInformation) {
+        let map = information.memory_map();
+        for (place, range) in self.free.iter_mut().zip(map.usable()) {
+            *place = range;
+        }
+        for (place, range) in self.modules.iter_mut().zip(information.module_frames()) {
+            *place = range;
+        }
+        let buffer = information.frame_buffer().map(|buffer| buffer.range.frames());
+        let buffer = buffer.filter(|frames| !frames.overlaps(VIDEO_MEMORY));
+        let devices = [VIDEO_MEMORY, buffer.unwrap_or(FrameRange::EMPTY)];
+        self.devices =
+            devices.map(|frames| if map.has_memory(frames) { FrameRange::EMPTY } else { frames });
+    }
 }
 
 #[cfg(test)]

@@ -26,7 +26,6 @@ pub mod cpu;
 pub mod domain;
 pub mod entry;
 pub mod error;
-pub mod execution;
 pub mod flexpage;
 pub mod geometry;
 pub mod irq;
@@ -51,6 +50,8 @@ pub mod translation;
 #[cfg(target_os = "none")]
 #[expect(unsafe_code, reason = "the real machine: the kernel's only unsafe code")]
 mod x86_64;
+
+pub use heliox_types::execution;
 
 #[cfg(target_os = "none")]
 pub use heliox_boot::information::BootError;

@@ -98,7 +98,7 @@ pub(crate) fn handle(system: &mut System<'_>, program: &mut Program, number: u64
         25 => {
             return Some(match first {
                 0 => hal.events().unexpected,
-                1 => program.context.debug_status(),
+                1 => program.debug_status,
                 2 => program.last_fault_address,
                 _ => hal.events().flushes,
             });

@@ -53,6 +53,8 @@ pub(crate) struct Program {
     pub(crate) alarm: Option<u64>,
     /// Of its last page fault.
     pub(crate) last_fault_address: u64,
+    /// What the processor said at its last exception 1.
+    pub(crate) debug_status: u64,
     pub(crate) devices: Devices,
 }
 
@@ -78,6 +80,7 @@ impl Program {
             fault_handler: None,
             alarm: None,
             last_fault_address: 0,
+            debug_status: 0,
             devices: Devices::default(),
         };
         for (target, byte) in program.command_line.iter_mut().zip(command_line.bytes()) {
@@ -206,6 +209,10 @@ impl Program {
             Interrupt::PageFault { address, error } => {
                 self.last_fault_address = address;
                 self.fault(14, error.bits(), address);
+            }
+            Interrupt::Exception { vector: 1, error_code } => {
+                self.debug_status = error_code;
+                self.fault(1, 0, 0);
             }
             Interrupt::Exception { vector, error_code } => self.fault(vector, error_code, 0),
             Interrupt::SystemCall | Interrupt::Timer | Interrupt::External(_) => return false,

@@ -3,7 +3,7 @@
 use heliox_boot::information::BootProtocol;
 use heliox_clock::Rates;
 use heliox_hal::Hal;
-use heliox_hal::execution::Execution;
+use heliox_hal::execution::{Execution, Heap};
 use heliox_log::{debug, info, warn};
 use heliox_types::PAGE_BYTES;
 
@@ -25,12 +25,13 @@ pub(crate) fn machine(hal: &Hal, rates: &Rates) {
     }
     let free = information.memory_map().usable_frames() * PAGE_BYTES;
     let report = hal.report;
+    let heap = hal.heap_frames().bytes();
     info!(
         "{} KiB are free; the kernel lives in {} with {} KiB of heap and {} KiB that describe pages",
         free >> 10,
-        report.environment,
-        report.heap.bytes() >> 10,
-        (report.environment.bytes() - report.heap.bytes()) >> 10,
+        report.plan.range,
+        heap >> 10,
+        (report.plan.range.bytes() - heap) >> 10,
     );
     for (name, on) in report.features.protections() {
         if on {
@@ -50,7 +51,7 @@ pub(crate) fn machine(hal: &Hal, rates: &Rates) {
         warn!("there is no 8254 to measure the clock with; a rate is assumed");
     }
     debug!("clock: {} Hz, timer: {} Hz", rates.counter_hertz, rates.timer_hertz);
-    debug!("external interrupts: {}", report.interrupt_controller);
+    debug!("external interrupts: {}", if report.io_apic { "I/O APIC" } else { "8259" });
     for (module, frames) in information.modules().zip(information.module_frames()) {
         let bytes = module.range.bytes();
         info!("module {}: {bytes} bytes at {}", module.name(), module.range.start());

@@ -16,6 +16,7 @@ use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use heliox_boot::options::Options;
+use heliox_hal::port::Ports;
 use heliox_hal::{BootError, Hal, failure_registers, read_debug_port, write_debug_port};
 
 pub use heliox_boot::options::LogLevel;
@@ -67,7 +68,11 @@ pub fn start(boot: Result<Hal, BootError>) -> Hal {
             LEVEL.store(options.log as u8, Ordering::Relaxed);
             // Once more, now that the level is known.
             Options::parse(command_line, |ignored| warn!("{ignored}"));
-            if let (true, Some(port)) = (hal.report.exit_port_refused, options.exit_port) {
+            if let Some(port) = options.exit_port
+                && !hal
+                    .initial_ports()
+                    .any(|range| range.derive(port, port.saturating_add(3)).is_ok())
+            {
                 warn!("{port:#x} cannot be the port of an exit device");
             }
             hal

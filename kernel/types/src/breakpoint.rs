@@ -44,8 +44,6 @@ impl BreakpointLength {
 /// Why there cannot be such a breakpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BreakpointError {
-    /// There are breakpoints 0 to 3.
-    NoSuchBreakpoint(usize),
     /// No program can use the address.
     NotAUserAddress(VirtualAddress),
     /// The address is no multiple of the length.
@@ -55,7 +53,6 @@ pub enum BreakpointError {
 impl fmt::Display for BreakpointError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoSuchBreakpoint(number) => write!(formatter, "there is no breakpoint {number}"),
             Self::NotAUserAddress(address) => write!(formatter, "no program can use {address}"),
             Self::Misaligned(address) => {
                 write!(formatter, "{address} is no multiple of the length")

@@ -20,7 +20,8 @@ pub enum Interrupt {
     Exception {
         /// The processor's number of the exception, 0 to 31.
         vector: u8,
-        /// The error code; 0 for exceptions without one.
+        /// The error code; 0 for exceptions without one. For exception 1 what the processor says of
+        /// it (DR6): bits 0 to 3 for the breakpoints, bit 14 for a single step.
         error_code: u64,
     },
     /// The timer's deadline passed (or, for a far one, may have: the timer may be early).

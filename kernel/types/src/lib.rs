@@ -27,6 +27,7 @@
 mod breakpoint;
 mod clock;
 mod events;
+pub mod execution;
 mod frame;
 mod heap_error;
 mod interrupt;

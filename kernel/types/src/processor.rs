@@ -61,6 +61,21 @@ impl ProcessorFeatures {
         }
     }
 
+    /// The bits of CR4 that switch on what the processor has, among them what every 64-bit processor
+    /// has: debug extensions, FXSAVE, SIMD exceptions (AMD64 manual volume 2, section 3.1.3).
+    #[must_use]
+    pub const fn control_bits(&self) -> u64 {
+        1 << 3
+            | 1 << 9
+            | 1 << 10
+            | (self.global_pages as u64) << 7
+            | (self.instruction_prevention as u64) << 11
+            | (self.fs_gs_base as u64) << 16
+            | (self.xsave as u64) << 18
+            | (self.execution_prevention as u64) << 20
+            | (self.access_prevention as u64) << 21
+    }
+
     /// The protections that a processor may have, by the names that manuals use, and whether this
     /// one has them.
     #[must_use]
@@ -104,5 +119,6 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(features, expected);
+        assert_eq!(features.control_bits(), 0x688 | 1 << 11 | 1 << 18 | 1 << 20);
     }
 }

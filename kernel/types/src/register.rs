@@ -80,6 +80,8 @@ impl Register {
 pub enum RegisterError {
     /// The address is one that no program can use.
     NotAUserAddress(VirtualAddress),
+    /// There are breakpoints 0 to 3.
+    NoSuchBreakpoint(usize),
 }
 
 impl fmt::Display for RegisterError {
@@ -88,6 +90,7 @@ impl fmt::Display for RegisterError {
             Self::NotAUserAddress(address) => {
                 write!(formatter, "{address} is not an address that a program can use")
             }
+            Self::NoSuchBreakpoint(number) => write!(formatter, "there is no breakpoint {number}"),
         }
     }
 }

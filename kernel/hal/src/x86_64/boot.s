@@ -28,9 +28,11 @@ multiboot2_header:                          // magic, architecture i386, length,
     .long 6, 8                              // modules start on page boundaries
     .long 0, 8                              // end of tags
 
+boot_descriptors:                           // null and 64-bit code, marked as accessed
+    .quad 0, 0x00af9b000000ffff
 boot_descriptors_pointer:
-    .short 8 * 8 - 1
-    .long {descriptors} - KERNEL_BASE
+    .short 15
+    .long boot_descriptors
 boot_no_long_mode_text:
     .asciz "Heliox needs a 64-bit x86 processor, and this one is not.\r\n"
 

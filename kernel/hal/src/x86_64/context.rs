@@ -25,21 +25,11 @@
 //!   that the running context names. Whatever changes these (granting, revoking, dropping) or the
 //!   name in a context closes all ports first.
 
-use core::arch::asm;
-use core::mem::offset_of;
-use core::ptr;
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use Register::{R8, R11, Rcx, Rdi, Rdx, Rsi};
 
-use heliox_types::Register::{self, R8, R11, Rcx, Rdi, Rdx, Rsi};
-use heliox_types::{
-    Breakpoint, BreakpointError, HeapError, RegisterError, SavedRegisters, USER_END, VirtualAddress,
-};
-
-use super::cpu::{CPU, MESSAGE, PORTS_CLOSED, PORTS_OPEN, SYSTEM_CALL, USER_CODE, USER_DATA};
-use super::heap::Box;
-use super::processor::{CR0_TASK_SWITCHED, read, write, write_msr};
-use crate::execution;
-use crate::port::PortRange;
+use super::cpu::{MESSAGE, PORTS_CLOSED, PORTS_OPEN, SYSTEM_CALL, USER_CODE, USER_DATA};
+use super::processor::CR0_TASK_SWITCHED;
+use super::*;
 
 /// What a context can have besides general registers: bits of `Registers::special`.
 pub(super) const FLOATING_POINT: u64 = 1 << 0;
@@ -153,7 +143,7 @@ pub(super) fn empty_cpu() {
         INITIAL.restore_extended_state();
         let control = read!("mov {}, cr0") | CR0_TASK_SWITCHED;
         // SAFETY: only floating-point instructions mean something else from now on.
-        unsafe { write!("mov cr0, {}", control) }
+        unsafe { set!("mov cr0, {}", control) }
     }
 }
 
@@ -166,14 +156,12 @@ fn set_fs_base(base: u64) {
 pub struct Context {
     pub(super) registers: Box<Registers>,
     breakpoints: [Option<Breakpoint>; Breakpoint::COUNT],
-    /// DR6 at the last debug exception.
-    debug_status: u64,
 }
 
 impl Context {
     pub(super) fn new() -> Result<Self, HeapError> {
         let registers = Box::new(Registers::initial()).map_err(|(_, error)| error)?;
-        Ok(Self { registers, breakpoints: [None; Breakpoint::COUNT], debug_status: 0 })
+        Ok(Self { registers, breakpoints: [None; Breakpoint::COUNT] })
     }
 
     /// Whether the CPU holds the registers.
@@ -206,43 +194,41 @@ impl Context {
             CPU.io_map_base.store(PORTS_OPEN, Relaxed);
         }
         if registers.special & BREAKPOINTS != 0 {
-            let addresses = self.breakpoints.map(|at| at.map_or(0, |at| at.address().get()));
-            let [first, second, third, fourth] = addresses;
+            let [first, second, third, fourth] =
+                self.breakpoints.map(|at| at.map_or(0, |at| at.address().get()));
             let controls = self.breakpoints.iter().zip(0..).map(|(at, number)| {
                 at.map_or(0, |at| 1 << (number * 2) | at.control() << (16 + number * 4))
             });
-            let control = controls.fold(NO_BREAKPOINTS, |sum, bits| sum | bits);
             // SAFETY: G1.
             unsafe {
-                write!("mov dr0, {}", first);
-                write!("mov dr1, {}", second);
-                write!("mov dr2, {}", third);
-                write!("mov dr3, {}", fourth);
-                write!("mov dr7, {}", control);
+                set!("mov dr0, {}", first);
+                set!("mov dr1, {}", second);
+                set!("mov dr2, {}", third);
+                set!("mov dr3, {}", fourth);
+                set!("mov dr7, {}", NO_BREAKPOINTS + controls.sum::<u64>());
             }
         }
         CPU.registers.store(self.registers.as_ptr(), Relaxed);
     }
 
-    /// Switches the breakpoints in the CPU off, when the program has stopped (G2), and notes what the
-    /// processor says of them if it was by a debug exception.
-    pub(super) fn suspend_breakpoints(&mut self, debug_exception: bool) {
-        if debug_exception {
-            self.debug_status = read!("mov {}, dr6");
+    /// Switches the breakpoints in the CPU off, when the program has stopped (G2); what the processor
+    /// said of them (DR6).
+    pub(super) fn suspend_breakpoints(&mut self) -> u64 {
+        let status = read!("mov {}, dr6");
+        // SAFETY: G2; the status has no effect.
+        unsafe {
+            set!("mov dr7, {}", NO_BREAKPOINTS);
+            set!("mov dr6, {}", 0xffff_0ff0_u64);
         }
-        if self.registers.special & BREAKPOINTS != 0 || debug_exception {
-            // SAFETY: G2; the status has no effect.
-            unsafe {
-                write!("mov dr7, {}", NO_BREAKPOINTS);
-                write!("mov dr6, {}", 0xffff_0ff0_u64);
-            }
-            self.out_of_cpu();
-        }
+        self.out_of_cpu();
+        status
     }
 
-    /// Gives the program floating-point state.
-    pub(super) fn use_floating_point(&mut self) {
+    /// Gives the program floating-point state; whether it had none.
+    pub(super) fn use_floating_point(&mut self) -> bool {
+        let new = self.registers.special & FLOATING_POINT == 0;
         self.out_of_cpu().mark(FLOATING_POINT, true);
+        new
     }
 
     /// Whether nothing but general registers must be switched, so that its system calls can be light.
@@ -287,59 +273,39 @@ impl execution::Registers for Context {
         self.registers.saved
     }
 
-    fn set_register(&mut self, register: Register, value: u64) {
-        if matches!(register, Rcx | R11) {
-            self.registers.saved.vector = 0;
+    #[inline(always)]
+    fn set(&mut self, change: Change) -> Result<(), RegisterError> {
+        let saved = &mut self.registers.saved;
+        match change {
+            Change::Register(register, value) => {
+                saved.vector = if matches!(register, Rcx | R11) { 0 } else { saved.vector };
+                saved.set_register(register, value);
+            }
+            Change::InstructionPointer(address) => saved.instruction_pointer = user(address)?,
+            Change::Flags(flags) => {
+                let kept = saved.flags & !(SETTABLE_FLAGS | CLEARED_FLAGS);
+                saved.flags = kept | flags & SETTABLE_FLAGS;
+            }
+            Change::FsBase(address) => {
+                let base = user(address)?;
+                let registers = self.out_of_cpu();
+                registers.fs_base = base;
+                registers.mark(FS_BASE, base != 0);
+            }
+            Change::GsBase(address) => self.out_of_cpu().gs_base = user(address)?,
+            Change::LightWord(value) => self.registers.light_word = value,
+            Change::Breakpoint(number, breakpoint) => {
+                let slot = self.breakpoints.get_mut(number);
+                *slot.ok_or(RegisterError::NoSuchBreakpoint(number))? = breakpoint;
+                let has = self.breakpoints.iter().any(Option::is_some);
+                self.out_of_cpu().mark(BREAKPOINTS, has);
+            }
+            Change::PassBreakpoint => {
+                saved.vector = 0;
+                saved.flags |= RESUME;
+            }
         }
-        self.registers.saved.set_register(register, value);
-    }
-
-    fn set_instruction_pointer(&mut self, address: VirtualAddress) -> Result<(), RegisterError> {
-        self.registers.saved.instruction_pointer = user(address)?;
         Ok(())
-    }
-
-    fn set_flags(&mut self, flags: u64) {
-        let kept = self.registers.saved.flags & !(SETTABLE_FLAGS | CLEARED_FLAGS);
-        self.registers.saved.flags = kept | flags & SETTABLE_FLAGS;
-    }
-
-    fn set_fs_base(&mut self, address: VirtualAddress) -> Result<(), RegisterError> {
-        let base = user(address)?;
-        let registers = self.out_of_cpu();
-        registers.fs_base = base;
-        registers.mark(FS_BASE, base != 0);
-        Ok(())
-    }
-
-    fn set_gs_base(&mut self, address: VirtualAddress) -> Result<(), RegisterError> {
-        self.out_of_cpu().gs_base = user(address)?;
-        Ok(())
-    }
-
-    fn set_light_word(&mut self, value: u64) {
-        self.registers.light_word = value;
-    }
-
-    fn set_breakpoint(
-        &mut self,
-        number: usize,
-        breakpoint: Option<Breakpoint>,
-    ) -> Result<(), BreakpointError> {
-        let slot = self.breakpoints.get_mut(number);
-        *slot.ok_or(BreakpointError::NoSuchBreakpoint(number))? = breakpoint;
-        let has = self.breakpoints.iter().any(Option::is_some);
-        self.out_of_cpu().mark(BREAKPOINTS, has);
-        Ok(())
-    }
-
-    fn pass_breakpoint(&mut self) {
-        self.registers.saved.vector = 0;
-        self.registers.saved.flags |= RESUME;
-    }
-
-    fn debug_status(&self) -> u64 {
-        self.debug_status
     }
 
     fn set_port_permissions(&mut self, permissions: Option<&PortPermissions>) {
@@ -393,6 +359,8 @@ fn close_ports() {
 }
 
 impl execution::PortPermissions for PortPermissions {
+    type PortRange = PortRange;
+
     fn set(&mut self, range: PortRange, allowed: bool) {
         close_ports();
         let words = self.halves.iter_mut().flat_map(|half| half.iter_mut());

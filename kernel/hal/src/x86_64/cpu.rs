@@ -17,17 +17,8 @@
 //! - Interrupts are off everywhere in the kernel but in [`take_interrupt`].
 //! - The descriptor tables and the stacks in the task state are not written after the start.
 
-use core::arch::{asm, naked_asm};
-use core::mem::{self, offset_of};
-use core::ptr;
-use core::sync::atomic::{AtomicPtr, AtomicU16, AtomicU64, Ordering::Relaxed};
-
-use heliox_types::{LightCall, Register, SavedRegisters};
-
 use super::context::{INITIAL_FLAGS, Registers};
-use super::hal::Hal;
-use super::processor::{read, write_msr};
-use crate::execution::{Kernel, LightReturn, OneProgram};
+use super::*;
 
 /// Selectors of the descriptor table. SYSRET takes the program's data and code selectors as
 /// 8 and 16 above the base in STAR; the entry in between stays empty, so that no program can
@@ -69,8 +60,8 @@ pub(super) const MESSAGE: [Register; 9] = {
 #[repr(C, align(4096))]
 pub(super) struct CpuArea {
     reserved0: u64,
-    ring_stacks: [AtomicU64; 3],
-    reserved1: u64,
+    ring_stack: AtomicU64,
+    reserved1: [u64; 3],
     interrupt_stacks: [AtomicU64; 7],
     reserved2: [u16; 5],
     pub(super) io_map_base: AtomicU16,
@@ -96,6 +87,8 @@ pub(super) struct CpuArea {
     pub(super) extended_mask: AtomicU64,
     /// 1 if programs can set the bases of FS and GS by themselves.
     pub(super) fs_gs_base: AtomicU64,
+    /// Kernel code and data, program data and code, task state.
+    descriptors: [AtomicU64; 8],
     /// Where the processor pushes: on interrupts of programs, on #DB, on NMI.
     stacks: [[AtomicU64; 16]; 3],
     /// Name of the permissions that the bitmap is of; 0 if they have changed since.
@@ -104,25 +97,13 @@ pub(super) struct CpuArea {
     pub(super) port_bitmap: [AtomicU64; 65536 / 64 + 1],
 }
 
-const _: () = assert!(offset_of!(CpuArea, ring_stacks) == 4 + 4);
+const _: () = assert!(offset_of!(CpuArea, ring_stack) == 4 + 4);
 const _: () = assert!(offset_of!(CpuArea, interrupt_stacks) == 4 + 36);
 const _: () = assert!(offset_of!(CpuArea, io_map_base) == 4 + 102);
 
 /// The area of the boot CPU (U1: the only one).
 // SAFETY: a field is a number or a pointer, for which zero is a value.
 pub(super) static CPU: CpuArea = unsafe { mem::zeroed() };
-
-/// The boot CPU's descriptor table: kernel code and data, program data and code, task state.
-pub(super) static DESCRIPTORS: [AtomicU64; 8] = [
-    AtomicU64::new(0),
-    AtomicU64::new(0x00af_9b00_0000_ffff),
-    AtomicU64::new(0x00cf_9300_0000_ffff),
-    AtomicU64::new(0),
-    AtomicU64::new(0x00cf_f300_0000_ffff),
-    AtomicU64::new(0x00af_fb00_0000_ffff),
-    AtomicU64::new(0),
-    AtomicU64::new(0),
-];
 
 /// The interrupt descriptor table: 256 gates of two words.
 static GATES: [[AtomicU64; 2]; 256] = [const { [const { AtomicU64::new(0) }; 2] }; 256];
@@ -149,9 +130,8 @@ pub(super) fn start(fatal_stack: u64) {
         low.store(offsets | KERNEL_CODE << 16 | attributes << 32, Relaxed);
         high.store(handler >> 32, Relaxed);
     }
-    let ([ring_stack, ..], [debug, non_maskable, fatal, ..]) =
-        (&CPU.ring_stacks, &CPU.interrupt_stacks);
-    for (stack, words) in [ring_stack, debug, non_maskable].into_iter().zip(&CPU.stacks) {
+    let [debug, non_maskable, fatal, ..] = &CPU.interrupt_stacks;
+    for (stack, words) in [&CPU.ring_stack, debug, non_maskable].into_iter().zip(&CPU.stacks) {
         stack.store(words.as_ptr_range().end as u64, Relaxed);
     }
     fatal.store(fatal_stack, Relaxed);
@@ -159,15 +139,19 @@ pub(super) fn start(fatal_stack: u64) {
     CPU.port_bitmap.iter().for_each(|word| word.store(u64::MAX, Relaxed));
     let task_state = &raw const CPU as u64 + 4;
     let limit = u64::from(PORTS_OPEN) + 65536 / 8;
-    let [.., low, high] = &DESCRIPTORS;
     let base = (task_state & 0xff_ffff) << 16 | (task_state >> 24 & 0xff) << 56;
-    low.store(limit | base | 0x89 << 40, Relaxed);
-    high.store(task_state >> 32, Relaxed);
+    let descriptors = [
+        [0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff, 0],
+        [0x00cf_f300_0000_ffff, 0x00af_fb00_0000_ffff, limit | base | 0x89 << 40, task_state >> 32],
+    ];
+    for (place, descriptor) in CPU.descriptors.iter().zip(descriptors.as_flattened()) {
+        place.store(*descriptor, Relaxed);
+    }
 
     #[repr(C, packed)]
     struct Table(u16, u64);
-    let descriptors = Table(size_of_val(&DESCRIPTORS) as u16 - 1, &raw const DESCRIPTORS as u64);
-    let gates = Table(size_of_val(&GATES) as u16 - 1, &raw const GATES as u64);
+    let descriptors = Table(8 * 8 - 1, &raw const CPU.descriptors as u64);
+    let gates = Table(256 * 16 - 1, &raw const GATES as u64);
     // SAFETY: the tables are complete and statics; the code selector that is loaded means the
     // same as before. No program has run and no interrupt has arrived (U1).
     unsafe {

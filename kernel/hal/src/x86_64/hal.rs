@@ -7,39 +7,13 @@
 //! - D1: a port that the kernel reads or writes belongs to a device that cannot reach memory, or the
 //!   value takes the device's reach away, or the user gave up on that with `unsafe-dma`.
 
-use core::arch::asm;
-use core::ptr;
-use core::sync::atomic::{AtomicU16, Ordering::Relaxed};
+use Register::{R8, R9, Rdi, Rdx, Rsi};
 
-use heliox_boot::BootReport;
-use heliox_boot::acpi::InterruptControllers;
-use heliox_boot::environment::{EnvironmentPlan, LOW_MEMORY, VIDEO_MEMORY};
-use heliox_boot::information::{BootError, BootInformation, BootProtocol};
-use heliox_boot::memory_map::{Limits, MemoryMap};
-use heliox_boot::options::Options;
-use heliox_types::Register::{R8, R9, Rdi, Rdx, Rsi};
-use heliox_types::{
-    Clock, Events, Frame, FrameRange, HeapError, Interrupt, LightCall, PAGE_BYTES, PageFaultError,
-    PhysicalAddress, ProcessorFeatures, SavedRegisters,
-};
-
-use super::context::{BREAKPOINTS, Context, FLOATING_POINT, PortPermissions, Registers};
-use super::cpu::{self, CPU, MESSAGE, SYSTEM_CALL};
-use super::heap;
-use super::interrupts::{self, CURRENT_COUNT, INITIAL_COUNT, InterruptController};
-use super::memory::{self, BootMemory, RealMachine, Slot};
-use super::processor::{self, read};
-use crate::cpu::{CpuIndex, CurrentCpu};
-use crate::execution::{Execution, Kernel, LightReturn, Running};
-use crate::geometry::FourLevel;
-use crate::memory::{Memory, Paging};
-use crate::page::BlockRecord;
-use crate::page_map::PageMapUse;
-use crate::pci::{PciConfiguration, PciFunction, PciRegister, WriteRefused};
-use crate::port::{self, NotInRange, PortRange, Ports};
-use crate::region::{IoKind, IoRange};
-use crate::state::{Layout, Slices, block_records};
-use crate::translation::CpuRecord;
+use super::context::{BREAKPOINTS, Registers};
+use super::cpu::{MESSAGE, SYSTEM_CALL};
+use super::interrupts::{CURRENT_COUNT, INITIAL_COUNT, InterruptController};
+use super::memory::BootMemory;
+use super::*;
 
 unsafe extern "Rust" {
     /// The client kernel, defined by the macro `kernel_main!`.
@@ -47,21 +21,12 @@ unsafe extern "Rust" {
 }
 
 /// What the boot needs room for, which is not on its stack.
-struct BootStorage {
-    information: BootInformation,
-    environment: [FrameRange; 2],
-    free: [FrameRange; MemoryMap::<128>::CAPACITY],
-    modules: [FrameRange; BootInformation::MODULES],
-    io: [IoRange; 2],
-}
-
-static mut STORAGE: BootStorage = BootStorage {
-    information: BootInformation::empty(),
-    environment: [FrameRange::EMPTY; 2],
-    free: [FrameRange::EMPTY; MemoryMap::<128>::CAPACITY],
-    modules: [FrameRange::EMPTY; BootInformation::MODULES],
-    io: [IoRange { frames: FrameRange::EMPTY, kind: IoKind::VideoMemory }; 2],
-};
+static mut STORAGE: (BootInformation, MemoryRanges, [FrameRange; 2], [IoRange; 2]) = (
+    BootInformation::empty(),
+    MemoryRanges::EMPTY,
+    [FrameRange::EMPTY; 2],
+    [IoRange { frames: FrameRange::EMPTY, kind: IoKind::VideoMemory }; 2],
+);
 
 /// All memory of the machine.
 pub type RealMemory = Memory<'static, RealMachine, Slices<'static>>;
@@ -85,94 +50,80 @@ pub(super) extern "sysv64" fn start(address: u32, loader: u32) -> ! {
     cpu::start(memory::image_end());
     let features = processor::enable_features();
     memory::map_image();
-    let protocol = match loader {
-        1 => Some(BootProtocol::Pvh),
-        2 => Some(BootProtocol::Multiboot2),
-        _ => None,
+    let boot = match loader {
+        1 => Hal::boot(BootProtocol::Pvh, address, features, begin),
+        2 => Hal::boot(BootProtocol::Multiboot2, address, features, begin),
+        _ => Err(BootError::UnknownLoader),
     };
-    // SAFETY: the only use of the storage: this is called once.
-    let storage = unsafe { &mut *(&raw mut STORAGE) };
-    heliox_kernel_main(Hal::boot(storage, protocol, address, features, begin))
+    heliox_kernel_main(boot)
 }
 
 impl Hal {
     /// Takes the machine over. Everything happens here once, on one CPU, with interrupts off.
     fn boot(
-        storage: &'static mut BootStorage,
-        protocol: Option<BootProtocol>,
+        protocol: BootProtocol,
         address: u32,
         features: ProcessorFeatures,
         start: u64,
     ) -> Result<Self, BootError> {
-        let BootStorage { information, environment, free, modules, io } = storage;
-        let protocol = protocol.ok_or(BootError::UnknownLoader)?;
-        let bits = features.physical_bits;
-        let mut memory = BootMemory(1 << bits.clamp(32, 52));
-        let limits = Limits::new(bits, memory::WINDOW_FRAMES);
-        let (image, address) = (memory::image_frames(), PhysicalAddress::from(address));
-        let parsed = information.parse(protocol, address, &mut memory, limits, image);
+        // SAFETY: the only use of the storage: `start` is called once, and calls this once.
+        let (information, ranges, environment, io) = unsafe { &mut *(&raw mut STORAGE) };
+        let mut memory = BootMemory(1 << features.physical_bits.clamp(32, 52));
+        let limits = Limits::new(features.physical_bits, memory::WINDOW_FRAMES);
+        let image = memory::image_frames();
+        let parsed = information.parse(protocol, address.into(), &mut memory, limits, image);
         let options = Options::parse(information.command_line(), |_| {});
-        let exit_port_refused = options.exit_port.is_some_and(|port| !set_exit_port(port));
+        // The device has four ports.
+        let may_be_exit =
+            |port: &u16| port::initial_ports(false).any(|range| range.check(*port, 4).is_ok());
+        EXIT_PORT.store(options.exit_port.filter(may_be_exit).unwrap_or(0), Relaxed);
         parsed?;
         features.local_apic.then_some(()).ok_or(BootError::NoLocalApic)?;
         let root_pointer = information.rsdp().filter(|_| !options.no_acpi);
         let controllers = root_pointer.map(|root| InterruptControllers::read(root, &mut memory));
 
         information.reserve(LOW_MEMORY);
-        let map = information.memory_map();
-        let plan = EnvironmentPlan::new(map, options.kernel_memory)?;
+        let plan = EnvironmentPlan::new(information.memory_map(), options.kernel_memory)?;
         let contradiction = BootError::Contradiction { frames: plan.range };
-        let heap = heap::set_aside(memory::build(map, &plan).ok_or(contradiction)?);
+        let heap = memory::build(information.memory_map(), &plan).ok_or(contradiction)?;
+        let heap = heap::set_aside(heap);
         information.reserve(plan.range);
 
-        let information: &BootInformation = information;
-        let map = information.memory_map();
+        ranges.fill(information);
+        let MemoryRanges { free, modules, devices: [video, buffer] } = ranges;
         *environment = [image, plan.range];
-        free.iter_mut().zip(map.usable()).for_each(|(place, range)| *place = range);
-        modules
-            .iter_mut()
-            .zip(information.module_frames())
-            .for_each(|(place, range)| *place = range);
-        let frame_buffer = information.frame_buffer().map(|buffer| buffer.range.frames());
-        let frame_buffer = frame_buffer.filter(|frames| !frames.overlaps(VIDEO_MEMORY));
-        let devices =
-            [(Some(VIDEO_MEMORY), IoKind::VideoMemory), (frame_buffer, IoKind::FrameBuffer)];
-        *io = devices.map(|(frames, kind)| {
-            // Unless the map calls it memory.
-            let frames = frames.filter(|frames| !map.has_memory(*frames));
-            IoRange { frames: frames.unwrap_or(FrameRange::EMPTY), kind }
-        });
+        *io = [
+            IoRange { frames: *video, kind: IoKind::VideoMemory },
+            IoRange { frames: *buffer, kind: IoKind::FrameBuffer },
+        ];
         let is_free = |address: PhysicalAddress| {
             let offered = io.iter().any(|io| io.frames.contains(address.frame()));
-            map.may_be_device(address.frame()) && !offered
+            information.memory_map().may_be_device(address.frame()) && !offered
         };
         let found = controllers.as_ref().and_then(|found| found.as_ref().ok());
         let interrupts = InterruptController::start(found, is_free);
 
-        let managed_frames = plan.managed_frames;
-        let count = block_records::<FourLevel>(managed_frames as usize);
+        let count = block_records::<FourLevel>(plan.managed_frames as usize);
         let frames = ((count * size_of::<BlockRecord>()) as u64).div_ceil(PAGE_BYTES);
         let records = FrameRange::new(heap.start(), heap.start() + frames).ok_or(contradiction)?;
         // SAFETY: zeros are the record of a block without memory.
-        let blocks =
-            unsafe { heap::zeroed(records) }.ok().and_then(|blocks| blocks.get_mut(..count));
-        // SAFETY: E3, as `build` has built it; this is the only use.
-        let pages = unsafe { memory::page_records(managed_frames) };
-        let cpus = [CpuRecord::new(Frame::ZERO)];
-        let storage = Slices { pages, blocks: blocks.ok_or(contradiction)?, cpus };
-        let machine = RealMachine::new(managed_frames, features.gigabyte_pages);
+        let blocks = unsafe { heap::zeroed(records) }.ok().and_then(|all| all.get_mut(..count));
+        let storage = Slices {
+            // SAFETY: E3, as `build` has built it; this is the only use.
+            pages: unsafe { memory::page_records(plan.managed_frames) },
+            blocks: blocks.ok_or(contradiction)?,
+            cpus: [CpuRecord::new(Frame::ZERO)],
+        };
+        let machine = RealMachine::new(plan.managed_frames, features.gigabyte_pages);
         let memory = Memory::new(machine, storage, Layout { environment, free, modules, io });
         let report = BootReport {
-            information,
             start,
+            information,
             features,
-            managed_frames,
-            environment: plan.range,
-            heap: heap.without(records).1,
+            plan,
             bus_masters: (!options.unsafe_dma).then(disable_bus_masters),
             acpi: controllers.and_then(Result::err),
-            exit_port_refused,
-            interrupt_controller: if interrupts.legacy { "8259" } else { "I/O APIC" },
+            io_apic: !interrupts.legacy,
         };
         Ok(Self {
             memory: memory.map_err(|_| contradiction)?,
@@ -187,11 +138,6 @@ impl Hal {
     /// What the timer, which interrupts when it has counted down to 0, has left to count.
     pub fn timer_count(&self) -> u32 {
         interrupts::read(Slot::LocalApic, CURRENT_COUNT)
-    }
-
-    /// Lets the timer count down from `count`; 0 stops it.
-    pub fn set_timer(&mut self, count: u32) {
-        interrupts::write(Slot::LocalApic, INITIAL_COUNT, count);
     }
 
     /// The ports of the 8254's second channel, which rings the speaker: its data and command, and
@@ -230,9 +176,11 @@ impl Hal {
             return None;
         }
         let saved = context.registers.saved;
-        let SavedRegisters { instruction_pointer, error_code, .. } = saved;
-        context.suspend_breakpoints(saved.vector == 1);
-        match saved.vector {
+        let SavedRegisters { vector, instruction_pointer, error_code, .. } = saved;
+        let watched = vector == 1 || context.registers.special & BREAKPOINTS != 0;
+        let debug_status = if watched { context.suspend_breakpoints() } else { 0 };
+        match vector {
+            1 => Some(Interrupt::Exception { vector: 1, error_code: debug_status }),
             SYSTEM_CALL if K::ANSWERS_LIGHT_CALLS && instruction_pointer >> 63 != 0 => {
                 let message = MESSAGE.map(|register| saved.register(register));
                 let arguments = [Rdi, Rsi, Rdx, R8, R9].map(|register| saved.register(register));
@@ -250,10 +198,7 @@ impl Hal {
                 machine.interrupts.unexpected += 1;
                 None
             }
-            7 if context.registers.special & FLOATING_POINT == 0 => {
-                context.use_floating_point();
-                None
-            }
+            7 if context.use_floating_point() => None,
             14 => {
                 let error = PageFaultError::new(error_code);
                 Some(Interrupt::PageFault { address: read!("mov {}, cr2"), error })
@@ -267,6 +212,9 @@ impl Hal {
 
 impl Execution for Hal {
     type Memory = RealMemory;
+    type Map = PageMapUse;
+    type Cpu = CurrentCpu;
+    type PortRange = PortRange;
     type Context = Context;
     type PortPermissions = PortPermissions;
 
@@ -325,23 +273,18 @@ impl Execution for Hal {
         }
     }
 
-    fn wait_for_interrupt(&mut self) -> Option<Interrupt> {
-        let vector = cpu::take_interrupt(true);
+    fn take_interrupt(&mut self, wait: bool) -> Option<Interrupt> {
+        let vector = cpu::take_interrupt(wait);
         self.memory.enter(self.cpu);
         vector.and_then(|vector| self.interrupts.take(vector))
     }
 
-    fn poll_interrupt(&mut self) -> Option<Interrupt> {
-        cpu::take_interrupt(false).and_then(|vector| self.interrupts.take(vector))
+    fn clock(&self) -> Clock {
+        self.clock
     }
 
-    fn now(&self) -> u64 {
-        self.clock.microseconds(processor::time_stamp())
-    }
-
-    fn set_deadline(&mut self, deadline: Option<u64>) {
-        let counts = |deadline: u64| self.clock.timer_counts(deadline.saturating_sub(self.now()));
-        self.set_timer(deadline.map_or(0, counts));
+    fn set_timer(&mut self, count: u32) {
+        interrupts::write(Slot::LocalApic, INITIAL_COUNT, count);
     }
 
     fn events(&self) -> Events {
@@ -437,14 +380,6 @@ fn disable_bus_masters() -> u32 {
 
 /// The port of QEMU's isa-debug-exit device; 0 if there is none.
 static EXIT_PORT: AtomicU16 = AtomicU16::new(0);
-
-/// Names the port of the exit device. Whether it is one that can be that, with all four ports that
-/// the device has.
-fn set_exit_port(port: u16) -> bool {
-    let good = port::initial_ports(false).any(|range| range.check(port, 4).is_ok());
-    EXIT_PORT.store(if good { port } else { 0 }, Relaxed);
-    good
-}
 
 /// Stops the machine. `status` 0 means success; above 63 counts as 63.
 ///

@@ -15,17 +15,8 @@
 //!   address of the next one.
 //! - U1: one CPU runs kernel code, so nothing here happens twice at a time.
 
-use core::marker::PhantomData;
-use core::ops::{Deref, DerefMut};
-use core::ptr::{self, NonNull};
-use core::slice;
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
-
-use heliox_types::{Frame, FrameRange, HeapError, PAGE_BYTES};
-
-use super::hal::Hal;
 use super::memory::{environment_address, fill, word};
-use crate::execution::Heap;
+use super::*;
 
 /// Log2 of the smallest and of the largest slot.
 const SMALLEST: u32 = 6;

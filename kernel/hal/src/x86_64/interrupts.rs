@@ -10,14 +10,8 @@
 //!   not memory and not offered to clients. The firmware is believed that they are there.
 //! - I2: no controller sends a vector but those of lines and the timer, and the spurious one.
 
-use heliox_boot::acpi::InterruptControllers;
-use heliox_types::{Interrupt, Irq, IrqLines, NoSuchLine, PhysicalAddress};
-
-use super::hal::Hal;
-use super::memory::Slot;
-use super::processor::{in8, out8, read_msr, write_msr};
-use crate::entry::Host;
-use crate::irq::IrqControl;
+use super::processor::{in8, out8, read_msr};
+use super::*;
 
 /// Vectors: of the timer; of line 0 (a multiple of 8, since the 8259s want one).
 const TIMER_VECTOR: u8 = 0x40;

@@ -30,23 +30,8 @@
 //! - V1: a slot shows one page at a time, and its old translation is dropped before a new one is used.
 //! - M1: the preconditions of `crate::machine`, which the checks keep.
 
-use core::arch::asm;
-use core::slice;
-use core::sync::atomic::AtomicU64;
-use core::sync::atomic::Ordering::{AcqRel, Relaxed, Release};
-
-use heliox_boot::environment::{BLOCK_FRAMES, EnvironmentPlan};
-use heliox_boot::memory_map::MemoryMap;
-use heliox_boot::{PhysicalMemory, Unreadable};
-use heliox_types::{Frame, FrameRange, PAGE_BITS, PAGE_BYTES, PhysicalAddress, VirtualAddress};
-
-use super::processor::{self, CR4_GLOBAL_PAGES, ENTRY_MASK, read, write};
-use crate::cpu::CurrentCpu;
-use crate::entry::{Attributes, Entry, Host, RootKind};
-use crate::geometry::{FourLevel, Level};
-use crate::machine::{Machine, WindowEntry};
-use crate::page::PageRecord;
-use crate::rights::Rights;
+use super::processor::{CR4_GLOBAL_PAGES, ENTRY_MASK};
+use super::*;
 
 const WINDOW: u64 = 0xffff_8000_0000_0000;
 /// Number of frames that the window has room for, and that can have records: 16 TiB.
@@ -209,7 +194,7 @@ pub(super) fn map_image() {
         }
     }
     // SAFETY: what runs and what is used, the stack included, is at the same addresses.
-    unsafe { write!("mov cr3, {}", physical(&ROOT)) }
+    unsafe { set!("mov cr3, {}", physical(&ROOT)) }
 }
 
 /// Builds the kernel's half: maps the heap, and what describes the memory of `map`. The frames of
@@ -454,7 +439,7 @@ impl Machine for RealMachine {
     fn load_root(&mut self, _cpu: CurrentCpu, root: Frame) {
         self.root_loads += 1;
         // SAFETY: M1: `root` carries the kernel's half.
-        unsafe { write!("mov cr3, {}", root.number() << PAGE_BITS) }
+        unsafe { set!("mov cr3, {}", root.number() << PAGE_BITS) }
     }
 
     fn invalidate_page(&mut self, _cpu: CurrentCpu, address: VirtualAddress) {
@@ -466,7 +451,7 @@ impl Machine for RealMachine {
         self.flushes += 1;
         let root = read!("mov {}, cr3");
         // SAFETY: the root that is loaded stays loaded.
-        unsafe { write!("mov cr3, {}", root) }
+        unsafe { set!("mov cr3, {}", root) }
     }
 
     fn flush_all(&mut self, cpu: CurrentCpu) {
@@ -474,8 +459,8 @@ impl Machine for RealMachine {
         let control = read!("mov {}, cr4");
         // SAFETY: only the use of global translations changes, and back again.
         unsafe {
-            write!("mov cr4, {}", control & !CR4_GLOBAL_PAGES);
-            write!("mov cr4, {}", control);
+            set!("mov cr4, {}", control & !CR4_GLOBAL_PAGES);
+            set!("mov cr4, {}", control);
         }
         self.flush(cpu);
     }

@@ -10,7 +10,8 @@
 //! | `context` | how a program's registers are kept and switched |
 //! | `interrupts` | the controllers of interrupts, and the timer |
 //!
-//! The numbers in `SAFETY` comments are those of `docs/soundness.md`.
+//! The numbers in `SAFETY` comments are those of `docs/soundness.md`. The modules belong together;
+//! what they use of each other and from outside is imported here once.
 
 mod context;
 mod cpu;
@@ -20,14 +21,47 @@ mod interrupts;
 mod memory;
 mod processor;
 
-pub use context::{Context, PortPermissions};
-pub use hal::{Hal, RealMemory, failure_registers, read_debug_port, stop, write_debug_port};
-pub use heap::Box;
-pub use memory::RealMachine;
+use core::arch::{asm, naked_asm};
+use core::marker::PhantomData;
+use core::mem::{self, offset_of};
+use core::ops::{Deref, DerefMut};
+use core::ptr::{self, NonNull};
+use core::slice;
+use core::sync::atomic::Ordering::{AcqRel, Relaxed, Release};
+use core::sync::atomic::{AtomicPtr, AtomicU16, AtomicU64};
 
-core::arch::global_asm!(
-    include_str!("boot.s"),
-    start = sym hal::start,
-    descriptors = sym cpu::DESCRIPTORS,
-    slots = sym memory::SLOT_TABLE,
-);
+use heliox_boot::acpi::InterruptControllers;
+use heliox_boot::environment::{BLOCK_FRAMES, EnvironmentPlan, LOW_MEMORY, MemoryRanges};
+use heliox_boot::information::{BootError, BootInformation, BootProtocol};
+use heliox_boot::memory_map::{Limits, MemoryMap};
+use heliox_boot::options::Options;
+use heliox_boot::{BootReport, PhysicalMemory, Unreadable};
+use heliox_types::execution::{
+    self, Change, Execution, Heap, Kernel, LightReturn, OneProgram, Running,
+};
+use heliox_types::*;
+
+use self::cpu::CPU;
+use self::memory::Slot;
+use self::processor::{read, set, write_msr};
+use crate::cpu::{CpuIndex, CurrentCpu};
+use crate::entry::{Attributes, Entry, Host, RootKind};
+use crate::geometry::{FourLevel, Level};
+use crate::irq::IrqControl;
+use crate::machine::{Machine, WindowEntry};
+use crate::memory::{Memory, Paging};
+use crate::page::{BlockRecord, PageRecord};
+use crate::page_map::PageMapUse;
+use crate::pci::{PciConfiguration, PciFunction, PciRegister, WriteRefused};
+use crate::port::{self, NotInRange, PortRange, Ports};
+use crate::region::{IoKind, IoRange};
+use crate::rights::Rights;
+use crate::state::{Layout, Slices, block_records};
+use crate::translation::CpuRecord;
+
+pub use self::context::{Context, PortPermissions};
+pub use self::hal::{Hal, RealMemory, failure_registers, read_debug_port, stop, write_debug_port};
+pub use self::heap::Box;
+pub use self::memory::RealMachine;
+
+core::arch::global_asm!(include_str!("boot.s"), start = sym hal::start, slots = sym memory::SLOT_TABLE);

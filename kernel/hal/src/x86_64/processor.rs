@@ -4,14 +4,7 @@
 //! Functions that can break memory-safety are `unsafe` and say what the caller must ensure; what
 //! can only read a value, slow the machine down or stop it, is safe.
 
-use core::arch::asm;
-use core::arch::x86_64::{__cpuid_count, _rdtsc};
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
-
-use heliox_types::ProcessorFeatures;
-
-use super::cpu::CPU;
-use crate::entry::Host;
+use super::*;
 
 /// Bits of control registers (AMD64 manual volume 2, section 3.1).
 pub(super) const CR0_TASK_SWITCHED: u64 = 1 << 3;
@@ -33,12 +26,12 @@ macro_rules! read {
 pub(super) use read;
 
 /// Writes a register by an instruction with one operand. Unsafe: what it means must be right.
-macro_rules! write {
+macro_rules! set {
     ($instruction:literal, $value:expr) => {
         core::arch::asm!($instruction, in(reg) $value, options(nostack, preserves_flags))
     };
 }
-pub(super) use write;
+pub(super) use set;
 
 /// Reads model-specific register `register`.
 ///
@@ -65,52 +58,40 @@ pub(super) unsafe fn write_msr(register: u32, value: u64) {
 /// The time-stamp counter, in ticks since some moment before the kernel began.
 pub(super) fn time_stamp() -> u64 {
     // SAFETY: RDTSC is allowed in ring 0 and only reads a counter.
-    unsafe { _rdtsc() }
+    unsafe { core::arch::x86_64::_rdtsc() }
 }
 
 /// Drops this CPU's translation of the page at `address`, global or not, and all entries of its
 /// paging-structure caches.
 pub(super) fn invalidate_page(address: u64) {
     // SAFETY: dropping a translation can only make the processor walk the tables again.
-    unsafe { write!("invlpg [{}]", address) }
+    unsafe { set!("invlpg [{}]", address) }
 }
 
 /// Finds what this CPU has and switches on what the kernel uses. To be called on each CPU at its
 /// start.
 pub(super) fn enable_features() -> ProcessorFeatures {
     let [basic, structured, extended, sizes] = [1, 7, 0x8000_0001, 0x8000_0008].map(|leaf| {
-        let highest = __cpuid_count(leaf & 0x8000_0000, 0).eax;
-        let answer = __cpuid_count(leaf, 0);
+        let highest = core::arch::x86_64::__cpuid_count(leaf & 0x8000_0000, 0).eax;
+        let answer = core::arch::x86_64::__cpuid_count(leaf, 0);
         // A processor answers anything for a leaf that it does not have.
         let words = [answer.eax, answer.ebx, answer.ecx, answer.edx];
         if leaf <= highest { words } else { [0; 4] }
     });
     let has = ProcessorFeatures::new(basic, structured, extended, sizes);
-    // Every 64-bit processor has debug extensions, FXSAVE and SIMD exceptions.
-    let features = [
-        (3, true),
-        (9, true),
-        (10, true),
-        (11, has.instruction_prevention),
-        (16, has.fs_gs_base),
-        (18, has.xsave),
-        (20, has.execution_prevention),
-        (21, has.access_prevention),
-        (7, has.global_pages),
-    ];
-    let features = features.map(|(bit, on)| u64::from(on) << bit).iter().sum::<u64>();
     // Not: time-stamp disable, performance counters, protection keys.
-    let features = read!("mov {}, cr4") & !(1 << 2 | 1 << 8 | 1 << 22) | features;
+    let off = 1 << 2 | 1 << 8 | 1 << 22;
+    let features = read!("mov {}, cr4") & !off | has.control_bits();
     // Not emulation; but monitor, numeric error, write protect, and floating point is off (F1).
     let protection = 1 << 1 | 1 << 5 | 1 << 16 | CR0_TASK_SWITCHED;
     let protection = read!("mov {}, cr0") & !(1 << 2) | protection;
     // x87, SSE and, where there is one, AVX.
-    let extended_mask = __cpuid_count(0xd, 0).eax & 0b111;
+    let extended_mask = core::arch::x86_64::__cpuid_count(0xd, 0).eax & 0b111;
     // SAFETY: only what CPUID names is switched on; paging, PAE and protection stay on; the page
     // attribute table keeps entry 0 write-back.
     unsafe {
-        write!("mov cr4, {}", features);
-        write!("mov cr0, {}", protection);
+        set!("mov cr4, {}", features);
+        set!("mov cr0, {}", protection);
         // EFER: system calls, no-execute.
         write_msr(0xc000_0080, read_msr(0xc000_0080) | 1 | u64::from(has.no_execute) << 11);
         if has.page_attributes {

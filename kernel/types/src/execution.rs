@@ -35,15 +35,31 @@
 
 use core::ops::DerefMut;
 
-use heliox_types::{
-    Breakpoint, BreakpointError, Events, FrameRange, HeapError, Interrupt, LightCall, Register,
+use crate::{
+    Breakpoint, Clock, Events, FrameRange, HeapError, Interrupt, LightCall, Register,
     RegisterError, SavedRegisters, VirtualAddress,
 };
 
-use crate::cpu::CurrentCpu;
-use crate::memory::{KernelMemory, Ownership, Paging, PhysicalMemory, UserMemory};
-use crate::page_map::PageMapUse;
-use crate::port::PortRange;
+/// What of a context can be set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// See [`Registers::set_register`].
+    Register(Register, u64),
+    /// See [`Registers::set_instruction_pointer`].
+    InstructionPointer(VirtualAddress),
+    /// See [`Registers::set_flags`].
+    Flags(u64),
+    /// See [`Registers::set_fs_base`].
+    FsBase(VirtualAddress),
+    /// See [`Registers::set_gs_base`].
+    GsBase(VirtualAddress),
+    /// See [`Registers::set_light_word`].
+    LightWord(u64),
+    /// See [`Registers::set_breakpoint`].
+    Breakpoint(usize, Option<Breakpoint>),
+    /// See [`Registers::pass_breakpoint`].
+    PassBreakpoint,
+}
 
 /// The registers of a program that is not running. They begin as zero, everything else in its
 /// initial state. No value that can be set here gives a program privilege (`hazards` 13).
@@ -54,68 +70,123 @@ pub trait Registers {
     /// The registers as they are saved.
     fn saved(&self) -> SavedRegisters;
 
+    /// Sets one thing.
+    ///
+    /// # Errors
+    /// A [`RegisterError`] if the value is not good.
+    fn set(&mut self, change: Change) -> Result<(), RegisterError>;
+
+    /// Lets the program use the ports of `permissions`, as they are at each time; `None`: none.
+    /// See [`Execution::load_port_permissions`].
+    fn set_port_permissions(&mut self, permissions: Option<&Self::PortPermissions>);
+
     /// The value of a register.
     fn register(&self, register: Register) -> u64 {
         self.saved().register(register)
     }
 
     /// Sets a register. Any value is good: a bad one makes the program fault.
-    fn set_register(&mut self, register: Register, value: u64);
+    fn set_register(&mut self, register: Register, value: u64) {
+        // Cannot fail.
+        let _ = self.set(Change::Register(register, value));
+    }
+
+    /// Address of the next instruction.
+    fn instruction_pointer(&self) -> u64 {
+        self.saved().instruction_pointer
+    }
 
     /// Sets the address of the next instruction.
     ///
     /// # Errors
     /// [`RegisterError::NotAUserAddress`] (`hazards` 3).
-    fn set_instruction_pointer(&mut self, address: VirtualAddress) -> Result<(), RegisterError>;
+    fn set_instruction_pointer(&mut self, address: VirtualAddress) -> Result<(), RegisterError> {
+        self.set(Change::InstructionPointer(address))
+    }
+
+    /// The stack pointer.
+    fn stack_pointer(&self) -> u64 {
+        self.saved().stack_pointer
+    }
+
+    /// Sets the stack pointer. Any value is good.
+    fn set_stack_pointer(&mut self, value: u64) {
+        self.set_register(Register::Rsp, value);
+    }
+
+    /// The flags as the program would read them.
+    fn flags(&self) -> u64 {
+        self.saved().flags
+    }
 
     /// Sets those flags that a program may freely change, and clears the trap flag and the
     /// nested-task flag, which a program can only set itself; the others stay as they are.
-    fn set_flags(&mut self, flags: u64);
+    fn set_flags(&mut self, flags: u64) {
+        // Cannot fail.
+        let _ = self.set(Change::Flags(flags));
+    }
 
     /// Sets the base of the FS segment.
     ///
     /// # Errors
     /// [`RegisterError::NotAUserAddress`].
-    fn set_fs_base(&mut self, address: VirtualAddress) -> Result<(), RegisterError>;
+    fn set_fs_base(&mut self, address: VirtualAddress) -> Result<(), RegisterError> {
+        self.set(Change::FsBase(address))
+    }
 
     /// Sets the base of the GS segment. It is the kernel's to choose: a program that changes it
     /// (where the processor lets it) finds this value again after another program ran.
     ///
     /// # Errors
     /// [`RegisterError::NotAUserAddress`].
-    fn set_gs_base(&mut self, address: VirtualAddress) -> Result<(), RegisterError>;
+    fn set_gs_base(&mut self, address: VirtualAddress) -> Result<(), RegisterError> {
+        self.set(Change::GsBase(address))
+    }
 
     /// Sets what RDI holds whenever the program goes on after a light call.
-    fn set_light_word(&mut self, value: u64);
+    fn set_light_word(&mut self, value: u64) {
+        // Cannot fail.
+        let _ = self.set(Change::LightWord(value));
+    }
 
     /// Sets or, with `None`, removes breakpoint `number`. When the program runs into it, it stops
     /// with exception 1.
     ///
     /// # Errors
-    /// [`BreakpointError::NoSuchBreakpoint`].
+    /// [`RegisterError::NoSuchBreakpoint`].
     fn set_breakpoint(
         &mut self,
         number: usize,
         breakpoint: Option<Breakpoint>,
-    ) -> Result<(), BreakpointError>;
+    ) -> Result<(), RegisterError> {
+        self.set(Change::Breakpoint(number, breakpoint))
+    }
 
     /// Makes the program execute its next instruction even if a breakpoint is set for it.
-    fn pass_breakpoint(&mut self);
-
-    /// What the processor said (DR6) at the program's last exception 1: bits 0 to 3 for the
-    /// breakpoints, bit 14 for a single step.
-    fn debug_status(&self) -> u64;
-
-    /// Lets the program use the ports of `permissions`, as they are at each time; `None`: none.
-    /// See [`Execution::load_port_permissions`].
-    fn set_port_permissions(&mut self, permissions: Option<&Self::PortPermissions>);
+    fn pass_breakpoint(&mut self) {
+        // Cannot fail.
+        let _ = self.set(Change::PassBreakpoint);
+    }
 }
 
 /// A set of ports that programs may use by themselves. It belongs to an address space or
 /// whatever else the client likes; each context that is to have it is given it.
 pub trait PortPermissions {
+    /// The authority to use some ports.
+    type PortRange;
+
     /// Adds the ports of `range` (`allowed`), or takes them away at once.
-    fn set(&mut self, range: PortRange, allowed: bool);
+    fn set(&mut self, range: Self::PortRange, allowed: bool);
+
+    /// Adds the ports of `range`.
+    fn grant(&mut self, range: Self::PortRange) {
+        self.set(range, true);
+    }
+
+    /// Takes the ports of `range` away, at once.
+    fn revoke(&mut self, range: Self::PortRange) {
+        self.set(range, false);
+    }
 }
 
 /// Memory for kernel objects: a part of the environment that is set aside at boot and used page by
@@ -149,11 +220,17 @@ pub trait Heap {
 /// A processor that runs programs, and the memory that they are in.
 pub trait Execution: Heap + Sized {
     /// All memory.
-    type Memory: Paging + UserMemory + KernelMemory + Ownership + PhysicalMemory;
+    type Memory;
+    /// An address space, as a context uses it.
+    type Map;
+    /// The processor that code runs on.
+    type Cpu;
+    /// The authority to use some ports.
+    type PortRange;
     /// The registers of a program.
     type Context: Registers<PortPermissions = Self::PortPermissions>;
     /// A set of ports.
-    type PortPermissions: PortPermissions;
+    type PortPermissions: PortPermissions<PortRange = Self::PortRange>;
 
     /// All memory.
     fn memory(&mut self) -> &mut Self::Memory;
@@ -162,7 +239,7 @@ pub trait Execution: Heap + Sized {
     fn memory_view(&self) -> &Self::Memory;
 
     /// The processor that this runs on.
-    fn cpu(&self) -> CurrentCpu;
+    fn cpu(&self) -> Self::Cpu;
 
     /// The registers of a new program.
     ///
@@ -188,7 +265,7 @@ pub trait Execution: Heap + Sized {
     /// Runs the program of `context` in the address space of `map` until it stops, and says why
     /// it did. Allocates nothing and cannot fail. Interrupts that nobody asked for are counted
     /// and do not stop it.
-    fn execute(&mut self, map: &PageMapUse, context: &mut Self::Context) -> Interrupt {
+    fn execute(&mut self, map: &Self::Map, context: &mut Self::Context) -> Interrupt {
         Self::execute_kernel(&mut OneProgram(Running { machine: self, map, context }))
     }
 
@@ -197,25 +274,43 @@ pub trait Execution: Heap + Sized {
     /// names.
     fn execute_kernel<K: Kernel<Machine = Self>>(kernel: &mut K) -> Interrupt;
 
-    /// Waits until an interrupt arrives: the timer's, when its deadline has passed, or may have (a
-    /// far one can be early), or that of a line that is on. `None` if something else ended the
-    /// wait. Here and in [`Execution::poll_interrupt`] alone are interrupts let into the kernel.
-    fn wait_for_interrupt(&mut self) -> Option<Interrupt>;
+    /// Lets interrupts in, the only thing in the kernel that does. With `wait` until one arrives:
+    /// the timer's, when its deadline has passed, or may have (a far one can be early), or that of
+    /// a line that is on. `None` if something else ended the wait, or nothing was pending.
+    fn take_interrupt(&mut self, wait: bool) -> Option<Interrupt>;
 
-    /// Takes an interrupt that is pending, if one is, as [`Execution::wait_for_interrupt`] would, but
-    /// does not wait for one. For the middle of something long.
-    fn poll_interrupt(&mut self) -> Option<Interrupt>;
+    /// Waits until an interrupt arrives; see [`Execution::take_interrupt`].
+    fn wait_for_interrupt(&mut self) -> Option<Interrupt> {
+        self.take_interrupt(true)
+    }
+
+    /// Takes an interrupt that is pending, if one is. For the middle of something long.
+    fn poll_interrupt(&mut self) -> Option<Interrupt> {
+        self.take_interrupt(false)
+    }
+
+    /// What has happened since the boot.
+    fn events(&self) -> Events;
+
+    /// The clock that goes by the ticks of [`Execution::events`], and the rate of the timer.
+    fn clock(&self) -> Clock;
+
+    /// Lets the timer count down from `count` and then interrupt; 0 stops it.
+    fn set_timer(&mut self, count: u32);
 
     /// Microseconds on the machine's clock.
-    fn now(&self) -> u64;
+    fn now(&self) -> u64 {
+        self.clock().microseconds(self.events().ticks)
+    }
 
     /// Asks for a timer interrupt at `deadline`, in microseconds on the scale of
     /// [`Execution::now`]. One that has passed gives an interrupt at once; one too far for the
     /// hardware gives an interrupt early. `None` asks for no interrupt.
-    fn set_deadline(&mut self, deadline: Option<u64>);
-
-    /// What has happened since the boot.
-    fn events(&self) -> Events;
+    fn set_deadline(&mut self, deadline: Option<u64>) {
+        let wait = |deadline: u64| deadline.saturating_sub(self.now());
+        let counts = deadline.map_or(0, |deadline| self.clock().timer_counts(wait(deadline)));
+        self.set_timer(counts);
+    }
 }
 
 /// A program that is to run: where, in which address space, with which registers.
@@ -223,7 +318,7 @@ pub struct Running<'kernel, M: Execution> {
     /// The machine.
     pub machine: &'kernel mut M,
     /// The address space.
-    pub map: &'kernel PageMapUse,
+    pub map: &'kernel M::Map,
     /// The registers.
     pub context: &'kernel mut M::Context,
 }
@@ -254,8 +349,8 @@ pub trait Kernel {
     fn light_call(&mut self, call: LightCall) -> Option<LightReturn<'_, Self::Machine>>;
 }
 
-/// A kernel with one program.
-pub(crate) struct OneProgram<'client, M: Execution>(Running<'client, M>);
+/// A kernel with one program, for [`Execution::execute`].
+pub struct OneProgram<'client, M: Execution>(Running<'client, M>);
 
 impl<M: Execution> Kernel for OneProgram<'_, M> {
     type Machine = M;
