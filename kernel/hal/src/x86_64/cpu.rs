@@ -165,12 +165,32 @@ pub(super) fn start(fatal_stack: u64) {
     set_entry::<OneProgram<'static, Hal>>();
 }
 
-/// Pushes a program's registers in the order of [`SavedRegisters`].
-macro_rules! push_registers {
-    () => {
-        ".irp register, rax, rbx, rcx, rdx, rsi, rdi, rbp, r8, r9, r10, r11, r12, r13, r14, r15
-            push \\register
-        .endr"
+/// The code of a way in or out. Names in it: words of the CPU's area (relative to GS), and of
+/// [`Registers`] behind what is saved, of which the words have numbers (`SavedRegisters`). The macro
+/// `push_registers` pushes a program's registers in their order.
+macro_rules! entry_code {
+    ($($line:literal,)*; $($operand:tt)*) => {
+        naked_asm!(
+            ".set registers, {registers}; .set kernel_stack, {kernel_stack}",
+            ".set message, {message}; .set light_mask, {light_mask}; .set pending_vector, {pending}",
+            ".set gs_base, {gs_base}; .set light_word, {light_word}; .set initial_flags, {flags}",
+            ".macro push_registers
+                .irp name, rax, rbx, rcx, rdx, rsi, rdi, rbp, r8, r9, r10, r11, r12, r13, r14, r15
+                    push \\name
+                .endr
+            .endm",
+            $($line,)*
+            ".purgem push_registers",
+            registers = const offset_of!(CpuArea, registers),
+            kernel_stack = const offset_of!(CpuArea, kernel_stack),
+            message = const offset_of!(CpuArea, message),
+            light_mask = const offset_of!(CpuArea, light_mask),
+            pending = const offset_of!(CpuArea, pending_vector),
+            gs_base = const offset_of!(Registers, gs_base),
+            light_word = const offset_of!(Registers, light_word),
+            flags = const INITIAL_FLAGS,
+            $($operand)*
+        )
     };
 }
 
@@ -178,20 +198,18 @@ macro_rules! push_registers {
 /// frames alike by an error code (0 where the processor pushes none) and the vector number.
 #[unsafe(naked)]
 unsafe extern "C" fn interrupts() {
-    naked_asm!(
+    entry_code!(
         ".set vector, 0",
         ".rept 256",
         ".balign 16",
-        // Eight exceptions with a code, and those of later processors.
-        ".if (vector == 8) || ((vector >= 10) && (vector <= 14)) || (vector == 17) || (vector == 21) || (vector == 29) || (vector == 30)",
-        ".else",
+        // Those with a code: 8, 10 to 14, 17, 21, 29, 30.
+        ".if (vector > 31) || !((0x60227d00 >> (vector & 31)) & 1)",
         "push 0",
         ".endif",
         "push vector",
         "jmp 2f",
         ".set vector, vector + 1",
         ".endr",
-
         // [rsp]: vector, error code, RIP, CS, RFLAGS, RSP, SS.
         "2:",
         "test byte ptr [rsp + 24], 3",
@@ -199,18 +217,17 @@ unsafe extern "C" fn interrupts() {
         "swapgs",
         "push rbx",
         "mov rbx, rsp",
-        "mov rsp, gs:[{registers}]",
-        "add rsp, {saved_bytes}",
-        ".irp offset, 56, 48, 40, 32, 24, 16, 8
-            push [rbx + \\offset]
-        .endr",
+        "mov rsp, gs:[registers]",
+        "add rsp, 22 * 8",
+        ".irp offset, 56, 48, 40, 32, 24, 16, 8",
+        "push [rbx + \\offset]",
+        ".endr",
         "mov rbx, [rbx]",
-        push_registers!(),
-        "mov rsp, gs:[{kernel_stack}]",
+        "push_registers",
+        "mov rsp, gs:[kernel_stack]",
         "push 2",                           // interrupts leave DF and AC as the program set them
         "popfq",
-        "jmp {leave}",
-
+        "jmp leave",
         // The kernel itself was interrupted.
         "3:",
         "cmp dword ptr [rsp], 32",
@@ -228,54 +245,35 @@ unsafe extern "C" fn interrupts() {
         "lock inc qword ptr [rip + {absorbed}]",
         "add rsp, 16",
         "iretq",
-        "5:",                               // a device, while the kernel waits for one
-        "pop qword ptr gs:[{pending_vector}]",
+        "5:",                               // a device, while the kernel lets interrupts in
+        "pop qword ptr gs:[pending_vector]",
         "and dword ptr [rsp + 24], ~0x200", // return with interrupts off
         "add rsp, 8",
         "iretq",
         "6:",                               // the kernel's own fault
-        push_registers!(),
-        "cld",
+        "push_registers",
         "mov rdi, rsp",
-        "and rsp, -16",
         "call {fatal_exception}",
-        registers = const offset_of!(CpuArea, registers),
-        kernel_stack = const offset_of!(CpuArea, kernel_stack),
-        pending_vector = const offset_of!(CpuArea, pending_vector),
-        saved_bytes = const size_of::<SavedRegisters>(),
+        ;
         absorbed = sym ABSORBED,
-        leave = sym leave,
         fatal_exception = sym fatal_exception,
     )
 }
 
-/// A program has stopped, and its registers are saved: back to whoever called [`run`].
-#[unsafe(naked)]
-unsafe extern "C" fn leave() {
-    naked_asm!(
-        "mov rsp, gs:[{kernel_stack}]",
-        "pop r12",
-        "pop rbp",
-        "pop rbx",
-        "ret",
-        kernel_stack = const offset_of!(CpuArea, kernel_stack),
-    )
-}
-
 /// Runs the program that the CPU holds until it stops. Changes every register but RSP, RBX, RBP and
-/// R12.
+/// R12. The registers of a program that has stopped are saved when it goes on at `leave`.
 #[unsafe(naked)]
 unsafe extern "C" fn enter() {
-    naked_asm!(
+    entry_code!(
         "push rbx",
         "push rbp",
         "push r12",
-        "mov gs:[{kernel_stack}], rsp",
-        "mov rsp, gs:[{registers}]",
+        "mov gs:[kernel_stack], rsp",
+        "mov rsp, gs:[registers]",
         "cmp qword ptr [rsp + 15 * 8], {system_call}",
-        ".irp register, r15, r14, r13, r12, r11, r10, r9, r8, rbp, rdi, rsi, rdx, rcx, rbx, rax
-            pop \\register
-        .endr",
+        ".irp name, r15, r14, r13, r12, r11, r10, r9, r8, rbp, rdi, rsi, rdx, rcx, rbx, rax",
+        "pop \\name",
+        ".endr",
         "je 2f",
         "add rsp, 16",
         "swapgs",
@@ -286,8 +284,14 @@ unsafe extern "C" fn enter() {
         "mov rsp, [rsp + 40]",
         "swapgs",
         "sysretq",
-        kernel_stack = const offset_of!(CpuArea, kernel_stack),
-        registers = const offset_of!(CpuArea, registers),
+        ".globl leave",
+        "leave:",
+        "mov rsp, gs:[kernel_stack]",
+        "pop r12",
+        "pop rbp",
+        "pop rbx",
+        "ret",
+        ;
         system_call = const SYSTEM_CALL,
     )
 }
@@ -298,74 +302,58 @@ unsafe extern "C" fn enter() {
 /// nothing.
 #[unsafe(naked)]
 unsafe extern "C" fn system_call<K: Kernel<Machine = Hal>>() {
-    naked_asm!(
+    entry_code!(
         "swapgs",
-        "test gs:[{light_mask}], rcx",
+        "test gs:[light_mask], rcx",
         "js 2f",
-        "mov gs:[{message}], rsp",
-        "mov rsp, gs:[{registers}]",
+        "mov gs:[message], rsp",
+        "mov rsp, gs:[registers]",
         "add rsp, 15 * 8",
-        push_registers!(),
-        "mov rax, gs:[{message}]",
+        "push_registers",
+        "mov rax, gs:[message]",
         "mov qword ptr [rsp + 15 * 8], {system_call}",
         "mov [rsp + 17 * 8], rcx",
         "mov [rsp + 19 * 8], r11",
         "mov [rsp + 20 * 8], rax",
-        "mov rsp, gs:[{kernel_stack}]",
-        "pop r12",
-        "pop rbp",
-        "pop rbx",
-        "ret",
-
+        "jmp leave",
         // A light one. What the program loses needs no saving, what Rust preserves neither.
         "2:",
-        "mov r11, gs:[{registers}]",
-        "mov [r11 + {rip}], rcx",
-        "mov [r11 + {rsp}], rsp",
-        "mov qword ptr [r11 + {flags}], {initial_flags}",
-        "mov gs:[{message}], rax",
-        "mov gs:[{message} + 8], r9",
-        "mov gs:[{message} + 16], r10",
-        "mov rsp, gs:[{kernel_stack}]",
+        "mov r11, gs:[registers]",
+        "mov [r11 + 17 * 8], rcx",
+        "mov [r11 + 20 * 8], rsp",
+        "mov qword ptr [r11 + 19 * 8], initial_flags",
+        "mov gs:[message], rax",
+        "mov gs:[message + 8], r9",
+        "mov gs:[message + 16], r10",
+        "mov rsp, gs:[kernel_stack]",
         "call {light}",
         "test rax, rax",
         "jz 3f",
-        "mov gs:[{registers}], rax",
+        "mov gs:[registers], rax",
         "mov rsi, rdx",
-        "mov rdi, [rax + {light_word}]",
-        "mov r8, [rax + {gs_base}]",
-        "mov rcx, [rax + {rip}]",
-        "mov rsp, [rax + {rsp}]",
-        "mov r10, gs:[{message} + 16]",
-        "mov r9, gs:[{message} + 8]",
-        "mov rax, gs:[{message}]",
-        "mov r11d, {initial_flags}",
+        "mov rdi, [rax + light_word]",
+        "mov r8, [rax + gs_base]",
+        "mov rcx, [rax + 17 * 8]",
+        "mov rsp, [rax + 20 * 8]",
+        "mov r10, gs:[message + 16]",
+        "mov r9, gs:[message + 8]",
+        "mov rax, gs:[message]",
+        "mov r11d, initial_flags",
         "swapgs",
         "wrgsbase r8",
         "sysretq",
-
         // Not by the short way: the registers that Rust has preserved are saved after all.
         "3:",
-        "mov gs:[{message} + 24], rbx",
-        "mov gs:[{message} + 32], rbp",
-        "mov gs:[{message} + 40], r12",
-        "mov gs:[{message} + 48], r13",
-        "mov gs:[{message} + 56], r14",
-        "mov gs:[{message} + 64], r15",
-        "jmp {leave}",
-        light_mask = const offset_of!(CpuArea, light_mask),
-        registers = const offset_of!(CpuArea, registers),
-        kernel_stack = const offset_of!(CpuArea, kernel_stack),
-        message = const offset_of!(CpuArea, message),
-        rip = const offset_of!(Registers, saved.instruction_pointer),
-        rsp = const offset_of!(Registers, saved.stack_pointer),
-        flags = const offset_of!(Registers, saved.flags),
-        light_word = const offset_of!(Registers, light_word),
-        gs_base = const offset_of!(Registers, gs_base),
-        initial_flags = const INITIAL_FLAGS,
+        "mov gs:[message + 24], rbx",
+        "mov gs:[message + 32], rbp",
+        "mov gs:[message + 40], r12",
+        "mov gs:[message + 48], r13",
+        "mov gs:[message + 56], r14",
+        "mov gs:[message + 64], r15",
+        "jmp leave",
+        ;
         system_call = const SYSTEM_CALL,
         light = sym light::<K>,
-        leave = sym leave,
     )
 }
 
