@@ -40,10 +40,12 @@ pub mod memory_map;
 mod multiboot2;
 pub mod options;
 mod physical_memory;
+mod prepare;
 mod pvh;
 mod report;
 mod text;
 
 pub use diagnostic::{Diagnostic, Diagnostics, ModuleRefusal};
 pub use physical_memory::{PhysicalMemory, PhysicalRange, Unreadable};
+pub use prepare::{IoApicLines, Prepared};
 pub use report::BootReport;

@@ -29,9 +29,9 @@ pub(crate) fn machine(hal: &Hal, rates: &Rates) {
     info!(
         "{} KiB are free; the kernel lives in {} with {} KiB of heap and {} KiB that describe pages",
         free >> 10,
-        report.plan.range,
+        report.prepared.plan.range,
         heap >> 10,
-        (report.plan.range.bytes() - heap) >> 10,
+        (report.prepared.plan.range.bytes() - heap) >> 10,
     );
     for (name, on) in report.features.protections() {
         if on {
@@ -44,14 +44,17 @@ pub(crate) fn machine(hal: &Hal, rates: &Rates) {
         Some(disabled) => debug!("PCI: bus mastering switched off in {disabled} functions"),
         None => warn!("unsafe-dma: devices may write to any memory"),
     }
-    if let Some(error) = report.acpi {
+    if let Some(error) = report.prepared.acpi_error {
         warn!("{error}");
     }
     if !rates.measured {
         warn!("there is no 8254 to measure the clock with; a rate is assumed");
     }
     debug!("clock: {} Hz, timer: {} Hz", rates.counter_hertz, rates.timer_hertz);
-    debug!("external interrupts: {}", if report.io_apic { "I/O APIC" } else { "8259" });
+    debug!(
+        "external interrupts: {}",
+        if report.prepared.io_apic.is_some() { "I/O APIC" } else { "8259" }
+    );
     for (module, frames) in information.modules().zip(information.module_frames()) {
         let bytes = module.range.bytes();
         info!("module {}: {bytes} bytes at {}", module.name(), module.range.start());

@@ -166,7 +166,7 @@ impl<'memory> System<'memory> {
     /// Hands all free memory to the page allocator. `caches`: one for each processor.
     pub(crate) fn new(mut hal: Hal, caches: &'memory mut [CpuCache]) -> Result<Self, MemoryError> {
         let information = hal.report.information;
-        let max_page = hal.report.plan.managed_frames;
+        let max_page = hal.report.prepared.plan.managed_frames;
         let words = PageAllocator::<HalPages>::metadata_words(max_page) as u64;
         let heap = hal.heap_frames();
         let records =

@@ -71,24 +71,18 @@ impl Hal {
         let mut memory = BootMemory(1 << features.physical_bits.clamp(32, 52));
         let limits = Limits::new(features.physical_bits, memory::WINDOW_FRAMES);
         let image = memory::image_frames();
-        let parsed = information.parse(protocol, address.into(), &mut memory, limits, image);
+        let prepared = information.prepare(protocol, address.into(), &mut memory, limits, image);
         let options = Options::parse(information.command_line(), |_| {});
         // The device has four ports.
         let may_be_exit =
             |port: &u16| port::initial_ports(false).any(|range| range.check(*port, 4).is_ok());
         EXIT_PORT.store(options.exit_port.filter(may_be_exit).unwrap_or(0), Relaxed);
-        parsed?;
         features.local_apic.then_some(()).ok_or(BootError::NoLocalApic)?;
-        let root_pointer = information.rsdp().filter(|_| !options.no_acpi);
-        let controllers = root_pointer.map(|root| InterruptControllers::read(root, &mut memory));
-
-        information.reserve(LOW_MEMORY);
-        let plan = EnvironmentPlan::new(information.memory_map(), options.kernel_memory)?;
+        let prepared @ Prepared { plan, io_apic, .. } = prepared?;
         let contradiction = BootError::Contradiction { frames: plan.range };
         let heap = memory::build(information.memory_map(), &plan).ok_or(contradiction)?;
         let heap = heap::set_aside(heap);
         information.reserve(plan.range);
-
         ranges.fill(information);
         let MemoryRanges { free, modules, devices: [video, buffer] } = ranges;
         *environment = [image, plan.range];
@@ -96,12 +90,6 @@ impl Hal {
             IoRange { frames: *video, kind: IoKind::VideoMemory },
             IoRange { frames: *buffer, kind: IoKind::FrameBuffer },
         ];
-        let is_free = |address: PhysicalAddress| {
-            let offered = io.iter().any(|io| io.frames.contains(address.frame()));
-            information.memory_map().may_be_device(address.frame()) && !offered
-        };
-        let found = controllers.as_ref().and_then(|found| found.as_ref().ok());
-        let interrupts = InterruptController::start(found, is_free);
 
         let count = block_records::<FourLevel>(plan.managed_frames as usize);
         let frames = ((count * size_of::<BlockRecord>()) as u64).div_ceil(PAGE_BYTES);
@@ -116,22 +104,14 @@ impl Hal {
         };
         let machine = RealMachine::new(plan.managed_frames, features.gigabyte_pages);
         let memory = Memory::new(machine, storage, Layout { environment, free, modules, io });
-        let report = BootReport {
-            start,
-            information,
-            features,
-            plan,
-            bus_masters: (!options.unsafe_dma).then(disable_bus_masters),
-            acpi: controllers.and_then(Result::err),
-            io_apic: !interrupts.legacy,
-        };
+        let bus_masters = (!options.unsafe_dma).then(disable_bus_masters);
         Ok(Self {
             memory: memory.map_err(|_| contradiction)?,
             cpu: CurrentCpu::new(CpuIndex::BOOT),
-            interrupts,
+            interrupts: InterruptController::start(io_apic.as_ref()),
             unsafe_dma: options.unsafe_dma,
             clock: Clock::new(start, 1_000_000_000, 1_000_000_000),
-            report,
+            report: BootReport { start, information, prepared, features, bus_masters },
         })
     }
 

@@ -20,8 +20,8 @@ const FIRST_VECTOR: u8 = 0x50;
 /// Registers of the local APIC, as byte offsets (AMD64 manual volume 2, section 16.3).
 const IDENTITY: u64 = 0x20;
 const END_OF_INTERRUPT: u64 = 0xb0;
-const IN_SERVICE: u64 = 0x100;
 const COMMAND: u64 = 0x300;
+const FIRST_INPUT: u64 = 0x350;
 pub(super) const INITIAL_COUNT: u64 = 0x380;
 pub(super) const CURRENT_COUNT: u64 = 0x390;
 
@@ -56,23 +56,13 @@ fn write_entry(index: u32, value: u32) {
     write(Slot::IoApic, DATA, value);
 }
 
-fn write_8259(port: u16, value: u8) {
-    // SAFETY: D1: the ports of the interrupt controllers reach no memory.
-    unsafe { out8(port, value) }
-}
-
-fn read_8259(port: u16) -> u8 {
-    // SAFETY: D1, as for writing.
-    unsafe { in8(port) }
-}
-
 /// The controller of this machine and what it was told.
 pub(super) struct InterruptController {
-    /// For each line its pin at the I/O APIC, and the low half of its entry there but for the mask.
-    /// A line of the 8259s, which remember edges by themselves, counts as one with levels.
+    /// For each line its pin at the I/O APIC or the 8259s, and the low half of its entry there but
+    /// for the mask.
     wiring: [Option<(u8, u32)>; Irq::COUNT as usize],
     /// There is no I/O APIC, and the 8259s are used.
-    pub(super) legacy: bool,
+    legacy: bool,
     lines: IrqLines,
     /// Interrupts that nobody asked for.
     pub(super) unexpected: u64,
@@ -80,12 +70,7 @@ pub(super) struct InterruptController {
 
 impl InterruptController {
     /// Takes over the controllers, with all lines masked. The processor must have a local APIC.
-    /// `found`: what ACPI says; `is_free`: whether a page is of no other use than as a device's
-    /// registers.
-    pub(super) fn start(
-        found: Option<&InterruptControllers>,
-        is_free: impl Fn(PhysicalAddress) -> bool,
-    ) -> Self {
+    pub(super) fn start(io_apic: Option<&IoApicLines>) -> Self {
         let cache = Host::WRITE_THROUGH | Host::CACHE_DISABLE;
         // SAFETY: the processor has a local APIC (caller), and so the register. Leaving x2APIC mode,
         // if the loader was in it, goes by way of switching the APIC off (section 16.9).
@@ -97,32 +82,31 @@ impl InterruptController {
         };
         Slot::LocalApic.show(base & Host::ADDRESS, cache);
         for (register, value) in [
-            (0xf0, 1 << 8 | 0xff), // on; vector of an interrupt that was taken back
+            (0xf0, 1 << 8 | 0xff), // on; the vector of an interrupt that was taken back
             (0x340, MASKED),       // performance counters
-            (0x350, MASKED),       // first input: the 8259s
-            (0x360, 0b100 << 8),   // second input: non-maskable interrupts
+            (0x360, 0b100 << 8),   // the second input: non-maskable interrupts
             (0x370, MASKED),       // errors
             (0x80, 0),             // priority: everything is let in
             (0x3e0, 0b1011),       // the timer counts every bus clock
-            (0x320, u32::from(TIMER_VECTOR)), // the timer
+            (0x320, u32::from(TIMER_VECTOR)),
         ] {
             write(Slot::LocalApic, register, value);
         }
-        // The 8259s: initialise; then first vector, wiring, mode, and mask follow as data.
-        for (command, first, cascade, mask) in [
-            (MAIN, FIRST_VECTOR, 1 << CASCADE, !(1 << CASCADE)),
-            (SECOND, FIRST_VECTOR + 8, CASCADE, 0xff),
-        ] {
-            write_8259(command, 0x11);
-            [first, cascade, 0x01, mask].iter().for_each(|data| write_8259(command + 1, *data));
+        // SAFETY: D1: the 8259s reach no memory.
+        unsafe {
+            for (command, first, cascade, mask) in [
+                (MAIN, FIRST_VECTOR, 1 << CASCADE, !(1 << CASCADE)),
+                (SECOND, FIRST_VECTOR + 8, CASCADE, 0xff),
+            ] {
+                // Initialise; then first vector, wiring, mode (interrupts end by themselves), mask.
+                out8(command, 0x11);
+                [first, cascade, 0x03, mask].iter().for_each(|data| out8(command + 1, *data));
+            }
         }
-        let io_apic = found.and_then(|found| {
-            let address = found.io_apics().iter().find(|io_apic| io_apic.first == 0)?.address;
-            (is_free(address) && address.offset_in_page() == 0).then_some((found, address))
-        });
         let mut wiring = [None; Irq::COUNT as usize];
-        if let Some((found, address)) = io_apic {
-            Slot::IoApic.show(address.get(), cache);
+        if let Some(io_apic) = io_apic {
+            write(Slot::LocalApic, FIRST_INPUT, MASKED);
+            Slot::IoApic.show(io_apic.address.get(), cache);
             // The version has the number of the last pin.
             write(Slot::IoApic, SELECT, 1);
             let pins = (read(Slot::IoApic, DATA) >> 16 & 0xff) + 1;
@@ -130,14 +114,17 @@ impl InterruptController {
                 write_entry(pin * 2, MASKED | u32::from(FIRST_VECTOR));
                 write_entry(pin * 2 + 1, read(Slot::LocalApic, IDENTITY) & 0xff << 24);
             }
-            for (line, number) in wiring.iter_mut().zip(0..) {
-                let found = found.wiring(number).filter(|found| found.interrupt < pins);
-                let vector = u32::from(FIRST_VECTOR + number);
-                *line = found.map(|found| (found.interrupt as u8, vector | found.entry_bits()));
+            for ((line, found), vector) in
+                wiring.iter_mut().zip(&io_apic.wiring).zip(FIRST_VECTOR..)
+            {
+                let found = found.filter(|found| found.interrupt < pins);
+                let entry = |found: Wiring| u32::from(vector) | found.entry_bits();
+                *line = found.map(|found| (found.interrupt as u8, entry(found)));
             }
         } else {
-            // The first input is the 8259s', who name the vector.
-            write(Slot::LocalApic, 0x350, 0b111 << 8);
+            // The first input is the 8259s', who name the vector. They remember edges by themselves,
+            // so all lines count as such with levels.
+            write(Slot::LocalApic, FIRST_INPUT, 0b111 << 8);
             for (line, number) in wiring.iter_mut().zip(0..16) {
                 *line = (number != CASCADE).then_some((number, LEVEL));
             }
@@ -153,8 +140,8 @@ impl InterruptController {
         let (pin, entry) = self.line(irq)?;
         if self.legacy {
             let data = if pin < 8 { MAIN } else { SECOND } + 1;
-            let others = read_8259(data) & !(1 << (pin % 8));
-            write_8259(data, others | u8::from(masked) << (pin % 8));
+            // SAFETY: D1: the 8259s reach no memory.
+            unsafe { out8(data, in8(data) & !(1 << (pin % 8)) | u8::from(masked) << (pin % 8)) }
         } else {
             write_entry(u32::from(pin) * 2, entry | if masked { MASKED } else { 0 });
         }
@@ -165,48 +152,21 @@ impl InterruptController {
     /// counted.
     pub(super) fn take(&mut self, vector: u8) -> Option<Interrupt> {
         let line = vector.checked_sub(FIRST_VECTOR).and_then(Irq::new);
-        let taken = match line {
-            Some(irq) => self.take_line(irq).then_some(Interrupt::External(irq)),
-            None => (vector == TIMER_VECTOR).then_some(Interrupt::Timer),
+        let taken = if let Some(irq) = line {
+            let has_edges = self.line(irq).is_ok_and(|(_, entry)| entry & LEVEL == 0);
+            let taken = self.lines.take(irq, has_edges);
+            if taken.mask {
+                // The line exists: it fired.
+                let _ = self.set_masked(irq, true);
+            }
+            taken.report.then_some(Interrupt::External(irq))
+        } else {
+            self.unexpected += u64::from(vector != TIMER_VECTOR);
+            (vector == TIMER_VECTOR).then_some(Interrupt::Timer)
         };
-        self.unexpected += u64::from(line.is_none() && taken.is_none());
-        // An interrupt of the 8259s, a spurious one or an INT instruction is not in service.
-        let in_service = read(Slot::LocalApic, IN_SERVICE + u64::from(vector / 32) * 0x10);
-        if in_service & 1 << (vector % 32) != 0 {
-            write(Slot::LocalApic, END_OF_INTERRUPT, 0);
-        }
+        // No other interrupt is in service; nor is this one, if it is the 8259s' or spurious.
+        write(Slot::LocalApic, END_OF_INTERRUPT, 0);
         taken
-    }
-
-    /// Deals with an interrupt of a line up to its end at the controller; whether the client is to
-    /// know. It ends at the local APIC after that, when a line with levels is masked.
-    fn take_line(&mut self, irq: Irq) -> bool {
-        let (number, bit) = (irq.number(), 1 << (irq.number() % 8));
-        let command = if number < 8 { MAIN } else { SECOND };
-        if self.legacy {
-            // A line that had gone quiet again by the time it was asked for shows as line 7 or 15,
-            // which is then not in service; for 15 the line between the two is.
-            write_8259(command, 0x0b);
-            if read_8259(command) & bit == 0 {
-                if number >= 8 {
-                    write_8259(MAIN, 0x60 | CASCADE);
-                }
-                return false;
-            }
-        }
-        let has_edges = self.line(irq).is_ok_and(|(_, entry)| entry & LEVEL == 0);
-        let taken = self.lines.take(irq, has_edges);
-        if taken.mask {
-            // The line exists: it fired.
-            let _ = self.set_masked(irq, true);
-        }
-        if self.legacy {
-            write_8259(command, 0x60 | number % 8);
-            if number >= 8 {
-                write_8259(MAIN, 0x60 | CASCADE);
-            }
-        }
-        taken.report
     }
 }
 

@@ -30,12 +30,12 @@ use core::slice;
 use core::sync::atomic::Ordering::{AcqRel, Relaxed, Release};
 use core::sync::atomic::{AtomicPtr, AtomicU16, AtomicU64};
 
-use heliox_boot::acpi::InterruptControllers;
-use heliox_boot::environment::{BLOCK_FRAMES, EnvironmentPlan, LOW_MEMORY, MemoryRanges};
+use heliox_boot::acpi::Wiring;
+use heliox_boot::environment::{BLOCK_FRAMES, EnvironmentPlan, MemoryRanges};
 use heliox_boot::information::{BootError, BootInformation, BootProtocol};
 use heliox_boot::memory_map::{Limits, MemoryMap};
 use heliox_boot::options::Options;
-use heliox_boot::{BootReport, PhysicalMemory, Unreadable};
+use heliox_boot::{BootReport, IoApicLines, PhysicalMemory, Prepared, Unreadable};
 use heliox_types::execution::{
     self, Change, Execution, Heap, Kernel, LightReturn, OneProgram, Running,
 };
