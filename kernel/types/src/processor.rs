@@ -20,8 +20,6 @@ pub struct ProcessorFeatures {
     pub fs_gs_base: bool,
     /// Extended state is saved by XSAVE.
     pub xsave: bool,
-    /// There is a page attribute table.
-    pub page_attributes: bool,
     /// Level-3 entries can map 1 GiB.
     pub gigabyte_pages: bool,
     /// There is a local APIC.
@@ -54,7 +52,6 @@ impl ProcessorFeatures {
             instruction_prevention: has(structured_ecx, 2),
             fs_gs_base: has(structured_ebx, 0),
             xsave: has(basic_ecx, 26),
-            page_attributes: has(basic_edx, 16),
             gigabyte_pages: has(extended_edx, 26),
             local_apic: has(basic_edx, 9),
             physical_bits,

@@ -36,6 +36,8 @@ pub(super) const FLOATING_POINT: u64 = 1 << 0;
 const FS_BASE: u64 = 1 << 1;
 pub(super) const BREAKPOINTS: u64 = 1 << 2;
 const PORTS: u64 = 1 << 3;
+/// The CPU has no FSGSBASE, so that no switch can be as short as otherwise.
+const NO_BASES: u64 = 1 << 4;
 
 /// The flags of a new program: interrupts enabled, and the bit that is always set.
 pub(super) const INITIAL_FLAGS: u64 = 1 << 9 | 1 << 1;
@@ -103,7 +105,7 @@ impl Registers {
         registers
     }
 
-    fn mark(&mut self, bit: u64, has: bool) {
+    pub(super) fn mark(&mut self, bit: u64, has: bool) {
         self.special = self.special & !bit | if has { bit } else { 0 };
     }
 
@@ -129,8 +131,8 @@ pub(super) fn empty_cpu() {
         return;
     };
     CPU.io_map_base.store(PORTS_CLOSED, Relaxed);
-    let has_fs_base = CPU.fs_gs_base.load(Relaxed) != 0;
-    let base = if has_fs_base { read!("rdfsbase {}") } else { registers.fs_base };
+    let kept = registers.special & NO_BASES != 0;
+    let base = if kept { registers.fs_base } else { read!("rdfsbase {}") };
     // A base in the upper half is of no use to the program.
     registers.fs_base = if base < USER_END { base } else { 0 };
     registers.mark(FS_BASE, registers.fs_base != 0);
@@ -160,7 +162,8 @@ pub struct Context {
 
 impl Context {
     pub(super) fn new() -> Result<Self, HeapError> {
-        let registers = Box::new(Registers::initial()).map_err(|(_, error)| error)?;
+        let mut registers = Box::new(Registers::initial()).map_err(|(_, error)| error)?;
+        registers.mark(NO_BASES, CPU.fs_gs_base.load(Relaxed) == 0);
         Ok(Self { registers, breakpoints: [None; Breakpoint::COUNT] })
     }
 
@@ -222,18 +225,6 @@ impl Context {
         }
         self.out_of_cpu();
         status
-    }
-
-    /// Gives the program floating-point state; whether it had none.
-    pub(super) fn use_floating_point(&mut self) -> bool {
-        let new = self.registers.special & FLOATING_POINT == 0;
-        self.out_of_cpu().mark(FLOATING_POINT, true);
-        new
-    }
-
-    /// Whether nothing but general registers must be switched, so that its system calls can be light.
-    pub(super) fn is_plain(&self) -> bool {
-        self.registers.special == 0 && CPU.fs_gs_base.load(Relaxed) != 0
     }
 
     /// Sets the registers of the program that goes on after a light system call.

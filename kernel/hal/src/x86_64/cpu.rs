@@ -358,11 +358,7 @@ unsafe extern "C" fn system_call<K: Kernel<Machine = Hal>>() {
 }
 
 /// Lets light system calls ask `kernel`, until [`end_light_calls`].
-///
-/// # Safety
-/// Nobody may use `kernel` but through this, while a program runs; and the CPU must hold a context
-/// that has nothing special (F1).
-pub(super) unsafe fn begin_light_calls<K: Kernel<Machine = Hal>>(kernel: *mut K) {
+pub(super) fn begin_light_calls<K: Kernel<Machine = Hal>>(kernel: *mut K) {
     if CPU.entry.load(Relaxed) != system_call::<K> as *const () as u64 {
         set_entry::<K>();
     }
@@ -389,7 +385,8 @@ fn set_entry<K: Kernel<Machine = Hal>>() {
 ///
 /// # Safety
 /// The CPU must hold the registers of a context (X1, X2), and the loaded root carry the kernel in
-/// its upper half (T2).
+/// its upper half (T2). Between [`begin_light_calls`] and [`end_light_calls`] nobody else may use the
+/// kernel, and the context must have nothing special (F1).
 pub(super) unsafe fn run() {
     // SAFETY: as the caller ensures; every register that changes is named.
     unsafe {
@@ -412,7 +409,7 @@ extern "sysv64" fn light<K: Kernel<Machine = Hal>>(
     r8: u64,
     r9: u64,
 ) -> Exit {
-    // SAFETY: `begin_light_calls`; the entry is that for a `K`.
+    // SAFETY: `run`; the entry is that for a `K`.
     let kernel = unsafe { &mut *CPU.kernel.load(Relaxed).cast::<K>() };
     let call = LightCall { rdi, rsi, rdx, r8, r9, instruction_pointer };
     let Some(LightReturn { next, result }) = kernel.light_call(call) else {

@@ -9,7 +9,7 @@
 
 use Register::{R8, R9, Rdi, Rdx, Rsi};
 
-use super::context::{BREAKPOINTS, Registers};
+use super::context::{BREAKPOINTS, FLOATING_POINT, Registers};
 use super::cpu::{MESSAGE, SYSTEM_CALL};
 use super::interrupts::{CURRENT_COUNT, INITIAL_COUNT, InterruptController};
 use super::memory::BootMemory;
@@ -178,7 +178,10 @@ impl Hal {
                 machine.interrupts.unexpected += 1;
                 None
             }
-            7 if context.use_floating_point() => None,
+            7 if context.registers.special & FLOATING_POINT == 0 => {
+                context.out_of_cpu().mark(FLOATING_POINT, true);
+                None
+            }
             14 => {
                 let error = PageFaultError::new(error_code);
                 Some(Interrupt::PageFault { address: read!("mov {}, cr2"), error })
@@ -230,15 +233,13 @@ impl Execution for Hal {
             if !context.is_in_cpu() {
                 context.enter_cpu();
             }
-            let plain = K::ANSWERS_LIGHT_CALLS && context.is_plain();
+            let plain = K::ANSWERS_LIGHT_CALLS && context.registers.special == 0;
+            if plain {
+                cpu::begin_light_calls(ptr::from_mut(kernel));
+            }
             // SAFETY: X1, X2: the CPU holds the context that the kernel named. T1, T2: the page map in
             // use is loaded. The kernel is borrowed here, so nobody else uses it.
-            unsafe {
-                if plain {
-                    cpu::begin_light_calls(ptr::from_mut(kernel));
-                }
-                cpu::run();
-            }
+            unsafe { cpu::run() }
             let asked = plain && cpu::end_light_calls();
             let Running { machine, context, .. } = kernel.running();
             machine.memory.enter(machine.cpu);

@@ -118,12 +118,9 @@ impl<T> Box<T> {
     };
 
     pub(super) fn new(object: T) -> Result<Self, (T, HeapError)> {
-        let bytes = size_of::<T>();
-        if Self::BITS > LARGEST {
-            return Err((object, HeapError::TooLarge { bytes }));
-        }
+        const { assert!(Self::BITS <= LARGEST, "no object is larger than a page") }
         let Some(slot) = get(Self::BITS).and_then(|slot| NonNull::new(slot as *mut T)) else {
-            return Err((object, HeapError::NoSlot { bytes }));
+            return Err((object, HeapError::NoSlot { bytes: size_of::<T>() }));
         };
         // SAFETY: K2: the slot is this box's alone, as large as its class and aligned to its size.
         unsafe { slot.write(object) }

@@ -92,16 +92,14 @@ impl InterruptController {
         ] {
             write(Slot::LocalApic, register, value);
         }
-        // SAFETY: D1: the 8259s reach no memory.
-        unsafe {
-            for (command, first, cascade, mask) in [
-                (MAIN, FIRST_VECTOR, 1 << CASCADE, !(1 << CASCADE)),
-                (SECOND, FIRST_VECTOR + 8, CASCADE, 0xff),
-            ] {
-                // Initialise; then first vector, wiring, mode (interrupts end by themselves), mask.
-                out8(command, 0x11);
-                [first, cascade, 0x03, mask].iter().for_each(|data| out8(command + 1, *data));
-            }
+        for (command, first, cascade, mask) in [
+            (MAIN, FIRST_VECTOR, 1 << CASCADE, !(1 << CASCADE)),
+            (SECOND, FIRST_VECTOR + 8, CASCADE, 0xff),
+        ] {
+            // Initialise; then first vector, wiring, mode (interrupts end by themselves), mask.
+            let words = [(0, 0x11), (1, first), (1, cascade), (1, 0x03), (1, mask)];
+            // SAFETY: D1: the 8259s reach no memory.
+            words.iter().for_each(|(port, word)| unsafe { out8(command + port, *word) });
         }
         let mut wiring = [None; Irq::COUNT as usize];
         if let Some(io_apic) = io_apic {

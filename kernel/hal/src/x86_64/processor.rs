@@ -85,8 +85,6 @@ pub(super) fn enable_features() -> ProcessorFeatures {
     // Not emulation; but monitor, numeric error, write protect, and floating point is off (F1).
     let protection = 1 << 1 | 1 << 5 | 1 << 16 | CR0_TASK_SWITCHED;
     let protection = read!("mov {}, cr0") & !(1 << 2) | protection;
-    // x87, SSE and, where there is one, AVX.
-    let extended_mask = core::arch::x86_64::__cpuid_count(0xd, 0).eax & 0b111;
     // SAFETY: only what CPUID names is switched on; paging, PAE and protection stay on; the page
     // attribute table keeps entry 0 write-back.
     unsafe {
@@ -94,13 +92,15 @@ pub(super) fn enable_features() -> ProcessorFeatures {
         set!("mov cr0, {}", protection);
         // EFER: system calls, no-execute.
         write_msr(0xc000_0080, read_msr(0xc000_0080) | 1 | u64::from(has.no_execute) << 11);
-        if has.page_attributes {
-            write_msr(0x277, Host::PAGE_ATTRIBUTE_TABLE);
-        }
-        if has.xsave {
-            asm!("xsetbv", in("ecx") 0, in("eax") extended_mask, in("edx") 0);
-            CPU.extended_mask.store(u64::from(extended_mask), Relaxed);
-        }
+        // PAT, which every 64-bit processor has.
+        write_msr(0x277, Host::PAGE_ATTRIBUTE_TABLE);
+    }
+    if has.xsave {
+        // x87, SSE and, where there is one, AVX.
+        let mask = core::arch::x86_64::__cpuid_count(0xd, 0).eax & 0b111;
+        // SAFETY: the processor has XCR0, and what the mask names.
+        unsafe { asm!("xsetbv", in("ecx") 0, in("eax") mask, in("edx") 0) }
+        CPU.extended_mask.store(u64::from(mask), Relaxed);
     }
     ENTRY_MASK.fetch_or(u64::from(has.no_execute) << 63, Relaxed);
     CPU.fs_gs_base.store(u64::from(has.fs_gs_base), Relaxed);
