@@ -46,11 +46,7 @@ pub trait System {
 
 /// Through which domains information can reach `domain` while `actions` are carried out
 /// (Definition 2). In no particular order, each domain once.
-pub fn sources<S: System>(
-    system: &S,
-    actions: &[S::Action],
-    domain: S::Domain,
-) -> Vec<S::Domain> {
+pub fn sources<S: System>(system: &S, actions: &[S::Action], domain: S::Domain) -> Vec<S::Domain> {
     let mut found = vec![domain];
     // The definition recurs on the tail first, so the last action is the first to be looked at.
     for action in actions.iter().rev() {
@@ -63,11 +59,7 @@ pub fn sources<S: System>(
 }
 
 /// `actions` without those that may not interfere with `domain` (Definition 3).
-pub fn ipurge<S: System>(
-    system: &S,
-    actions: &[S::Action],
-    domain: S::Domain,
-) -> Vec<S::Action> {
+pub fn ipurge<S: System>(system: &S, actions: &[S::Action], domain: S::Domain) -> Vec<S::Action> {
     let is_source = |(at, action): &(usize, &S::Action)| {
         sources(system, &actions[*at..], domain).contains(&system.dom(action))
     };

@@ -227,18 +227,8 @@ mod tests {
             .filter(|(from, to)| interferes(*from, *to))
             .collect();
         use Domain::{E, H, K, U};
-        let figure = [
-            (E, E),
-            (E, H),
-            (E, K),
-            (H, H),
-            (H, K),
-            (H, U),
-            (K, K),
-            (K, U),
-            (U, K),
-            (U, U),
-        ];
+        let figure =
+            [(E, E), (E, H), (E, K), (H, H), (H, K), (H, U), (K, K), (K, U), (U, K), (U, U)];
         assert_eq!(allowed, figure);
     }
 }

@@ -20,8 +20,12 @@ pub fn action_spec(action: &Action, state: &State, after: &State) -> bool {
         Action::AddMappingH(directory, tables, physical, to) => {
             add_mapping_h(*directory, tables, *physical, *to, state, after)
         }
-        Action::RemoveMappingH(directory, from) => remove_mapping_h(*directory, *from, state, after),
-        Action::AddKernelMappingH(physical, to) => add_kernel_mapping_h(*physical, *to, state, after),
+        Action::RemoveMappingH(directory, from) => {
+            remove_mapping_h(*directory, *from, state, after)
+        }
+        Action::AddKernelMappingH(physical, to) => {
+            add_kernel_mapping_h(*physical, *to, state, after)
+        }
         Action::ExecuteH(directory) => execute_h(*directory, state, after),
         Action::WriteK(address, value) => {
             write_a(*address, *value, state, after)
@@ -236,9 +240,10 @@ fn add_kernel_mapping_h(
                 state[page] == after[page]
             }
         })
-        && addresses.iter().zip(&pages).all(|(address, page)| {
-            after.translate_page(after.reference, *address) == Some(*page)
-        })
+        && addresses
+            .iter()
+            .zip(&pages)
+            .all(|(address, page)| after.translate_page(after.reference, *address) == Some(*page))
 }
 
 /// 5.7.8.
