@@ -1,0 +1,36 @@
+//! What is checked against the specification.
+
+use std::fmt::{Debug, Display};
+
+use crate::action::Action;
+use crate::facts::Facts;
+use crate::machine::Machine;
+use crate::state::State;
+
+/// An implementation of the actions, on a machine of its own, with everything that a client can
+/// hold of it: so that it can be copied, tried, and thrown away.
+pub trait Implementation: Clone + Send + Sync {
+    /// Why an action was refused.
+    type Refusal: Display + Debug;
+
+    /// The state after the boot.
+    fn start(machine: &Machine) -> Self;
+
+    /// Carries out an action: through the interface that clients have, or, for what programs and
+    /// devices do, as the hardware does it.
+    ///
+    /// # Errors
+    ///
+    /// The action was refused. The implementation claims that nothing changed.
+    fn apply(&mut self, machine: &Machine, action: &Action) -> Result<(), Self::Refusal>;
+
+    /// The abstraction function: the state of the model that this is.
+    fn abstraction(&self, machine: &Machine) -> State;
+
+    /// Whether nothing at all differs.
+    fn is_same(&self, other: &Self) -> bool;
+
+    /// Adds what is remembered beyond the state of the model and may decide what happens later.
+    /// States that differ only in that are visited apart.
+    fn remembers(&self, machine: &Machine, facts: &mut Facts);
+}

@@ -1,0 +1,22 @@
+//! Memory-safety as noninterference: the formal model of Heliox, executable.
+
+#![forbid(unsafe_code)]
+
+pub mod action;
+pub mod check;
+mod codec;
+pub mod facts;
+mod hash;
+pub mod implementation;
+pub mod layers;
+pub mod machine;
+pub mod policy;
+pub mod reference;
+pub mod rushby;
+pub mod specification;
+pub mod state;
+pub mod step;
+pub mod thesis;
+pub mod unwinding;
+pub mod view;
+pub mod well_formed;
