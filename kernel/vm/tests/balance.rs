@@ -156,7 +156,7 @@ fn behave(behaviour: Behaviour, actual: u64, target: u64, round: u64) -> u64 {
         Behaviour::Obeys(speed) => actual + speed.min(target - actual),
         Behaviour::Ignores => actual,
         Behaviour::Greedy => actual.max(target),
-        Behaviour::Pretends if actual > target && round % 4 == 0 => actual - 4,
+        Behaviour::Pretends if actual > target && round.is_multiple_of(4) => actual - 4,
         Behaviour::Pretends => actual.max(target),
     }
 }
