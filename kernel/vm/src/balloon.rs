@@ -58,6 +58,11 @@ impl<B: Backing, M: KernelMemory> Domain<B, M> {
     ) -> Result<(), Error> {
         self.check_vacant(backing, extent)?;
         self.check_maximum(extent.pages())?;
+        // With promises, what is there and set aside is within the target.
+        let (target, owed) = (self.target, self.memory_pages());
+        if owed > target {
+            return Err(Error::TargetBelowOwed { target, owed });
+        }
         self.kinds.set(extent, Kind::OnDemand);
         self.on_demand += extent.pages();
         Ok(())

@@ -256,7 +256,8 @@ impl<B: Backing, M: KernelMemory> Domains<B, M> {
     /// # Errors
     /// [`Error::NoSuchDomain`], [`Error::Denied`], [`Error::OrderTooLarge`],
     /// [`Error::OutsideMap`], [`Error::Misaligned`], [`Error::Occupied`],
-    /// [`Error::MaximumExceeded`].
+    /// [`Error::MaximumExceeded`]; [`Error::TargetBelowOwed`] if the domain has more than its
+    /// target.
     pub fn populate_on_demand(
         &mut self,
         subject: Subject,
