@@ -1,6 +1,7 @@
 //! What several tests and the benchmark need.
 #![allow(dead_code, reason = "not every test needs everything")]
 
+pub(crate) mod costs;
 pub(crate) mod machine;
 pub(crate) mod model;
 
