@@ -146,6 +146,8 @@ pub struct Member {
     actual: KiB,
     target: KiB,
     attitude: Attitude,
+    /// The most that it may own, whatever its target.
+    cap: Option<KiB>,
     /// When it last came nearer to its target, or got another.
     progress: Milliseconds,
 }
@@ -156,7 +158,7 @@ impl Member {
     #[must_use]
     pub const fn new(range: Range, overhead: KiB, actual: KiB, now: Milliseconds) -> Self {
         let attitude = Attitude::Cooperative;
-        Self { range, overhead, actual, target: actual, attitude, progress: now }
+        Self { range, overhead, actual, target: actual, attitude, cap: None, progress: now }
     }
 
     /// What it has, as last told.
@@ -177,10 +179,16 @@ impl Member {
         self.attitude
     }
 
+    /// The most that it is to own until told otherwise: its target, or what it was capped at.
+    #[must_use]
+    pub fn limit(&self) -> KiB {
+        self.cap.map_or(self.target, |cap| cap.min(self.target))
+    }
+
     /// The most that it can have until told otherwise, and its overhead, under libxl's policy.
     #[must_use]
     pub fn claim(&self) -> KiB {
-        self.target.max(self.actual).saturating_add(self.overhead)
+        self.limit().max(self.actual).saturating_add(self.overhead)
     }
 
     /// Take note that it has `actual` memory at `now`.
@@ -216,9 +224,13 @@ impl Member {
         };
         match (self.attitude, attitude) {
             (Attitude::Cooperative, Attitude::Capped | Attitude::LeftOut) => {
+                self.cap = Some(self.actual);
                 tell(Order::Cap(self.actual));
             }
-            (Attitude::Capped | Attitude::LeftOut, Attitude::Cooperative) => tell(Order::Uncap),
+            (Attitude::Capped | Attitude::LeftOut, Attitude::Cooperative) => {
+                self.cap = None;
+                tell(Order::Uncap);
+            }
             _ => {}
         }
         self.attitude = attitude;

@@ -8,16 +8,13 @@
 //! [`Domains::tear_down`] frees what it had, a bounded amount at a time. Pages that others still
 //! use stay until they stop; the number is free for another domain after that.
 
-use heliox_types::Frame;
-
 use crate::access::action::{
-    Balloon, Build, Claim, EndGranted, Fault, Kill, Populate, PopulateOnDemand, ReadState, Seal,
-    SetTarget, TearDown, UseGranted, UseOwn,
+    Balloon, Build, Claim, Fault, Kill, Populate, PopulateOnDemand, ReadState, Seal, SetTarget,
+    TearDown, UseGranted, UseOwn,
 };
 use crate::access::purpose::Copying;
-use crate::access::{Permit, Phase, Subject, Window};
-use crate::backing::{Backing, KernelMemory, Rights, Translation};
-use crate::balloon::give_back;
+use crate::access::{Phase, Subject, Window};
+use crate::backing::{Backing, KernelMemory, Rights};
 use crate::domain::{Domain, Measurement, Options, Summary};
 use crate::error::Error;
 use crate::grant::Version;
@@ -27,6 +24,7 @@ use crate::grant::table::Pinned;
 use crate::guest::{DomainId, Extent, GuestFrame, Order};
 use crate::kinds::Kind;
 use crate::pool::Level;
+use crate::teardown::end_use;
 
 /// Whether an operation that goes in steps is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,6 +109,7 @@ pub struct Domains<B: Backing, M: KernelMemory> {
 }
 
 type Parts<'d, B, M> = (&'d mut Domain<B, M>, &'d mut B, &'d mut M);
+type Pair<'d, B, M> = (&'d mut Domain<B, M>, &'d mut Domain<B, M>, &'d mut B);
 
 impl<B: Backing, M: KernelMemory> Domains<B, M> {
     /// No domains yet, and room for those with numbers below `limit`.
@@ -145,11 +144,7 @@ impl<B: Backing, M: KernelMemory> Domains<B, M> {
     }
 
     /// Two different domains, and what they stand on.
-    fn pair(
-        &mut self,
-        one: DomainId,
-        other: u16,
-    ) -> Result<(&mut Domain<B, M>, &mut Domain<B, M>, &mut B), Error> {
+    fn pair(&mut self, one: DomainId, other: u16) -> Result<Pair<'_, B, M>, Error> {
         self.get(one.number())?;
         self.get(other)?;
         match self.slots.get_disjoint_mut([one.number(), other].map(usize::from)) {
@@ -352,6 +347,11 @@ impl<B: Backing, M: KernelMemory> Domains<B, M> {
         let (found, backing, _) = self.parts(domain)?;
         let permit = found.permit::<SetTarget>(subject)?;
         found.set_target(backing, &permit, pages, budget)
+    }
+
+    /// Check that the hypervisor may change a domain's target.
+    pub(crate) fn check_target(&self, domain: u16) -> Result<(), Error> {
+        self.get(domain)?.permit::<SetTarget>(Subject::Hypervisor).map(drop)
     }
 
     /// A processor of the domain used a guest frame at which its page map has nothing. If memory
@@ -718,110 +718,4 @@ fn each(starts: &[u64], mut one: impl FnMut(u64) -> Result<(), Error>) -> Partia
         }
     }
     Partial { done: starts.len(), stopped: None }
-}
-
-/// End a use of a grant. If its domain is dying and the page was only waiting for this, it is
-/// freed.
-fn end_use<B: Backing, M: KernelMemory>(
-    backing: &mut B,
-    granter: &mut Domain<B, M>,
-    user: DomainId,
-    reference: u32,
-    rights: Rights,
-) -> Result<(), Error> {
-    let permit = granter.permit::<EndGranted>(Subject::Domain(user))?;
-    let Some((guest, frame)) = granter.grants.unpin(backing, &permit, reference, rights)? else {
-        return Ok(());
-    };
-    let (next, end) = granter.teardown.block;
-    let waits = granter.phase == Phase::Dying
-        && !(next..end).contains(&frame.number())
-        && !backing.is_shared(frame, Order::PAGE)
-        && matches!(backing.translate(granter.id, guest), Translation::Nothing { .. });
-    if waits {
-        granter.populated -= 1;
-        give_back(backing, &permit, frame, Order::PAGE)?;
-    }
-    Ok(())
-}
-
-impl<B: Backing, M: KernelMemory> Domain<B, M> {
-    /// Free some of a dying domain's memory; false if only pages that others use, and the grant
-    /// table, are left.
-    fn free_some(&mut self, backing: &mut B, permit: &Permit<TearDown>) -> Result<bool, Error> {
-        let (next, end) = self.teardown.block;
-        if next < end {
-            self.free_part(backing, permit, next, end)?;
-            return Ok(true);
-        }
-        if self.teardown.guest < self.frames {
-            self.empty_frame(backing)?;
-            return Ok(true);
-        }
-        for pool in [&mut self.cache, &mut self.reserve] {
-            let level = pool.largest::<B>(u64::MAX);
-            if let Some(frame) = pool.take(backing, permit, level) {
-                give_back(backing, permit, frame, level.order::<B>())?;
-                return Ok(true);
-            }
-        }
-        self.forget_table_places();
-        Ok(false)
-    }
-
-    /// Free the largest part at the beginning of what is left of a block that nobody uses; or pass
-    /// over a page that somebody does.
-    fn free_part(
-        &mut self,
-        backing: &mut B,
-        permit: &Permit<TearDown>,
-        next: u64,
-        end: u64,
-    ) -> Result<(), Error> {
-        let frame = Frame::new(next).ok_or(Error::Inconsistent)?;
-        for level in Level::ALL.into_iter().rev() {
-            let order = level.order::<B>();
-            let is_block = next & (order.pages() - 1) == 0 && next + order.pages() <= end;
-            if is_block && !backing.is_shared(frame, order) {
-                self.teardown.block = (next + order.pages(), end);
-                self.populated -= order.pages();
-                return give_back(backing, permit, frame, order);
-            }
-        }
-        self.teardown.block = (next + 1, end);
-        Ok(())
-    }
-
-    /// Take what is at the next guest frame of a dying domain out of its page map.
-    fn empty_frame(&mut self, backing: &mut B) -> Result<(), Error> {
-        let guest = GuestFrame::new(self.teardown.guest).ok_or(Error::Inconsistent)?;
-        let (kind, same) = self.kinds.get(guest);
-        let extent = match (kind, backing.translate(self.id, guest)) {
-            (Kind::OnDemand, _) => {
-                let extent = Extent::around(guest, same);
-                self.kinds.set(extent, Kind::Ordinary);
-                self.on_demand -= extent.pages();
-                extent
-            }
-            (Kind::Ordinary, Translation::Nothing { order }) => {
-                Extent::around(guest, same.min(order))
-            }
-            (Kind::Ordinary | Kind::GrantTable, Translation::Memory { frame, order }) => {
-                let extent = Extent::around(guest, order);
-                let result = backing.unmap(self.id, extent);
-                result.map_err(|refused| Error::refused(refused, order))?;
-                backing.settle(self.id);
-                if kind == Kind::GrantTable {
-                    self.kinds.set(extent, Kind::Ordinary);
-                } else {
-                    self.teardown.block = (frame.number(), frame.number() + extent.pages());
-                }
-                extent
-            }
-            // Mappings of others' pages were ended before.
-            _ => return Err(Error::Inconsistent),
-        };
-        self.teardown.guest = extent.end();
-        Ok(())
-    }
 }

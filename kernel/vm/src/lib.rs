@@ -31,12 +31,14 @@ pub mod breakdown;
 mod demand;
 mod domain;
 mod domains;
+mod driver;
 mod error;
 mod grant;
 mod guest;
 mod kinds;
 mod pool;
 mod seal;
+mod teardown;
 pub mod units;
 
 pub use backing::{Backing, KernelMemory};

@@ -852,11 +852,8 @@ impl Run {
         let user = random.below(u64::from(DOMAINS));
         let kind = if random.chance(88) { 1 } else { random.below(4) };
         let read_only = u64::from(random.chance(20)) << 2;
-        let named = self.guest(random, dom, |slot| match slot {
-            Slot::OnDemand => true,
-            Slot::Page { .. } => true,
-            _ => false,
-        });
+        let is_own = |slot: &Slot| matches!(slot, Slot::OnDemand | Slot::Page { .. });
+        let named = self.guest(random, dom, is_own);
         if dom.version == 1 {
             return touch(word, kind | read_only | user << 16 | named << 32);
         }

@@ -231,9 +231,13 @@ impl Place {
             Version::One if entry.part.is_some() || entry.guest >> 32 != 0 => &Entry::NONE,
             _ => entry,
         };
-        let flags = u64::from(entry.grants_access) * PERMIT_ACCESS
-            | u64::from(entry.read_only) * READ_ONLY
-            | u64::from(entry.part.is_some()) * PART;
+        let flags = [
+            (entry.grants_access, PERMIT_ACCESS),
+            (entry.read_only, READ_ONLY),
+            (entry.part.is_some(), PART),
+        ];
+        let set = flags.iter().filter(|(is_set, _)| *is_set);
+        let flags = set.fold(0, |flags, (_, flag)| flags | flag);
         let head = flags | u64::from(entry.domain) << 16;
         let word = self.version.word(self.place);
         match self.version {

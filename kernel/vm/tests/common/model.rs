@@ -402,7 +402,7 @@ impl Dom {
             Some(end) if end <= limit => {}
             _ => return Err(Error::OutsideMap { guest: start, limit }),
         }
-        if start % size != 0 {
+        if !start.is_multiple_of(size) {
             return Err(Error::Misaligned { guest: start, order });
         }
         Ok(size)
@@ -466,7 +466,7 @@ impl Dom {
         let first = *chosen.first().unwrap();
         let order = if chosen.len() == 1 { 0 } else { BITS };
         assert!(chosen.iter().copied().eq(first..first + (1 << order)), "{chosen:?}");
-        assert!(first % (1 << order) == 0);
+        assert!(first.is_multiple_of(1 << order));
         assert_eq!((self.cache.pages(), self.reserve.pages()), (0, 0), "there was no need");
         self.split(first, order / BITS).expect("there was no table to split with");
         for guest in chosen {
@@ -882,7 +882,7 @@ impl Model {
         dom.vacant(start, size)?;
         dom.maximum(size)?;
         let level = order / BITS;
-        if order % BITS == 0 && dom.reserve.take(level) {
+        if order.is_multiple_of(BITS) && dom.reserve.take(level) {
             if let Err(error) = dom.check_tables(start, level) {
                 dom.reserve.put(level);
                 return Err(error);
@@ -1387,6 +1387,11 @@ impl Model {
     }
 }
 
+fn flags(reading: bool, writing: bool) -> u64 {
+    let reading = if reading { READING } else { 0 };
+    reading | if writing { WRITING } else { 0 }
+}
+
 fn counts(uses: Option<&Uses>) -> (u32, u32) {
     uses.map_or((0, 0), |uses| (uses.reads, uses.writes))
 }
@@ -1463,14 +1468,12 @@ impl Dom {
     }
 
     fn mark(&mut self, reference: u32, reading: bool, writing: bool) {
-        self.change_marks(reference, |marks| {
-            marks | u64::from(reading) * READING | u64::from(writing) * WRITING
-        });
+        self.change_marks(reference, |marks| marks | flags(reading, writing));
     }
 
     /// Leave only these marks.
     fn unmark(&mut self, reference: u32, reading: bool, writing: bool) {
-        let kept = u64::from(reading) * READING | u64::from(writing) * WRITING;
+        let kept = flags(reading, writing);
         self.change_marks(reference, |marks| marks & kept);
     }
 
