@@ -30,6 +30,16 @@ pub enum Error {
         /// Memory of the machine.
         memory: Size,
     },
+    /// An input file does not say what it should.
+    #[error("{}{}: {why}", path.display(), line.map(|line| format!(", line {line}")).unwrap_or_default())]
+    Input {
+        /// Which file.
+        path: PathBuf,
+        /// Where in it, if that is known.
+        line: Option<usize>,
+        /// What is wrong with it.
+        why: String,
+    },
     /// Something that is needed is not installed, and was not installed now.
     #[error(transparent)]
     Missing(#[from] Refusal),
@@ -103,7 +113,10 @@ impl Error {
         match self {
             Self::Usage(_) => status::USAGE,
             Self::Build { .. } | Self::Lint { .. } | Self::Compile { .. } => status::BUILD,
-            Self::Module(_) | Self::ModulesTooLarge { .. } | Self::NoWorkspace => status::INPUT,
+            Self::Module(_)
+            | Self::ModulesTooLarge { .. }
+            | Self::NoWorkspace
+            | Self::Input { .. } => status::INPUT,
             Self::Missing(_) | Self::Install { .. } | Self::Kvm(_) => status::MISSING,
             Self::File { .. } | Self::Spawn { .. } | Self::Image(_) => status::MACHINE,
         }

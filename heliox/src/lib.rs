@@ -21,6 +21,7 @@ pub mod disc;
 pub mod error;
 pub mod module;
 pub mod outcome;
+pub mod plan;
 mod process;
 pub mod programs;
 pub mod provision;

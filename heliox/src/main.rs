@@ -16,6 +16,7 @@ use heliox::disc::{self, OnFailure};
 use heliox::error::{Error, status};
 use heliox::module::{Module, ModuleError, Modules};
 use heliox::outcome::{Ending, PANIC_STATUS};
+use heliox::plan;
 use heliox::provision::{self, Consent, Need};
 use heliox::qemu::{Accelerator, DEFAULT_CPU, Machine};
 use heliox::size::Size;
@@ -38,6 +39,7 @@ use heliox::terminal;
   heliox boot --gdb                         wait for a debugger
   heliox boot -- -d int,cpu_reset           with further options of QEMU
   heliox image -o heliox.iso                a disc for a real machine
+  heliox plan --static-max 4GiB             the memory that a domain needs
 
 In the repository, `cargo run -- ` stands for `heliox`."
 )]
@@ -58,11 +60,33 @@ enum Action {
     Boot(Box<BootArguments>),
     /// Make a disc image that boots on a real machine
     Image(ImageArguments),
+    /// Tell how much memory a domain, or a host with several domains, needs and what for
+    #[command(after_long_help = PLAN_HELP)]
+    Plan(Box<plan::Arguments>),
     /// Find or install everything that the other commands and the tests need
     Setup(SetupArguments),
     /// Run Clippy on the kernel and its programs, which a plain `cargo clippy` leaves out
     Lint(SetupArguments),
 }
+
+const PLAN_HELP: &str = "Examples:
+  heliox plan --kind hvm --static-max 4GiB --target 2GiB --vcpus 2
+  heliox plan --generation c --kind hvm --static-max 4GiB --target 2GiB --plot domain.svg
+  heliox plan --static-max 4GiB --fits 10GiB --change vcpus=8
+  heliox plan --static-max 4GiB --target 2GiB --mem-set 3GiB --json
+  heliox plan host.toml --plot host.svg
+
+Sizes are bytes, or numbers with KiB, MiB, GiB or TiB. A host file:
+  memory = \"16GiB\"
+  reserved = \"1GiB\"            # not for domains [default: none]
+  generation = \"c\"             # or policy = \"libxl\" [default: libxl]
+  [[domain]]                    # options as above, and:
+  name = \"web\"
+  static-max = \"4GiB\"
+  target = \"2GiB\"
+  dynamic-min = \"1GiB\"         # how far it can shrink [default: the target]
+  dynamic-max = \"4GiB\"         # how far it can grow [default: the target]
+  uncooperative = false         # true: balancing goes around it";
 
 #[derive(Args, Debug, Default)]
 struct ModuleArguments {
@@ -192,6 +216,7 @@ fn main() -> ExitCode {
     let result = match action.unwrap_or_else(demonstration) {
         Action::Boot(arguments) => boot(*arguments),
         Action::Image(arguments) => image(&arguments),
+        Action::Plan(arguments) => plan::run(&arguments).map(|()| 0),
         Action::Setup(arguments) => setup(&arguments),
         Action::Lint(arguments) => bare::lint(Consent::here(arguments.offline)).map(|()| 0),
     };
