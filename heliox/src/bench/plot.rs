@@ -4,6 +4,8 @@
 //! show the same. The letters of a PNG come with the tool, so that it does not depend on the host's
 //! fonts.
 
+mod magnified;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -21,8 +23,11 @@ use super::reference::{IPC_TARGETS, KERNEL_TARGETS, THESIS, Target, WORDS};
 use super::report::Receive;
 use super::row::Row;
 use super::text::{grouped, reached};
+use magnified::Magnified;
 
 const WIDTH: u32 = 1180;
+/// Pixels of a PNG for each one of a picture, in both directions.
+const MAGNIFICATION: u32 = 2;
 const MARGIN: i32 = 24;
 
 const INK: RGBColor = RGBColor(0x1f, 0x29, 0x37);
@@ -93,7 +98,9 @@ fn write(picture: &impl Picture, path: &Path) -> Result<(), Error> {
 }
 
 fn draw_png(picture: &impl Picture, size: (u32, u32), path: &Path) -> Drawn {
-    let area = BitMapBackend::new(path, size).into_drawing_area();
+    let size = (size.0 * MAGNIFICATION, size.1 * MAGNIFICATION);
+    let surface = Magnified::new(BitMapBackend::new(path, size), MAGNIFICATION);
+    let area = surface.into_drawing_area();
     picture.draw(&area)?;
     Ok(area.present()?)
 }
@@ -181,7 +188,7 @@ impl Ipc<'_> {
         &self,
         name: &str,
         (operation, same, receive): (&str, bool, Receive),
-        color: RGBColor,
+        (color, width): (RGBColor, u32),
         count: fn(&Row) -> u64,
     ) -> Option<Series> {
         let row = self.rows.iter().filter(|row| {
@@ -192,7 +199,7 @@ impl Ipc<'_> {
         let mut points: Vec<_> =
             row.filter_map(|row| Some((f64::from(row.words?), count(row) as f64))).collect();
         points.sort_by(|one, other| one.0.total_cmp(&other.0));
-        (!points.is_empty()).then(|| Series { name: name.to_owned(), points, color, width: 3 })
+        (!points.is_empty()).then(|| Series { name: name.to_owned(), points, color, width })
     }
 
     /// Everything on a logarithmic scale, the thesis's curves among it.
@@ -217,9 +224,9 @@ impl Ipc<'_> {
             .collect();
         let all = |row: &Row| row.instructions;
         let ours = ("call", false, Receive::Closed);
-        series.extend(self.series("Heliox, call, with the program's own", ours, OURS[0], all));
+        series.extend(self.series("Heliox, call, with the program's own", ours, (OURS[0], 4), all));
         let kernel = |row: &Row| row.kernel_instructions;
-        series.extend(self.series("Heliox, call, in the kernel", ours, OURS[1], kernel));
+        series.extend(self.series("Heliox, call, in the kernel", ours, (OURS[1], 4), kernel));
         chart(
             area,
             "Heliox: instructions. The thesis: cycles of a 1.66 GHz Atom. Logarithmic scale",
@@ -236,14 +243,15 @@ impl Ipc<'_> {
     {
         let count = |row: &Row| row.kernel_instructions;
         let mut series = Vec::new();
-        for (name, key, color) in [
-            ("call, closed receive", ("call", false, Receive::Closed), OURS[0]),
-            ("reply and wait, closed", ("reply-and-wait", false, Receive::Closed), OURS[1]),
-            ("call, open receive", ("call", false, Receive::Open), OURS[4]),
-            ("reply and wait, open", ("reply-and-wait", false, Receive::Open), OURS[2]),
-            ("Lipc, same space", ("lipc", true, Receive::Closed), OURS[3]),
+        // Wide below narrow, so that curves which are the same are all seen.
+        for (name, key, style) in [
+            ("call, closed receive", ("call", false, Receive::Closed), (OURS[4], 7)),
+            ("call, open receive", ("call", false, Receive::Open), (OURS[0], 3)),
+            ("reply and wait, closed", ("reply-and-wait", false, Receive::Closed), (OURS[1], 7)),
+            ("reply and wait, open", ("reply-and-wait", false, Receive::Open), (OURS[2], 3)),
+            ("Lipc, same space", ("lipc", true, Receive::Closed), (OURS[3], 2)),
         ] {
-            series.extend(self.series(name, key, color, count));
+            series.extend(self.series(name, key, style, count));
         }
         // The published points of others, and the limits.
         let marks = [
@@ -286,7 +294,7 @@ fn limits() -> Vec<(f64, f64)> {
 
 impl Picture for Ipc<'_> {
     fn height(&self) -> u32 {
-        1120
+        1140
     }
 
     fn draw<DB: DrawingBackend>(&self, area: &Area<DB>) -> Drawn
@@ -295,8 +303,8 @@ impl Picture for Ipc<'_> {
     {
         let subtitle = "One message, one way, by its number of untyped words";
         let body = titled(area, "What a message costs", subtitle)?;
-        let (upper, lower) = body.split_vertically(520);
-        self.overview(&upper)?;
+        let (upper, lower) = body.split_vertically(540);
+        self.overview(&upper.margin(0, 24, 0, 0))?;
         self.kernel_part(&lower)
     }
 }
@@ -323,6 +331,9 @@ impl Mark {
 const LEGEND_WIDTH: i32 = 330;
 const LEGEND_LINE: i32 = 24;
 
+/// Words from one mark of the axis to the next.
+const WORDS_A_MARK: f64 = 8.0;
+
 /// A chart of curves over words, with its legend to the right.
 fn chart<DB: DrawingBackend>(
     area: &Area<DB>,
@@ -344,14 +355,16 @@ where
     let mut builder = ChartBuilder::on(&plot);
     builder.x_label_area_size(42).y_label_area_size(70);
     let number = |value: &f64| grouped(value.round().max(0.0) as u64);
-    let words = |value: &f64| format!("{value:.0}");
+    // The axis is in eights of words: marked at each whole one.
+    let words = |value: &f64| format!("{:.0}", value * WORDS_A_MARK);
+    let place = |point: &(f64, f64)| (point.0 / WORDS_A_MARK, point.1);
     // The two coordinate systems are different types, and the rest is the same for both.
     macro_rules! draw {
         ($context:expr) => {{
             let mut context = $context;
             context
                 .configure_mesh()
-                .x_labels(17)
+                .x_labels(9)
                 .y_labels(9)
                 .x_desc("untyped words")
                 .light_line_style(WHITE)
@@ -365,23 +378,26 @@ where
             for Mark { series } in marks {
                 let style = series.color.mix(0.6).stroke_width(1);
                 context.draw_series(DashedLineSeries::new(
-                    series.points.iter().copied(),
+                    series.points.iter().map(place),
                     5,
                     4,
                     style,
                 ))?;
                 let color = series.color;
                 context.draw_series(
-                    series.points.iter().map(|point| Circle::new(*point, 4, color.filled())),
+                    series.points.iter().map(|point| Circle::new(place(point), 4, color.filled())),
                 )?;
             }
             for series in series {
                 let style = series.color.stroke_width(series.width);
-                context.draw_series(LineSeries::new(series.points.iter().copied(), style))?;
+                context.draw_series(LineSeries::new(series.points.iter().map(place), style))?;
                 if series.points.len() == 1 || series.width > 2 {
-                    let color = series.color;
+                    let (color, radius) = (series.color, series.width.div_ceil(2) + 1);
                     context.draw_series(
-                        series.points.iter().map(|point| Circle::new(*point, 3, color.filled())),
+                        series
+                            .points
+                            .iter()
+                            .map(|point| Circle::new(place(point), radius, color.filled())),
                     )?;
                 }
             }
@@ -389,13 +405,13 @@ where
     }
     match scale {
         Scale::Linear => {
-            draw!(builder.build_cartesian_2d(0.0..64.0, 0.0..most * 1.08)?);
+            draw!(builder.build_cartesian_2d(0.0..8.0, 0.0..most * 1.08)?);
         }
         Scale::Logarithmic => {
             let least = values.fold(most, f64::min).max(1.0);
             let bottom = 10_f64.powf(least.log10().floor());
             let top = 10_f64.powf(most.log10().ceil());
-            draw!(builder.build_cartesian_2d(0.0..64.0, (bottom..top).log_scale())?);
+            draw!(builder.build_cartesian_2d(0.0..8.0, (bottom..top).log_scale())?);
         }
     }
     let mut line = 40;

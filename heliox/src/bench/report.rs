@@ -103,10 +103,11 @@ pub struct LineError {
 ///
 /// It begins as such a line and does not go on so.
 pub fn parse(line: &str) -> Result<Option<Line>, LineError> {
-    let text = line.strip_prefix("bench: ").or_else(|| {
-        let (program, text) = line.split_once(": bench: ")?;
-        (!program.is_empty() && !program.contains([' ', '['])).then_some(text)
-    });
+    // The name first: the program itself may be called `bench`.
+    let text = match line.split_once(": bench: ") {
+        Some((name, text)) if !name.is_empty() && !name.contains([' ', '[']) => Some(text),
+        _ => line.strip_prefix("bench: "),
+    };
     let Some(text) = text else { return Ok(None) };
     read(text).map(Some).map_err(|why| LineError { line: line.to_owned(), why })
 }
@@ -193,9 +194,11 @@ mod tests {
             time,
         };
         assert_eq!(parse(line), Ok(Some(expected)));
-        let line = "mine: bench: operation rounds=3 name=unmap ticks=9";
-        let time = Time { rounds: 3, ticks: Some(9), microseconds: None };
-        assert_eq!(parse(line), Ok(Some(Line::Operation { name: "unmap".to_owned(), time })));
+        for name in ["mine", "bench"] {
+            let line = format!("{name}: bench: operation rounds=3 name=unmap ticks=9");
+            let time = Time { rounds: 3, ticks: Some(9), microseconds: None };
+            assert_eq!(parse(&line), Ok(Some(Line::Operation { name: "unmap".to_owned(), time })));
+        }
         let line = "bench: skipped name=interrupt why=none-free";
         let expected = Line::Skipped { name: "interrupt".to_owned(), why: "none-free".to_owned() };
         assert_eq!(parse(line), Ok(Some(expected)));

@@ -29,7 +29,7 @@ pub const END: &str = "trace_end";
 pub const ROUND: &str = "trace_round";
 
 /// Bytes that the execution log of one part can have: about 90 for each instruction.
-pub const LOG_LIMIT: u64 = 256 << 20;
+pub const LOG_LIMIT: u64 = 128 << 20;
 
 /// Why a traced run gave no traces.
 #[derive(Debug, thiserror::Error)]

@@ -343,7 +343,7 @@ pub(crate) mod tests {
         let text = ipc(&rows());
         for expected in [
             "other space",
-            "   32  116/130  118/132",
+            "   32      116/130  118/132",
             "CR3 writes, other space: 1\nCR3 writes, same space: 0\n",
             "call, 0 words, other space                       218 / 73       184 to 205   587       72      61  reached",
             "the same, 32 words                        about 257 / 109  912 (slow path)            112     118   missed",

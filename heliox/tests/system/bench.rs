@@ -1,0 +1,117 @@
+//! `heliox bench`: what it counts is what is executed.
+
+use heliox::bare;
+use heliox::bench::code::Code;
+use heliox::bench::image::Image;
+use heliox::bench::phase::{Attribution, Phase, Rule, unattributed};
+use heliox::bench::row::Row;
+use heliox::bench::table::{NOTHING, Table};
+use heliox::bench::{Measured, measure, session};
+use heliox::boot::Boot;
+use heliox::provision::Consent;
+
+use super::fixtures::c_program;
+
+/// Boots the C program that measures system calls of the first-light kernel.
+fn measured() -> Measured {
+    let program = c_program("bench", include_str!("../fixtures/bench.c"));
+    let kernel = bare::kernel(Consent::Unattended).unwrap();
+    let boot = Boot::new().module(program.path(), "");
+    measure(boot, &kernel, program.path()).unwrap()
+}
+
+fn row<'rows>(rows: &'rows [Row], operation: &str) -> &'rows Row {
+    rows.iter().find(|row| row.operation == operation).unwrap()
+}
+
+#[test]
+fn instructions_are_counted_exactly_and_runs_agree() {
+    let (first, second) = (measured(), measured());
+    let rows = &first.rows;
+    let operations: Vec<_> = rows.iter().map(|row| row.operation.as_str()).collect();
+    assert_eq!(operations, ["call", "reply-and-wait", "two-calls", "fill"]);
+    assert_eq!(first.skipped, [("interrupt".to_owned(), "no-line".to_owned())]);
+    for row in rows {
+        assert!(row.is_steady(), "{}: {:?}", row.title(), row.alike);
+        assert_eq!(row.round.kernel.len() as u64, row.kernel_instructions);
+    }
+    // A system call that the kernel answers at once.
+    let call = row(rows, "call");
+    assert!((20..150).contains(&call.kernel_instructions), "{}", call.kernel_instructions);
+    assert!(call.instructions > call.kernel_instructions);
+    assert!(call.instructions < call.kernel_instructions + 30);
+    assert_eq!((call.words, call.same_space), (Some(0), Some(false)));
+    // Twice the same, in one round.
+    let two = row(rows, "two-calls");
+    assert_eq!(two.kernel_instructions, 2 * call.kernel_instructions);
+    assert_eq!(two.words, None);
+    // Elements that a program fills count for the program, one by one.
+    let fill = row(rows, "fill");
+    assert_eq!(fill.kernel_instructions, call.kernel_instructions);
+    assert!((4096..4200).contains(&(fill.instructions - fill.kernel_instructions)));
+    assert_eq!(fill.counts.repeats, 0);
+
+    let json = |measured: &Measured| serde_json::to_string(&measured.rows).unwrap();
+    assert_eq!(json(&first), json(&second));
+    let mut table = Table::default();
+    table.update(NOTHING, rows, true);
+    assert_eq!(table.compare(NOTHING, &second.rows, true), []);
+}
+
+#[test]
+fn instructions_are_attributed_to_phases_by_debug_information() {
+    const RULES: &[Rule] = &[
+        ("system_call_entry", Phase::ContextSwitch),
+        ("enter_user", Phase::ContextSwitch),
+        ("heliox_hal::x86_64::execution", Phase::ContextSwitch),
+        ("heliox_kernel::system_call", Phase::Rendezvous),
+        ("heliox_kernel", Phase::Scheduling),
+    ];
+    let Measured { rows, code, .. } = measured();
+    let call = row(&rows, "call");
+    let mut attribution = Attribution::new(&code, RULES);
+    let shares = attribution.shares(&call.round);
+    assert_eq!(shares.values().sum::<u64>(), call.kernel_instructions);
+    // SYSCALL, and the pushes and pops of all registers.
+    assert!(shares[&Phase::ContextSwitch] > 32, "{shares:?}");
+    assert!(shares[&Phase::ContextSwitch] < call.kernel_instructions, "{shares:?}");
+    assert!(shares[&Phase::Scheduling] > 0, "{shares:?}");
+    assert!(shares[&Phase::Rendezvous] > 0, "{shares:?}");
+    assert!(unattributed(&shares) < 0.05, "{shares:?}");
+    // Without rules nothing is known but the SYSCALL itself.
+    let shares = Attribution::new(&code, &[]).shares(&call.round);
+    assert_eq!(shares[&Phase::Unattributed], call.kernel_instructions - 1);
+}
+
+#[test]
+fn a_program_that_does_not_end_well_is_told() {
+    let source = "#include \"first_light.h\"\n\
+        void trace_begin(void) {}\n\
+        void trace_end(void) { __asm__ volatile(\"# end\"); }\n\
+        int program(void) { print(\"bench: begun\\n\"); return 3; }\n";
+    let program = c_program("bench", source);
+    let kernel = bare::kernel(Consent::Unattended).unwrap();
+    let boot = Boot::new().module(program.path(), "");
+    let error = measure(boot, &kernel, program.path()).err().unwrap().to_string();
+    assert!(error.contains("did not end well") && error.contains("Status(3)"), "{error}");
+}
+
+#[test]
+fn a_program_without_marks_and_one_that_marks_too_much_are_refused() {
+    let kernel = bare::kernel(Consent::Unattended).unwrap();
+    let hello = c_program("hello", include_str!("../fixtures/hello.c"));
+    let boot = || Boot::new().module(hello.path(), "");
+    let error = measure(boot(), &kernel, hello.path()).err().unwrap().to_string();
+    assert!(error.contains("`trace_begin`"), "{error}");
+
+    let source = "#include \"first_light.h\"\n\
+        __attribute__((noinline)) void trace_begin(void) { __asm__ volatile(\"# begin\"); }\n\
+        __attribute__((noinline)) void trace_end(void) { __asm__ volatile(\"# end\"); }\n\
+        int program(void) { trace_begin(); for (;;) __asm__ volatile(\"nop\"); trace_end(); }\n";
+    let endless = c_program("endless", source);
+    let open = |path| Image::open(path).unwrap();
+    let code = Code::new(open(&kernel), open(endless.path()));
+    let boot = Boot::new().kernel(&kernel).module(endless.path(), "").icount(true);
+    let error = session::run(boot, code).err().unwrap().to_string();
+    assert!(error.contains("MiB of execution log"), "{error}");
+}
