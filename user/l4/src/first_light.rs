@@ -1,8 +1,7 @@
 //! What a program needs to run on Heliox: a start with a stack, system calls, and a panic
 //! handler that tells what went wrong.
 //!
-//! This is the only crate among the programs that may use `unsafe`. The system calls are those
-//! of the first-light kernel (`docs/first-light.md`).
+//! The system calls are those of the first-light kernel (`docs/first-light.md`).
 //!
 //! ```ignore
 //! #![no_std]
@@ -14,9 +13,6 @@
 //!     0
 //! }
 //! ```
-
-#![no_std]
-#![cfg(target_os = "none")]
 
 use core::arch::{asm, global_asm};
 use core::fmt::{self, Write};

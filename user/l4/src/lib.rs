@@ -45,6 +45,8 @@ pub mod kip;
 #[cfg(not(feature = "first-light"))]
 pub mod message;
 #[cfg(not(feature = "first-light"))]
+pub mod once;
+#[cfg(not(feature = "first-light"))]
 pub mod protocol;
 
 #[cfg(all(target_os = "none", feature = "first-light"))]

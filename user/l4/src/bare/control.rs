@@ -103,6 +103,12 @@ impl Space {
         Ok(Self { specifier: first })
     }
 
+    /// The space that a thread is in.
+    #[must_use]
+    pub const fn of(thread: ForeignThread) -> Self {
+        Self { specifier: thread.id }
+    }
+
     /// The thread that names the space.
     #[must_use]
     pub const fn specifier(self) -> GlobalId {

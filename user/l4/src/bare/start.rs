@@ -33,6 +33,7 @@ unsafe extern "C" {
     /// The first byte of the program's file in memory, by the linker script.
     static heliox_image_start: u8;
     /// The byte behind its code.
+    #[cfg(feature = "probe")]
     static heliox_text_end: u8;
     /// The byte behind its last.
     static heliox_image_end: u8;

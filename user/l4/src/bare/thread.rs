@@ -238,6 +238,15 @@ impl Thread {
     }
 }
 
+impl Thread {
+    /// Ends a thread that root made; its stack is free again if root agrees.
+    pub fn delete_by_root(self) {
+        if root::delete_thread(self.id) {
+            self.stack.store(false, Ordering::Release);
+        }
+    }
+}
+
 /// In a privileged program, the pager that shares this program's whole memory with a second space:
 /// makes a thread there. The caller must serve its faults with [`share_page`].
 ///
