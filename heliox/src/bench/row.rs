@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::code::Code;
 use super::reference::RowName;
 use super::report::{Call, Line, Receive, Time};
-use super::session::ROUND;
+use super::session::{REST, ROUND};
 use super::trace::Step;
 use super::visit::{self, Counts, Round};
 
@@ -142,7 +142,8 @@ pub fn rows(lines: &[Line], sections: &[Vec<Step>], code: &Code) -> Result<Vec<R
                 let failed = |why: String| RowError::Section { name: name.clone(), why };
                 let mark = code.program.function(ROUND);
                 let mark = mark.ok_or_else(|| failed(format!("no function `{ROUND}`")))?;
-                let rounds = visit::by_mark(steps, mark, code);
+                let rest = code.program.function(REST);
+                let rounds = visit::by_marks(steps, mark, rest, code);
                 let row = row(name, &rounds, code).ok_or_else(|| failed(no_rounds()))?;
                 agrees(*time, row.instructions).map_err(failed)?;
                 rows.push(row);

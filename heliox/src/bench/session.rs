@@ -25,8 +25,10 @@ use super::trace::{self, Step, TraceError};
 pub const BEGIN: &str = "trace_begin";
 /// The function at which tracing ends.
 pub const END: &str = "trace_end";
-/// The function that separates rounds of what is measured. Not every program has one.
+/// The function at which a round of what is measured begins. Not every program has one.
 pub const ROUND: &str = "trace_round";
+/// The function at which a round ends before the next one begins. Not every program has one.
+pub const REST: &str = "trace_rest";
 
 /// Bytes that the execution log of one part can have: about 90 for each instruction.
 pub const LOG_LIMIT: u64 = 128 << 20;

@@ -27,7 +27,7 @@ pub struct Visit {
     pub kernel: Vec<u64>,
 }
 
-/// A part of a trace: what happened between two passes of a mark, or one visit.
+/// A part of a trace: what happened between two marks, or one visit.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Round {
     /// Instructions of programs, without SYSCALLs.
@@ -93,28 +93,30 @@ pub fn by_site(visits: Vec<Visit>) -> Vec<Vec<Round>> {
     groups.into_iter().map(|(_, rounds)| rounds).collect()
 }
 
-/// Cuts a trace at each pass of the address `mark`. What is before the first pass and behind the
-/// last is left out.
+/// Cuts a trace into rounds: each from a pass of the address `round` to the next pass of it or of `rest`,
+/// if there is such a mark. What is between rounds, and one that does not end, is left out.
 #[must_use]
-pub fn by_mark(steps: &[Step], mark: u64, code: &Code) -> Vec<Round> {
-    let passes: Vec<_> =
-        (0..).zip(steps).filter(|(_, step)| step.address == mark).map(|(index, _)| index).collect();
-    let between = passes.windows(2).filter_map(|pair| steps.get(pair[0]..pair[1]));
-    between
-        .map(|steps| {
-            let mut round = Round::default();
-            for (index, step) in steps.iter().enumerate() {
-                let enters = steps.get(index + 1).is_some_and(|next| !next.user)
-                    && code.kind(step.address) == Kind::SystemCall;
-                if step.user && !enters {
-                    round.user += 1;
-                } else {
-                    round.kernel.push(step.address);
-                }
+pub fn by_marks(steps: &[Step], round: u64, rest: Option<u64>, code: &Code) -> Vec<Round> {
+    let mut rounds = Vec::new();
+    let mut open: Option<Round> = None;
+    for (index, step) in steps.iter().enumerate() {
+        if step.address == round || Some(step.address) == rest {
+            rounds.extend(open.take());
+        }
+        if step.address == round {
+            open = Some(Round::default());
+        }
+        if let Some(open) = &mut open {
+            let enters = steps.get(index + 1).is_some_and(|next| !next.user)
+                && code.kind(step.address) == Kind::SystemCall;
+            if step.user && !enters {
+                open.user += 1;
+            } else {
+                open.kernel.push(step.address);
             }
-            round
-        })
-        .collect()
+        }
+    }
+    rounds
 }
 
 /// The round that occurs most often, and how often it does. `None` if there are no rounds.
@@ -277,16 +279,27 @@ mod tests {
     #[test]
     fn rounds_between_marks_have_all_their_visits() {
         let code = code();
-        let mut steps = Vec::new();
+        let (round, rest) = (PROGRAM + 0x100, PROGRAM + 0x200);
+        let mut steps = vec![user(rest)];
         for _ in 0..3 {
-            steps.push(user(PROGRAM + 0x100));
+            steps.push(user(round));
             steps.extend(call(4, &[0, 0x40]));
             steps.extend(kernel(&[0x60, 0x50]));
             steps.push(user(PROGRAM + 4));
         }
-        let rounds = by_mark(&steps, PROGRAM + 0x100, &code);
+        // Without an end of its own the last round has none.
+        let rounds = by_marks(&steps, round, Some(rest), &code);
+        assert_eq!(rounds, by_marks(&steps, round, None, &code));
         assert_eq!(rounds.len(), 2);
-        let (round, times) = most_frequent(&rounds).unwrap();
-        assert_eq!((round.user, round.kernel.len(), times), (4, 5, 2));
+        let (found, times) = most_frequent(&rounds).unwrap();
+        assert_eq!((found.user, found.kernel.len(), times), (4, 5, 2));
+        // What is behind the end does not count.
+        steps.push(user(rest));
+        steps.extend(call(4, &[0, 0x40]));
+        steps.push(user(rest));
+        steps.push(user(round));
+        let rounds = by_marks(&steps, round, Some(rest), &code);
+        assert_eq!(rounds.len(), 3);
+        assert_eq!(most_frequent(&rounds).unwrap().1, 3);
     }
 }

@@ -133,3 +133,66 @@ unsafe extern "sysv64" fn pong_loop(partner: u64, stub: u64) -> u64 {
         "ret",
     )
 }
+
+/// Answers whoever calls, as servers do: the answer does not wait for a client that does not, and then
+/// anybody may come. Answers with messages as long as those that come, until one has a label other than 0.
+///
+/// # Errors
+///
+/// The first error ends it.
+pub fn serve(local: bool) -> Result<(), IpcError> {
+    utcb::set_buffer_registers(&[0]);
+    // SAFETY: the messages have no typed items, and none are accepted.
+    check(unsafe { serve_loop(stub(local)) })
+}
+
+/// Send: no time; receive: without end.
+const ANSWER_TIMEOUTS: u32 = (heliox_abi::Time::ZERO.0 as u32) << 16;
+
+#[unsafe(naked)]
+unsafe extern "sysv64" fn serve_loop(stub: u64) -> u64 {
+    naked_asm!(
+        "push rbx",
+        "push rbp",
+        "push r12",
+        "push r13",
+        "push r14",
+        "push r15",
+        "push rdi",
+        // The first time there is nobody to answer.
+        "xor esi, esi",
+        "xor r9d, r9d",
+        "2:",
+        "mov rdx, -1",
+        "mov r8d, {timeouts}",
+        "mov rdi, gs:[0]",
+        "call [rsp]",
+        // RSI is who sent it. A tag without flags, label and typed words is answered as it is.
+        "cmp r9, 0x40",
+        "jb 2b",
+        "mov rax, r9",
+        "add rsp, 8",
+        "pop r15",
+        "pop r14",
+        "pop r13",
+        "pop r12",
+        "pop rbp",
+        "pop rbx",
+        "cld",
+        "ret",
+        timeouts = const ANSWER_TIMEOUTS,
+    )
+}
+
+/// Uses a floating-point and a vector register, so that the running thread has such a state from now on.
+pub fn use_floating_point() {
+    // SAFETY: changes a vector register, and leaves the x87 stack as it was; compiled code uses neither.
+    unsafe { asm!(".byte 0x66, 0x0f, 0xef, 0xc0", "fldz", "fstp st(0)", options(nomem, nostack)) }
+}
+
+/// Executes an invalid instruction, of two bytes: exception 6. The running thread's exception handler should
+/// let it go on behind them.
+pub fn invalid_instruction() {
+    // SAFETY: the handler changes nothing but the instruction pointer; without one the thread halts.
+    unsafe { asm!("ud2", options(nomem, nostack)) }
+}
