@@ -7,10 +7,10 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use heliox_l4::abi::{PreemptionControl, PriorityControl, ThreadState, TimeControl};
+use heliox_l4::abi::{PreemptionControl, ThreadState};
 use heliox_l4::control::{self, ForeignThread, Space};
-use heliox_l4::message::{Acceptance, Mapping, Message, Received, Words};
 use heliox_l4::memory::Region;
+use heliox_l4::message::{Acceptance, Mapping, Message, Received, Words};
 use heliox_l4::probe::{self, Action, Output, ProbeMemory, Step};
 use heliox_l4::protocol::kernel_label;
 use heliox_l4::schedule::{self, Parameters};
@@ -136,8 +136,6 @@ pub(crate) struct Event {
     pub(crate) slot: usize,
     pub(crate) from: ThreadId,
     pub(crate) words: Words,
-    /// The clock when it came.
-    pub(crate) at: u64,
 }
 
 impl Event {
@@ -437,27 +435,6 @@ impl Stage {
         refused("setting preemption", schedule::schedule(probe.id(), parameters)).map(|_| ())
     }
 
-    /// Schedule of a probe with any words; RAX.
-    pub(crate) fn schedule_words(
-        &self,
-        thread: ThreadId,
-        time: u64,
-        processor: u64,
-        priority: u64,
-        preemption: u64,
-    ) -> u64 {
-        let parameters = Parameters {
-            time: TimeControl(time),
-            processor,
-            priority: PriorityControl(priority),
-            preemption: PreemptionControl(preemption),
-        };
-        match schedule::schedule(thread, parameters) {
-            Ok(answer) => answer.state as u64,
-            Err(_) => 0,
-        }
-    }
-
     /// Deletes a probe.
     pub(crate) fn delete(&self, probe: Probe) -> Checked {
         refused("deleting a probe", control::delete(probe.global()))
@@ -480,9 +457,8 @@ impl Stage {
 
     fn take(&mut self, message: &Received) -> Checked {
         let Received { from, words } = *message;
-        let slot = self.probes.iter().position(|probe| {
-            probe.is_some_and(|probe| probe.id() == from)
-        });
+        let slot =
+            self.probes.iter().position(|probe| probe.is_some_and(|probe| probe.id() == from));
         if let Some(slot) = slot {
             if words.label() == probe::DONE {
                 self.done[slot] = true;
@@ -492,14 +468,13 @@ impl Stage {
                 let address = words.word(1);
                 let memory = &PROBE_MEMORY[slot];
                 let own = (memory.address()..memory.stack()).contains(&address);
-                let mapping =
-                    if own { Some(memory.mapping()) } else { probe::code_page(address) };
+                let mapping = if own { Some(memory.mapping()) } else { probe::code_page(address) };
                 if let Some(mapping) = mapping {
                     return self.map_to(from, mapping);
                 }
             }
         }
-        let event = Event { slot: slot.unwrap_or(PROBES), from, words, at: system_clock() };
+        let event = Event { slot: slot.unwrap_or(PROBES), from, words };
         match self.events.iter_mut().find(|event| event.is_none()) {
             Some(place) => *place = Some(event),
             None => return fail("not so many events", EVENTS as u64),
@@ -522,9 +497,8 @@ impl Stage {
     }
 
     fn event_of(&mut self, probe: Probe) -> Option<Event> {
-        let of_probe = |event: &&mut Option<Event>| {
-            event.is_some_and(|event| event.slot == probe.slot)
-        };
+        let of_probe =
+            |event: &&mut Option<Event>| event.is_some_and(|event| event.slot == probe.slot);
         self.events.iter_mut().find(of_probe).and_then(Option::take)
     }
 
@@ -696,7 +670,11 @@ impl Stage {
     }
 
     /// Does a step that may fault: its output, or the fault, after which the probe begins anew.
-    pub(crate) fn attempt(&mut self, probe: Probe, step: Step) -> Checked<Result<Output, PageFault>> {
+    pub(crate) fn attempt(
+        &mut self,
+        probe: Probe,
+        step: Step,
+    ) -> Checked<Result<Output, PageFault>> {
         self.go(probe, &[step])?;
         let deadline = system_clock() + PATIENCE;
         loop {
@@ -774,10 +752,7 @@ impl Stage {
 const NIL: ThreadId = ThreadId::NIL;
 
 /// Turns a refusal of the kernel into a failure.
-pub(crate) fn refused<T>(
-    what: &'static str,
-    result: Result<T, control::Refused>,
-) -> Checked<T> {
+pub(crate) fn refused<T>(what: &'static str, result: Result<T, control::Refused>) -> Checked<T> {
     result.map_err(|control::Refused(found)| Failure { what, expected: 0, found })
 }
 

@@ -157,7 +157,9 @@ pub(crate) fn unmap(control: u64, pages: &[u64]) -> Step {
     };
     let step = Step::new(Target::Call(SystemCall::Unmap), registers);
     // As Ipc, it takes the others from memory.
-    (8_isize..).zip(pages.iter().skip(8)).fold(step, |step, (index, word)| step.with_word(index, *word))
+    (8_isize..)
+        .zip(pages.iter().skip(8))
+        .fold(step, |step, (index, word)| step.with_word(index, *word))
 }
 
 /// ExchangeRegisters.

@@ -2,6 +2,7 @@
 
 use core::fmt::Write;
 use core::panic::PanicInfo;
+use core::sync::atomic::Ordering;
 
 use heliox_l4::message::{Acceptance, Message, Received};
 use heliox_l4::once::SetOnce;
@@ -24,7 +25,7 @@ const LIMIT: u64 = 10_000_000;
 /// The priority of the thread that runs a case; probes have less.
 pub(crate) const WORKER_PRIORITY: u8 = 250;
 
-static STACK: Stack<65536> = Stack::new();
+static STACK: Stack<{ 256 << 10 }> = Stack::new();
 /// Memory that cases map around.
 pub(crate) static MEMORY: SetOnce<Memory> = SetOnce::new();
 
@@ -54,6 +55,7 @@ pub(crate) fn main() -> u8 {
         }
     }
     heliox_l4::start::set_panic_hook(report_panic);
+    crate::cases::servers::find();
     let (mut all, mut failed, mut version) = (0, 0, 0);
     let begin = system_clock();
     for (group, cases) in GROUPS {
@@ -94,7 +96,10 @@ fn run(case: &'static Case, version: u32) -> bool {
             passed
         }
         Err(reason) => {
-            println!("FAILED {} ({}): its thread cannot be made: {reason:?}", case.rules, case.name);
+            println!(
+                "FAILED {} ({}): its thread cannot be made: {reason:?}",
+                case.rules, case.name
+            );
             false
         }
     };
@@ -112,6 +117,8 @@ fn start(case: &'static Case, version: u32) -> Result<Thread, heliox_l4::thread:
     let argument = u64::from(version) << 32 | place_of(case) as u64;
     let worker = spawn(place, &STACK, work, argument)?;
     // Until the supervisor waits, the worker cannot run.
+    let highest = schedule::set_priority(id.into(), u8::MAX).is_ok();
+    crate::cases::scheduling::ROOT_IS_HIGHEST.store(highest, Ordering::Relaxed);
     let _ = schedule::set_priority(id.into(), WORKER_PRIORITY);
     Ok(worker)
 }
@@ -201,10 +208,7 @@ fn watch(case: &Case, worker: GlobalId) -> bool {
             // Whatever a probe sends to the supervisor is no report.
             Ok(_) => {}
             Err(error) if error.code == IpcErrorCode::Timeout => {
-                println!(
-                    "FAILED {} ({}): did not end within {LIMIT} us",
-                    case.rules, case.name
-                );
+                println!("FAILED {} ({}): did not end within {LIMIT} us", case.rules, case.name);
                 return false;
             }
             Err(_) => {}

@@ -67,8 +67,8 @@ fn registers_in_the_message(stage: &mut Stage) -> Checked {
     let words = stage.exception(probe)?.words;
     let r = numbered();
     let expected = [
-        r.rbx, r.r10, r.r12, r.r13, r.r14, r.r15, r.rax, r.rcx, r.rdx, r.rsi, r.rdi, r.rbp, r.r8, r.r9,
-        r.r11,
+        r.rbx, r.r10, r.r12, r.r13, r.r14, r.r15, r.rax, r.rcx, r.rdx, r.rsi, r.rdi, r.rbp, r.r8,
+        r.r9, r.r11,
     ];
     for (index, value) in (2..).zip(expected) {
         equal("a register", value, words.word(index))?;
@@ -135,8 +135,8 @@ fn answers_load_registers(stage: &mut Stage) -> Checked {
         stage.tell(probe, &Message::of(0, &words[..count]))?;
         let r = stage.finish(probe)?.registers;
         let found = [
-            r.rbx, r.r10, r.r12, r.r13, r.r14, r.r15, r.rax, r.rcx, r.rdx, r.rsi, r.rdi, r.rbp, r.r8,
-            r.r9, r.r11,
+            r.rbx, r.r10, r.r12, r.r13, r.r14, r.r15, r.rax, r.rcx, r.rdx, r.rsi, r.rdi, r.rbp,
+            r.r8, r.r9, r.r11,
         ];
         for (index, value) in (1..).zip(found) {
             equal("a register", 0xb00 + index, value)?;

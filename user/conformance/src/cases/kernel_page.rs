@@ -103,7 +103,10 @@ fn processors(_: &mut Stage) -> Checked {
     let info = word(0x198);
     equal("log2 of a description's size", 5, info >> 60)?;
     let at = word(0x178) as usize;
-    holds("the descriptions lie in the page", at > 0 && at + 32 * (1 + (info & 0xffff) as usize) <= 4096)?;
+    holds(
+        "the descriptions lie in the page",
+        at > 0 && at + 32 * (1 + (info & 0xffff) as usize) <= 4096,
+    )?;
     at_least("the frequency in kHz", 1000, word(at + 8))
 }
 
@@ -152,7 +155,11 @@ fn memory_is_described(stage: &mut Stage) -> Checked {
         .filter(|found| !found.is_virtual && (found.low..=found.high).contains(&address))
         .last();
     let kind = last.map_or(MemoryType::Undefined, |found| found.memory_type);
-    equal("the last descriptor of memory that was given", MemoryType::Conventional as u64, kind as u64)
+    equal(
+        "the last descriptor of memory that was given",
+        MemoryType::Conventional as u64,
+        kind as u64,
+    )
 }
 
 fn it_is_read_only(stage: &mut Stage) -> Checked {

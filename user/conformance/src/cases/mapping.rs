@@ -7,7 +7,7 @@ use crate::case::{Checked, cases, equal, holds};
 use crate::stage::{KIP_AREA, PLACE, Probe, Stage, UTCB_START};
 use crate::steps::{
     COMPLETE, MessageOutput, R, RECEIVE_OVERFLOW, RW, RWX, RX, SEND_OVERFLOW, action, grant_words,
-    map_words, page, receive_into, send, tag, unmap,
+    map_words, page, receive_into, tag, unmap,
 };
 
 cases! {
@@ -479,7 +479,6 @@ fn granting_a_part(stage: &mut Stage) -> Checked {
     require_page(stage, d, PLACE, 1)?;
     stage.require_nothing("what was granted", c, PLACE + 0x1000)?;
     require_page(stage, c, PLACE, 0)?;
-    let _ = send;
     Ok(())
 }
 

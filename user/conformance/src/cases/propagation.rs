@@ -102,7 +102,8 @@ fn within_the_receivers_space(stage: &mut Stage) -> Checked {
 
 fn set_redirector(space: Probe, redirector: ThreadId) -> Checked {
     let none = Flexpage::NIL;
-    refused("a redirector", control::space_control(space.id(), 0, none, none, redirector)).map(|_| ())
+    refused("a redirector", control::space_control(space.id(), 0, none, none, redirector))
+        .map(|_| ())
 }
 
 fn for_redirected_spaces(stage: &mut Stage) -> Checked {
@@ -128,7 +129,8 @@ fn without_permission(stage: &mut Stage) -> Checked {
 
 fn for_nobody(stage: &mut Stage) -> Checked {
     let (receiver, speaker) = (stage.probe()?, stage.probe()?);
-    for name in [stage.spare(0).into(), NIL, ANY, ANY_LOCAL, ThreadId(0x1240), ThreadId(1 << 32 | 1)]
+    for name in
+        [stage.spare(0).into(), NIL, ANY, ANY_LOCAL, ThreadId(0x1240), ThreadId(1 << 32 | 1)]
     {
         both_ways(stage, speaker, receiver, name, ANY, |output| {
             is_ordinary(output, speaker.id(), 5)
@@ -246,7 +248,10 @@ fn waiting_is_no_permission(stage: &mut Stage) -> Checked {
     both_ways(stage, speaker, receiver, name.id(), ANY, |output| {
         is_ordinary(output, speaker.id(), 5)
     })?;
-    stage.run(speaker, send(name.id(), ZERO, &[tag(1, 0, 0)]))?.succeeded("it still waits").map(|_| ())
+    stage
+        .run(speaker, send(name.id(), ZERO, &[tag(1, 0, 0)]))?
+        .succeeded("it still waits")
+        .map(|_| ())
 }
 
 fn either_form_of_name(stage: &mut Stage) -> Checked {

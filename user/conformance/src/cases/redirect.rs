@@ -39,7 +39,8 @@ const VIRTUAL: isize = -6;
 
 fn set(space: Probe, redirector: ThreadId) -> Checked {
     let none = Flexpage::NIL;
-    refused("a redirector", control::space_control(space.id(), 0, none, none, redirector)).map(|_| ())
+    refused("a redirector", control::space_control(space.id(), 0, none, none, redirector))
+        .map(|_| ())
 }
 
 /// Fails unless a message was redirected.
@@ -205,7 +206,9 @@ fn the_receiver_answers(stage: &mut Stage) -> Checked {
     let step = send(server.id(), ZERO, &words).with_word(VIRTUAL, client.id().0);
     stage.run(redirector, step)?.succeeded("passing it on")?;
     stage.finish(server)?.succeeded("the request")?;
-    stage.run(redirector, send(client.id(), ZERO, &[0]))?.failed("the redirector's", SEND_TIMEOUT)?;
+    stage
+        .run(redirector, send(client.id(), ZERO, &[0]))?
+        .failed("the redirector's", SEND_TIMEOUT)?;
     stage.run(server, send(client.id(), ZERO, &[tag(9, 0, 0)]))?.succeeded("the server's")?;
     let output = stage.finish(client)?.succeeded("the call")?;
     equal("the answer", tag(9, 0, 0), output.registers.r9)?;

@@ -5,7 +5,7 @@ use core::sync::atomic::Ordering;
 use heliox_l4::abi::ThreadState;
 use heliox_l4::abi::utcb::ControlWord;
 use heliox_l4::kip::SystemCall;
-use heliox_l4::probe::{Action, Output, Step};
+use heliox_l4::probe::{Output, Step};
 use heliox_l4::{Flexpage, KernelLabel, ThreadId, Time, Timeouts, raw, system_clock};
 
 use crate::case::{Checked, at_least, at_most, cases, equal, fail, holds};
@@ -13,7 +13,7 @@ use crate::stage::{PageFault, Probe, Stage};
 use crate::steps::{
     MessageOutput, NEVER, R, RECEIVE_ABORTED, RECEIVE_OVERFLOW, RECEIVE_TRANSFER_OWN,
     RECEIVE_TRANSFER_PARTNER, RW, RWX, SEND_ABORTED, SEND_OVERFLOW, SEND_TRANSFER_OWN,
-    SEND_TRANSFER_PARTNER, ZERO, accepting, action, map_words, milliseconds, page, receive, send,
+    SEND_TRANSFER_PARTNER, ZERO, accepting, map_words, milliseconds, page, receive, send,
     tag, unmap,
 };
 
@@ -128,7 +128,9 @@ impl Pair {
 
 fn a_string(stage: &mut Stage) -> Checked {
     let pair = pair(stage, 2)?;
-    for (from, to, length) in [(0, 0, 8), (3, 5, 100), (0, 0, 4096), (4000, 4090, 200), (1, 0, 6000)] {
+    for (from, to, length) in
+        [(0, 0, 8), (3, 5, 100), (0, 0, 4096), (4000, 4090, 200), (1, 0, 6000)]
+    {
         let words = [tag(2, 1, 2), 0x99, simple(length), FROM + from];
         let buffers = [STRINGS, simple(8192 - to), TO + to];
         let received = pair.passes(stage, &words, &buffers)?;
@@ -410,8 +412,12 @@ fn what_faults_tell(stage: &mut Stage) -> Checked {
         let broken = broken(stage, sender)?;
         broken.begin(stage, Timeouts::NEVER, Timeouts::NEVER)?;
         let fault = broken.fault(stage)?;
-        let is_stub = |at: u64| SystemCall::ALL.iter().any(|call| raw::stub(*call) >> 12 == at >> 12);
-        holds("no address of the kernel", fault.instruction >> 47 == 0 || is_stub(fault.instruction))?;
+        let is_stub =
+            |at: u64| SystemCall::ALL.iter().any(|call| raw::stub(*call) >> 12 == at >> 12);
+        holds(
+            "no address of the kernel",
+            fault.instruction >> 47 == 0 || is_stub(fault.instruction),
+        )?;
         let label = KernelLabel::PageFault.label(fault.access);
         equal("the tag", label << 16 | 2, fault.tag)?;
         broken.repair(stage)?;
@@ -487,7 +493,8 @@ fn some_time_for_faults(stage: &mut Stage) -> Checked {
 
 fn the_shorter_timeout_counts(stage: &mut Stage) -> Checked {
     let (short, long) = (milliseconds(5), milliseconds(1500));
-    for (send_half, receive_half) in [(short, long), (long, short), (short, NEVER), (NEVER, short)] {
+    for (send_half, receive_half) in [(short, long), (long, short), (short, NEVER), (NEVER, short)]
+    {
         let broken = broken(stage, true)?;
         // The other halves do not matter.
         let sender = Timeouts::new(send_half, ZERO);
@@ -559,7 +566,10 @@ fn answers_with_many_words(stage: &mut Stage) -> Checked {
         answer[0] = tag(0x666, 61, 2);
         let [_, header, flexpage] = map_words(page(0x5_0000_0000, RW), broken.at);
         (answer[62], answer[63]) = (header, flexpage);
-        stage.go(pager, &[receive(broken.faulter.id(), NEVER), send(broken.faulter.id(), NEVER, &answer)])?;
+        stage.go(
+            pager,
+            &[receive(broken.faulter.id(), NEVER), send(broken.faulter.id(), NEVER, &answer)],
+        )?;
         stage.block_receiving(pager)?;
         let receive = side(broken.receive_step(Timeouts::NEVER), !sender);
         stage.go(broken.pair.receiver, &[receive])?;
@@ -662,7 +672,8 @@ fn somebody_more_important(stage: &mut Stage) -> Checked {
     let (sender, receiver) = large_pair(stage)?;
     let sleeper = stage.probe_at(150)?;
     let naps: [Step; 10] = core::array::from_fn(|_| receive(sleeper.id(), Time(50)));
-    stage.go(receiver, &[accepting(receive(sender.id(), NEVER), &[STRINGS, simple(4 << 20), TO])])?;
+    stage
+        .go(receiver, &[accepting(receive(sender.id(), NEVER), &[STRINGS, simple(4 << 20), TO])])?;
     stage.block_receiving(receiver)?;
     stage.go(sleeper, &naps)?;
     stage.go(sender, &[send(receiver.id(), NEVER, &[tag(0, 0, 2), simple(4 << 20), FROM])])?;
@@ -701,7 +712,10 @@ fn rights_are_kept(stage: &mut Stage) -> Checked {
     let step = accepting(receive(pair.sender.id(), NEVER), &[STRINGS, simple(64), TO]);
     stage.go(pair.receiver, &[step])?;
     stage.block_receiving(pair.receiver)?;
-    stage.go(pair.sender, &[send(pair.receiver.id(), NEVER, &[tag(0, 0, 2), simple(64), FROM + 64])])?;
+    stage.go(
+        pair.sender,
+        &[send(pair.receiver.id(), NEVER, &[tag(0, 0, 2), simple(64), FROM + 64])],
+    )?;
     let fault = stage.page_fault(pair.receiver)?;
     equal("a write", 2, fault.access)?;
     equal("to the buffer", TO, fault.address & !0xfff)?;
@@ -710,6 +724,5 @@ fn rights_are_kept(stage: &mut Stage) -> Checked {
     stage.finish(pair.receiver)?.succeeded("the receive")?;
     pair.require_same(stage, 64, 0, 64)?;
     pair.sender.scratch(0).store(0, Ordering::Relaxed);
-    let _ = action(Action::Nothing, 0, 0, 0);
     Ok(())
 }

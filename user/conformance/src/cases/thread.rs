@@ -10,7 +10,7 @@ use heliox_l4::probe::{self, Action, Step, Target};
 use heliox_l4::thread::{Place, Stack, spawn};
 use heliox_l4::{Flexpage, GlobalId, ThreadId, control, raw, schedule, utcb};
 
-use crate::case::{Checked, Failure, at_least, cases, equal, fail, holds};
+use crate::case::{Checked, at_least, cases, equal, fail, holds};
 use crate::stage::{KIP_AREA, Options, PLACE, Probe, Stage, UTCB_BITS, UTCB_START, refused, sent};
 use crate::steps::{
     ANY, KEEP, MessageOutput, NEVER, NIL, R, RECEIVE_CANCELLED, RECEIVE_NO_PARTNER, RW,
@@ -73,7 +73,12 @@ fn control_thread(
 }
 
 /// Fails unless ThreadControl ends in this way: 0 for success, or ErrorCode.
-fn controls(what: &'static str, expected: u64, arguments: [ThreadId; 4], utcb_address: u64) -> Checked {
+fn controls(
+    what: &'static str,
+    expected: u64,
+    arguments: [ThreadId; 4],
+    utcb_address: u64,
+) -> Checked {
     let [thread, space, scheduler, pager] = arguments;
     equal(what, expected, control_thread(thread, space, scheduler, pager, utcb_address))
 }
@@ -133,14 +138,9 @@ fn destinations_that_are_none(stage: &mut Stage) -> Checked {
 fn space_specifiers_that_are_none(stage: &mut Stage) -> Checked {
     let me = stage.driver();
     let id = stage.spare(0).into();
-    for word in [
-        stage.spare(1).word(),
-        0x1240,
-        utcb::local_id().0,
-        u64::MAX,
-        20 << 32 | 1,
-        4 << 32 | 1,
-    ] {
+    for word in
+        [stage.spare(1).word(), 0x1240, utcb::local_id().0, u64::MAX, 20 << 32 | 1, 4 << 32 | 1]
+    {
         controls("creating a thread there", 3, [id, ThreadId(word), me, NIL], KEEP)?;
     }
     holds("nothing was made", !exists(id))
@@ -210,7 +210,12 @@ fn utcbs_that_are_none(stage: &mut Stage) -> Checked {
         controls("a thread with it and no pager", 6, [id, space, me, NIL], address)?;
     }
     holds("nothing was made", !exists(id))?;
-    controls("the last one that there is", 0, [id, space, me, me], UTCB_START + (1 << UTCB_BITS) - 1024)
+    controls(
+        "the last one that there is",
+        0,
+        [id, space, me, me],
+        UTCB_START + (1 << UTCB_BITS) - 1024,
+    )
 }
 
 fn a_utcb_that_is_taken(stage: &mut Stage) -> Checked {
@@ -453,7 +458,7 @@ fn a_renamed_thread_stops(stage: &mut Stage) -> Checked {
 }
 
 /// Starts a thread under a name that the stage does not know, and waits for its first message.
-fn restart(stage: &mut Stage, id: ThreadId, stack: u64, entry: u64) -> Checked {
+fn restart(_stage: &mut Stage, id: ThreadId, stack: u64, entry: u64) -> Checked {
     let registers = heliox_l4::raw::Registers {
         rax: id.0,
         rsi: 0x11e,
@@ -466,9 +471,7 @@ fn restart(stage: &mut Stage, id: ThreadId, stack: u64, entry: u64) -> Checked {
     let limit = heliox_l4::Time::from_period(1_000_000);
     let mut nothing = heliox_l4::message::Acceptance::NOTHING.clone();
     let message = sent("its first message", heliox_l4::receive_with(id, limit, &mut nothing))?;
-    equal("its label", probe::DONE, message.label())?;
-    let _ = stage;
-    Ok(())
+    equal("its label", probe::DONE, message.label())
 }
 
 fn renaming_before_activation(stage: &mut Stage) -> Checked {
@@ -784,6 +787,5 @@ fn any_thread_names_its_space(stage: &mut Stage) -> Checked {
     let options = Options { beside: Some(a), ..Options::NEW_SPACE };
     let beside = stage.probe_with(options)?;
     stage.run(beside, clock())?;
-    let _ = |failure: Failure| failure.what;
     Ok(())
 }
