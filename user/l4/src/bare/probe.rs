@@ -248,6 +248,13 @@ impl ProbeMemory {
         self.put(STEP_COUNT, steps.len() as u64);
     }
 
+    /// What there was when the probe began: registers, flags, and the control block. Until the first
+    /// steps are set.
+    #[must_use]
+    pub fn initial(&self) -> Output {
+        self.output(0)
+    }
+
     /// How many steps are done.
     #[must_use]
     pub fn done(&self) -> usize {
@@ -338,7 +345,34 @@ pub fn code_page(address: u64) -> Option<Mapping> {
 #[unsafe(naked)]
 unsafe extern "C" fn run() -> ! {
     naked_asm!(
+        // What there is at first is noted as the result of step 0.
+        "mov [rsp - {bytes} + 8 * ({steps} + {output})], rax",
+        "mov [rsp - {bytes} + 8 * ({steps} + {output} + 1)], rbx",
+        "mov [rsp - {bytes} + 8 * ({steps} + {output} + 2)], rcx",
+        "mov [rsp - {bytes} + 8 * ({steps} + {output} + 3)], rdx",
+        "mov [rsp - {bytes} + 8 * ({steps} + {output} + 4)], rsi",
+        "mov [rsp - {bytes} + 8 * ({steps} + {output} + 5)], rdi",
+        "mov [rsp - {bytes} + 8 * ({steps} + {output} + 6)], rbp",
+        "mov [rsp - {bytes} + 8 * ({steps} + {output} + 7)], r8",
+        "mov [rsp - {bytes} + 8 * ({steps} + {output} + 8)], r9",
+        "mov [rsp - {bytes} + 8 * ({steps} + {output} + 9)], r10",
+        "mov [rsp - {bytes} + 8 * ({steps} + {output} + 10)], r11",
+        "mov [rsp - {bytes} + 8 * ({steps} + {output} + 11)], r12",
+        "mov [rsp - {bytes} + 8 * ({steps} + {output} + 12)], r13",
+        "mov [rsp - {bytes} + 8 * ({steps} + {output} + 13)], r14",
+        "mov [rsp - {bytes} + 8 * ({steps} + {output} + 14)], r15",
         "lea rbp, [rsp - {bytes}]",
+        "pushfq",
+        "pop qword ptr [rbp + 8 * ({steps} + {flags_out})]",
+        "mov rdi, gs:[0]",
+        "sub rdi, 512",
+        "xor ecx, ecx",
+        "7:",
+        "mov rax, [rdi + rcx * 8]",
+        "mov [rbp + rcx * 8 + 8 * ({steps} + {block})], rax",
+        "inc ecx",
+        "cmp ecx, {block_words}",
+        "jb 7b",
         // Exceptions are told to the driver.
         "mov rax, [rbp + 8 * {driver}]",
         "mov rdi, gs:[0]",

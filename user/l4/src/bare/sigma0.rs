@@ -130,6 +130,20 @@ impl PhysicalBytes {
     }
 }
 
+/// Asks for `1 << bits` ports around `first`; whether sigma0 gave them.
+#[must_use]
+pub fn ask_ports(first: u16, bits: u32) -> bool {
+    let wanted = Flexpage::ports(first, bits, Flexpage::READ | Flexpage::WRITE);
+    let message = Message::of(KernelLabel::Sigma0.label(0), &[wanted.0, 0]);
+    let mut window = Acceptance::into_window(Flexpage::ports(0, 16, 0));
+    let sigma0 = raw::page().sigma0_id();
+    let answer = ipc::call_with(sigma0, Timeouts::NEVER, &message, &mut window);
+    answer.is_ok_and(|answer| {
+        let mut items = answer.items();
+        items.any(|item| matches!(item, Item::Map(item) if item.page == wanted))
+    })
+}
+
 /// Sends sigma0 its extended request: `operation` 1 sets how much it says, 2 has it print what it has.
 ///
 /// # Errors

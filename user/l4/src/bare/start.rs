@@ -41,17 +41,45 @@ unsafe extern "C" {
     fn heliox_program_main() -> u64;
 }
 
+/// The stack pointer that the program began with, and all other general registers, or'ed.
+static INITIAL: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
+
+/// The stack pointer that the program began with, and all other general registers, or'ed: for tests of
+/// how programs begin.
+#[must_use]
+pub fn initial_registers() -> (u64, u64) {
+    let [stack, others] = &INITIAL;
+    (stack.load(Ordering::Relaxed), others.load(Ordering::Relaxed))
+}
+
 /// Where the program begins.
 #[unsafe(naked)]
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".text.start")]
 unsafe extern "C" fn _start() -> ! {
     naked_asm!(
+        "mov [rip + {initial}], rsp",
+        "or rax, rbx",
+        "or rax, rcx",
+        "or rax, rdx",
+        "or rax, rsi",
+        "or rax, rdi",
+        "or rax, rbp",
+        "or rax, r8",
+        "or rax, r9",
+        "or rax, r10",
+        "or rax, r11",
+        "or rax, r12",
+        "or rax, r13",
+        "or rax, r14",
+        "or rax, r15",
+        "mov [rip + {initial} + 8], rax",
         "lea rsp, [rip + {stack} + {bytes}]",
         "xor ebp, ebp",
         "cld",
         "call {begin}",
         "ud2",
+        initial = sym INITIAL,
         stack = sym STACK,
         bytes = const STACK_BYTES,
         begin = sym begin,
