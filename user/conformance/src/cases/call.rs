@@ -9,8 +9,8 @@ use heliox_l4::{Flexpage, Timeouts};
 use crate::case::{Checked, at_least, cases, equal, fail, holds};
 use crate::stage::{KIP_AREA, Stage, UTCB_START};
 use crate::steps::{
-    KEEP, MessageOutput, NEVER, NIL, RW, RWX, SEND_TIMEOUT, ZERO, action, call, clock,
-    exchange, ipc, message_call, page, receive, schedule, send, space_control, tag, thread_control,
+    KEEP, MessageOutput, NEVER, NIL, RW, RWX, SEND_TIMEOUT, ZERO, action, call, clock, exchange,
+    ipc, message_call, page, receive, schedule, send, space_control, tag, thread_control,
     thread_switch, unmap,
 };
 

@@ -6,9 +6,7 @@ use heliox_l4::{Flexpage, FlexpageKind, KernelLabel, memory, port};
 
 use crate::case::{Checked, cases, equal, fail, holds};
 use crate::stage::{PLACE, Probe, Stage};
-use crate::steps::{
-    COMPLETE, MessageOutput, RW, action, map_words, page, tag, unmap,
-};
+use crate::steps::{COMPLETE, MessageOutput, RW, action, map_words, page, tag, unmap};
 
 cases! {
     "PORT-1" => faults,

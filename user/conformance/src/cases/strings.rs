@@ -13,8 +13,8 @@ use crate::stage::{PageFault, Probe, Stage};
 use crate::steps::{
     MessageOutput, NEVER, R, RECEIVE_ABORTED, RECEIVE_OVERFLOW, RECEIVE_TRANSFER_OWN,
     RECEIVE_TRANSFER_PARTNER, RW, RWX, SEND_ABORTED, SEND_OVERFLOW, SEND_TRANSFER_OWN,
-    SEND_TRANSFER_PARTNER, ZERO, accepting, map_words, milliseconds, page, receive, send,
-    tag, unmap,
+    SEND_TRANSFER_PARTNER, ZERO, accepting, map_words, milliseconds, page, receive, send, tag,
+    unmap,
 };
 
 cases! {

@@ -6,8 +6,8 @@ use heliox_l4::probe::{Action, Step};
 use crate::case::{Checked, cases, equal, holds};
 use crate::stage::{Options, PLACE, Stage, UTCB_BITS, UTCB_START};
 use crate::steps::{
-    MessageOutput, NEVER, RW, SEND_NO_PARTNER, ZERO, action, clock, exchange, receive,
-    send, tag, with_control,
+    MessageOutput, NEVER, RW, SEND_NO_PARTNER, ZERO, action, clock, exchange, receive, send, tag,
+    with_control,
 };
 
 cases! {
