@@ -4,13 +4,16 @@ use heliox::bare;
 use heliox::bench::code::Code;
 use heliox::bench::image::Image;
 use heliox::bench::phase::{Attribution, Phase, Rule, unattributed};
+use heliox::bench::reference::{IPC_TARGETS, KERNEL_TARGETS, Target};
 use heliox::bench::row::Row;
 use heliox::bench::table::{NOTHING, Table};
-use heliox::bench::{Measured, measure, session};
+use heliox::bench::text::reached;
+use heliox::bench::{Measured, measure, phase, session, visit};
 use heliox::boot::Boot;
+use heliox::programs::compile_c;
 use heliox::provision::Consent;
 
-use super::fixtures::c_program;
+use super::fixtures::{HEADERS, c_program};
 
 /// Boots the C program that measures system calls of the first-light kernel.
 fn measured() -> Measured {
@@ -56,6 +59,19 @@ fn instructions_are_counted_exactly_and_runs_agree() {
     let mut table = Table::default();
     table.update(NOTHING, rows, true);
     assert_eq!(table.compare(NOTHING, &second.rows, true), []);
+}
+
+#[test]
+fn l4_programs_can_be_built_and_have_their_marks() {
+    let program = bare::program("bench", Consent::Unattended).unwrap();
+    let image = Image::open(&program).unwrap();
+    let marks = [session::BEGIN, session::END, session::ROUND, session::REST];
+    let mut places = marks.map(|mark| image.function(mark).expect(mark));
+    places.sort_unstable();
+    assert!(places.windows(2).all(|pair| pair[0] != pair[1]), "{places:x?}");
+    bare::program("sigma0", Consent::Unattended).unwrap();
+    let at = "-Wl,-Ttext-segment=0x1000000";
+    compile_c("ping-pong", include_str!("../fixtures/l4_bench.c"), &[HEADERS, at]).unwrap();
 }
 
 #[test]
@@ -114,4 +130,90 @@ fn a_program_without_marks_and_one_that_marks_too_much_are_refused() {
     let boot = Boot::new().kernel(&kernel).module(endless.path(), "").icount(true);
     let error = session::run(boot, code).err().unwrap().to_string();
     assert!(error.contains("MiB of execution log"), "{error}");
+}
+
+#[test]
+fn code_that_is_in_no_file_is_read_from_memory() {
+    let program = c_program("bench", include_str!("../fixtures/bench.c"));
+    let kernel = bare::kernel(Consent::Unattended).unwrap();
+    let open = |path| Image::open(path).unwrap();
+    let first_visit = |code| {
+        let boot = Boot::new().kernel(&kernel).module(program.path(), "").icount(true);
+        let traced = session::run(boot, code).unwrap();
+        let visits = visit::visits(&traced.sections[0], &traced.code);
+        let groups = visit::by_site(visits);
+        let (round, _) = visit::most_frequent(&groups[0]).unwrap();
+        (round.clone(), visit::Counts::of(round, &traced.code))
+    };
+    // Without the kernel's file its code is only in memory.
+    let without = first_visit(Code::new(open(program.path()), open(program.path())));
+    assert_eq!(without, first_visit(Code::new(open(&kernel), open(program.path()))));
+}
+
+// --- What waits for the L4 kernel ---
+
+/// Measures with the L4 program, as `heliox bench` does.
+fn measured_on_l4(task: &str) -> Measured {
+    let consent = Consent::Unattended;
+    let (kernel, program) =
+        (bare::kernel(consent).unwrap(), bare::program("bench", consent).unwrap());
+    let boot = Boot::new().program("sigma0", "").program("bench", &format!("{task} traced=8"));
+    measure(boot, &kernel, &program).unwrap()
+}
+
+fn reaches(targets: &[Target], rows: &[Row]) {
+    for target in targets {
+        let count = reached(target, rows);
+        assert!(count.is_some_and(|count| count <= target.most), "{}: {count:?}", target.title);
+    }
+}
+
+#[test]
+#[ignore = "waits for the L4 kernel"]
+fn messages_cost_at_most_so_many_instructions_whatever_else_goes_on() {
+    for under in ["nothing", "threads", "timers", "priorities"] {
+        let measured = measured_on_l4(&format!("ipc words=0,7,8,32,60,63 under={under}"));
+        // Six lengths; two spaces with closed and open receive, two rows each; and Lipc's two.
+        assert_eq!(measured.rows.len(), 6 * (2 * 2 * 2 + 2));
+        reaches(IPC_TARGETS, &measured.rows);
+        assert!(measured.rows.iter().all(Row::is_steady));
+    }
+}
+
+#[test]
+#[ignore = "waits for the L4 kernel"]
+fn operations_cost_at_most_so_many_instructions() {
+    let measured = measured_on_l4("kernel");
+    assert_eq!(measured.skipped, []);
+    reaches(KERNEL_TARGETS, &measured.rows);
+}
+
+#[test]
+#[ignore = "waits for the L4 kernel"]
+fn most_instructions_of_a_message_belong_to_a_phase() {
+    let measured = measured_on_l4("phases words=0,7,32,60");
+    let mut attribution = Attribution::new(&measured.code, phase::RULES);
+    for row in &measured.rows {
+        let shares = attribution.shares(&row.round);
+        assert!(unattributed(&shares) < 0.05, "{}: {shares:?}", row.title());
+    }
+}
+
+#[test]
+#[ignore = "waits for the L4 kernel"]
+fn a_ping_pong_in_c_costs_the_same() {
+    // At 16 MiB, where root is.
+    let at = "-Wl,-Ttext-segment=0x1000000";
+    let source = include_str!("../fixtures/l4_bench.c");
+    let program = compile_c("ping-pong", source, &[HEADERS, at]).unwrap();
+    let kernel = bare::kernel(Consent::Unattended).unwrap();
+    let boot = Boot::new().program("sigma0", "").module(program.path(), "");
+    let c = measure(boot, &kernel, program.path()).unwrap();
+    let ours = measured_on_l4("phases words=0,7,32");
+    assert_eq!(c.rows.len(), 6);
+    for row in &c.rows {
+        let same = ours.rows.iter().find(|other| other.name() == row.name()).unwrap();
+        let (one, other) = (row.kernel_instructions, same.kernel_instructions);
+        assert!(one.abs_diff(other) <= 5, "{}: {one} and {other}", row.title());
+    }
 }
