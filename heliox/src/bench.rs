@@ -9,7 +9,7 @@
 //! - [`visit`] cuts traces into visits to the kernel and counts, with [`code`], [`image`] and
 //!   [`instruction`];
 //! - [`row`] is the result; [`phase`] tells where instructions go; [`table`] compares with counts
-//!   that are checked in; [`reference`] has what others measured;
+//!   that are checked in; [`mod@reference`] has what others measured;
 //! - [`text`] and [`plot`] show it.
 
 pub mod code;

@@ -61,10 +61,10 @@ pub fn parse(log: &str) -> Result<Vec<Step>, TraceError> {
                 return Err(TraceError::SecondCpu { line: number });
             }
             steps.push(executed(rest).ok_or_else(unknown)?);
-        } else if let Some(address) = taken_back(text).ok_or_else(unknown)? {
-            if steps.pop().is_none_or(|last| last.address != address) {
-                return Err(TraceError::TakenBack { line: number, address });
-            }
+        } else if let Some(address) = taken_back(text).ok_or_else(unknown)?
+            && steps.pop().is_none_or(|last| last.address != address)
+        {
+            return Err(TraceError::TakenBack { line: number, address });
         }
     }
     Ok(steps)

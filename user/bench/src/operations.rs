@@ -4,7 +4,7 @@
 //! in another space, who gets mappings and strings; a thread that faults; one that handles interrupts; and
 //! one of the driver's own space. What is measured of a message ends when its receiver has it.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use heliox_l4::control::{self, Space};
 use heliox_l4::memory::{PAGE_BITS, Region};
@@ -13,8 +13,8 @@ use heliox_l4::schedule::{self, Parameters};
 use heliox_l4::thread::{Stack, Thread};
 use heliox_l4::{
     Flexpage, GlobalId, IpcError, IpcErrorCode, Phase, ThreadId, Time, Timeouts, call, call_with,
-    ipc, measure as loops, port, println, raw, receive_with, reply_wait, sigma0, system_clock,
-    thread_switch, utcb, wait,
+    ipc, measure as loops, port, println, raw, receive_with, reply_wait, send, sigma0,
+    system_clock, thread_switch, utcb, wait,
 };
 
 use crate::marks;
@@ -75,6 +75,8 @@ static ARRIVED: AtomicU64 = AtomicU64::new(0);
 static FAULTER_TICKS: AtomicU64 = AtomicU64::new(0);
 /// Interrupts that the handler got.
 static INTERRUPTS: AtomicU64 = AtomicU64::new(0);
+/// Whether the neighbour is to give the processor back, and not to wait.
+static SWITCHING: AtomicBool = AtomicBool::new(false);
 /// Where the faulter faults.
 static FAULT_ADDRESS: AtomicU64 = AtomicU64::new(0);
 
@@ -142,6 +144,8 @@ fn drive() -> Result<(), Failure> {
         },
         nothing,
     )?;
+    SWITCHING.store(true, Ordering::Relaxed);
+    send(neighbour, &Message::new(0))?;
     operation(
         "thread-switch-and-back",
         nothing,
@@ -151,6 +155,8 @@ fn drive() -> Result<(), Failure> {
         },
         nothing,
     )?;
+    SWITCHING.store(false, Ordering::Relaxed);
+    thread_switch(neighbour);
     operation(
         "exchange-registers",
         nothing,
@@ -273,11 +279,14 @@ fn print(name: &str, rounds: u64, ticks: u64) {
     );
 }
 
-/// Gives the processor back to the driver, again and again.
+/// Gives the processor back to the driver whenever it gets it, while it is told to. Otherwise it waits:
+/// a thread that can always run would be in the way of others.
 fn neighbour(_: u64) {
     let Ok(driver) = thread_id(DRIVER) else { return };
-    loop {
-        thread_switch(driver.into());
+    while wait().is_ok() {
+        while SWITCHING.load(Ordering::Relaxed) {
+            thread_switch(driver.into());
+        }
     }
 }
 
