@@ -19,7 +19,7 @@ use plotters::style::{FontStyle, register_font};
 use crate::error::Error;
 
 use super::phase::{PHASES, Phase, Shares};
-use super::reference::{IPC_TARGETS, KERNEL_TARGETS, THESIS, Target, WORDS};
+use super::reference::{CONTEXT_SWITCH, IPC_TARGETS, KERNEL_TARGETS, THESIS, Target, WORDS};
 use super::report::Receive;
 use super::row::Row;
 use super::text::{grouped, reached};
@@ -222,6 +222,16 @@ impl Ipc<'_> {
                 width: 2,
             })
             .collect();
+        for ((_, cycles), color) in CONTEXT_SWITCH.into_iter().zip([MUTED, INK]) {
+            let name = format!("a context switch alone ({} cycles)", grouped(u64::from(cycles)));
+            let cycles = f64::from(cycles);
+            series.push(Series {
+                name,
+                points: vec![(0.0, cycles), (60.0, cycles)],
+                color,
+                width: 1,
+            });
+        }
         let all = |row: &Row| row.instructions;
         let ours = ("call", false, Receive::Closed);
         series.extend(self.series("Heliox, call, with the program's own", ours, (OURS[0], 4), all));
