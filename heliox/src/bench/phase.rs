@@ -71,12 +71,11 @@ pub type Rule = (&'static str, Phase);
 pub const RULES: &[Rule] = &[
     // The way in and out.
     ("system_call_entry", Phase::ContextSwitch),
-    ("light_call_entry", Phase::ContextSwitch),
     ("enter_user", Phase::ContextSwitch),
     ("interrupt_stubs", Phase::ContextSwitch),
     ("interrupt_common", Phase::ContextSwitch),
     ("save_and_return", Phase::ContextSwitch),
-    ("heliox_hal::x86_64::entry", Phase::ContextSwitch),
+    ("heliox_hal::x86_64::cpu", Phase::ContextSwitch),
     ("heliox_hal::x86_64::execution", Phase::ContextSwitch),
     ("heliox_hal::x86_64::extended_state", Phase::ContextSwitch),
     ("heliox_hal::execution", Phase::ContextSwitch),
