@@ -44,6 +44,8 @@ pub(crate) const PLACE: u64 = 0x2_0000_0000;
 
 /// The priority of new threads.
 pub(crate) const PRIORITY: u8 = 100;
+/// How often a probe that says nothing is looked at, in microseconds.
+const LOOK: u64 = 100;
 /// How long something that must come is waited for, in microseconds.
 const PATIENCE: u64 = 2_000_000;
 
@@ -201,6 +203,7 @@ pub(crate) struct Stage {
     utcbs: [u64; PROBES],
     used: usize,
     done: [bool; PROBES],
+    quiet: [bool; PROBES],
     events: [Option<Event>; EVENTS],
     pages: u64,
 }
@@ -215,6 +218,7 @@ impl Stage {
             utcbs: [0; PROBES],
             used: 0,
             done: [false; PROBES],
+            quiet: [false; PROBES],
             events: [None; EVENTS],
             pages: 0,
         }
@@ -317,16 +321,44 @@ impl Stage {
 
     /// Makes a probe begin anew, whatever it does.
     pub(crate) fn reset(&mut self, probe: Probe) -> Checked {
-        self.done[probe.slot] = false;
         self.forget_events(probe);
+        // What it has sent meanwhile does not count.
+        self.pump(Time::ZERO)?;
+        self.done[probe.slot] = false;
         let (stack, entry) = (probe.memory().stack(), probe::entry());
         refused("a new start", probe.thread.start(stack, entry))?;
         self.wait_until_done(probe)
     }
 
+    /// Has a probe send nothing to the stage any more: for one whose messages go elsewhere. It must not
+    /// fault on its own memory or on the code of actions from then on.
+    fn make_quiet(&mut self, probe: Probe) -> Checked {
+        for what in [Action::Nothing, Action::Read, Action::Write] {
+            self.run(probe, action(Action::Read, what.address(), 0, 0))?;
+        }
+        probe.memory().set_quiet();
+        // It hears of that when it has done something.
+        self.quiet[probe.slot] = true;
+        self.run(probe, action(Action::Nothing, 0, 0, 0)).map(|_| ())
+    }
+
+    /// Sets the redirector of a probe's space. Its probes are quiet from then on: what they send to the
+    /// stage would be redirected too.
+    pub(crate) fn set_redirector(&mut self, probe: Probe, redirector: ThreadId) -> Checked {
+        let home = self.space_of[probe.slot];
+        for other in self.probes.into_iter().flatten() {
+            if self.space_of[other.slot] == home && !self.quiet[other.slot] {
+                self.make_quiet(other)?;
+            }
+        }
+        let none = Flexpage::NIL;
+        let set = control::space_control(probe.id(), 0, none, none, redirector);
+        refused("a redirector", set).map(|_| ())
+    }
+
     /// Gives a probe steps, which it does when it can run.
     pub(crate) fn go(&mut self, probe: Probe, steps: &[Step]) -> Checked {
-        probe.memory().set_steps(steps);
+        probe.memory().set_steps(steps, probe.local());
         self.done[probe.slot] = false;
         let limit = Time::from_period(PATIENCE);
         sent("a probe takes its steps", send_with(probe.id(), limit, &Message::new(0)))
@@ -369,7 +401,8 @@ impl Stage {
                 let state = schedule::thread_state(probe.id()).map_or(0, |state| state as u64);
                 return fail("a probe that ends its steps, which is in state", state);
             }
-            self.pump(Time::from_period(left))?;
+            let limit = if self.quiet[probe.slot] { LOOK } else { left };
+            self.pump(Time::from_period(limit))?;
         }
         Ok(())
     }
@@ -445,6 +478,16 @@ impl Stage {
     /// Takes what comes within a time: notes what is done, serves faults on probes' own memory, and keeps
     /// everything else as an event.
     pub(crate) fn pump(&mut self, limit: Time) -> Checked {
+        self.receive(limit)?;
+        for probe in self.probes.into_iter().flatten().filter(|probe| self.quiet[probe.slot]) {
+            // It has done its steps, and waits for the next ones.
+            self.done[probe.slot] =
+                probe.memory().is_done() && self.state(probe)? == ThreadState::Waiting;
+        }
+        Ok(())
+    }
+
+    fn receive(&mut self, limit: Time) -> Checked {
         let mut limit = limit;
         // Whatever comes, it ends: each probe that runs on forever is bounded by the case's limit.
         while let Ok(message) = receive_with(ThreadId::ANY, limit, &mut Acceptance::NOTHING.clone())

@@ -27,7 +27,7 @@ cases! {
     "CALL-10" => registers_of_unmap,
     "CALL-11" => registers_of_memory_control,
     "CALL-12" => vector_registers_survive,
-    "CALL-13" => flags_survive,
+    "CALL-13" => flags_do_no_harm,
     "CALL-14" => no_kernel_addresses,
     "CALL-15" => system_call_instruction_elsewhere,
     "CALL-16" => stubs_are_not_writable,
@@ -92,7 +92,7 @@ fn harmless_calls() -> [Step; 11] {
         SystemCall::Ipc | SystemCall::Lipc => message_call(call, NIL, NIL, Timeouts::NEVER, &[]),
         SystemCall::Unmap => unmap(0, &[0]),
         SystemCall::ExchangeRegisters => exchange(NIL, 0, 0, 0, 0, 0, NIL),
-        SystemCall::Schedule => schedule(NIL, KEEP, KEEP, KEEP, KEEP),
+        SystemCall::Schedule => schedule(NIL, 0, 0, 0, 0),
         _ => Step::new(Target::Call(call), empty),
     })
 }
@@ -256,18 +256,27 @@ fn vector_registers_survive(stage: &mut Stage) -> Checked {
     equal("the x87 stack of the other", 7, registers.rdx)
 }
 
-fn flags_survive(stage: &mut Stage) -> Checked {
+fn flags_do_no_harm(stage: &mut Stage) -> Checked {
     let probe = stage.probe()?;
     const DIRECTION: u64 = 1 << 10;
     const ALIGNMENT: u64 = 1 << 18;
     for flags in [DIRECTION, ALIGNMENT, DIRECTION | ALIGNMENT] {
         let output = stage.run(probe, clock().with_flags(0x202 | flags))?;
         at_least("the clock", 1, output.registers.rax)?;
-        equal("flags", flags, output.flags & (DIRECTION | ALIGNMENT))?;
-        // One that goes through another thread's turn.
+        equal("interrupts are enabled", 0x200, output.flags & 0x200)?;
+        // One that goes through another thread's turn, and one that copies.
         let sleep = receive(probe.id(), crate::steps::milliseconds(1));
         let output = stage.run(probe, sleep.with_flags(0x202 | flags))?;
-        equal("flags after a sleep", flags, output.flags & (DIRECTION | ALIGNMENT))?;
+        output.failed("a sleep", crate::steps::RECEIVE_TIMEOUT)?;
+        let other = stage.probe()?;
+        let mut words = [7; 64];
+        words[0] = tag(1, 63, 0);
+        stage.go(other, &[receive(probe.id(), NEVER).with_flags(0x202 | flags)])?;
+        stage.block_receiving(other)?;
+        let step = send(other.id(), NEVER, &words).with_flags(0x202 | flags);
+        stage.run(probe, step)?.succeeded("a long message")?;
+        let output = stage.finish(other)?.succeeded("its receive")?;
+        equal("the last word", 7, output.message_register(63))?;
     }
     Ok(())
 }

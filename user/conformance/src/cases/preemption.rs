@@ -234,7 +234,8 @@ fn no_delay_and_no_signal(stage: &mut Stage) -> Checked {
 fn the_end_of_a_slice(stage: &mut Stage) -> Checked {
     let worker = stage.probe()?;
     stage.set_time(worker, milliseconds(5), NEVER)?;
-    stage.go(worker, &[worker.spin().with_word(FLAGS, SIGNAL)])?;
+    // The slice after the switch begins with signal set.
+    stage.go(worker, &[thread_switch(NIL).with_word(FLAGS, SIGNAL), worker.spin()])?;
     let mut last = system_clock();
     for _ in 0..4 {
         let at = preempted(stage, worker)?;

@@ -2,7 +2,7 @@
 
 use heliox_l4::abi::ThreadState;
 use heliox_l4::probe::{Output, Step};
-use heliox_l4::{Flexpage, ThreadId, Timeouts, control};
+use heliox_l4::{ThreadId, Timeouts, control};
 
 use crate::case::{Checked, cases, equal, holds};
 use crate::stage::{Probe, Stage, refused};
@@ -100,17 +100,11 @@ fn within_the_receivers_space(stage: &mut Stage) -> Checked {
     })
 }
 
-fn set_redirector(space: Probe, redirector: ThreadId) -> Checked {
-    let none = Flexpage::NIL;
-    refused("a redirector", control::space_control(space.id(), 0, none, none, redirector))
-        .map(|_| ())
-}
-
 fn for_redirected_spaces(stage: &mut Stage) -> Checked {
     let (name, receiver) = (stage.probe()?, stage.probe()?);
     let (first, second) = (stage.probe()?, stage.probe()?);
-    set_redirector(name, first.id())?;
-    set_redirector(first, second.id())?;
+    stage.set_redirector(name, first.id())?;
+    stage.set_redirector(first, second.id())?;
     // Not through the redirectors: they are in its chain.
     let spoken = |output: &Output| is_spoken(output, name.id(), second.id(), 5);
     both_ways(stage, second, receiver, name.id(), name.id(), spoken)?;

@@ -2,7 +2,7 @@
 
 use heliox_l4::abi::ThreadState;
 use heliox_l4::probe::{Action, Output};
-use heliox_l4::{Flexpage, ThreadId, Timeouts, control};
+use heliox_l4::{ThreadId, Timeouts, control};
 
 use crate::case::{Checked, cases, equal, holds};
 use crate::stage::{PLACE, Probe, Stage, refused};
@@ -37,12 +37,6 @@ const PROPAGATED: u64 = 1 << 12;
 const INTENDED: isize = -7;
 const VIRTUAL: isize = -6;
 
-fn set(space: Probe, redirector: ThreadId) -> Checked {
-    let none = Flexpage::NIL;
-    refused("a redirector", control::space_control(space.id(), 0, none, none, redirector))
-        .map(|_| ())
-}
-
 /// Fails unless a message was redirected.
 fn is_redirected(output: &Output, from: Probe, intended: Probe, label: u64) -> Checked {
     equal("the sender", from.id().0, output.from().0)?;
@@ -69,36 +63,36 @@ fn comes_to(
 fn a_redirector_is_set(stage: &mut Stage) -> Checked {
     let (client, server, redirector) = (stage.probe()?, stage.probe()?, stage.probe()?);
     comes_to(stage, client, server, server, false)?;
-    set(client, redirector.id())?;
+    stage.set_redirector(client, redirector.id())?;
     comes_to(stage, client, server, redirector, true)?;
     // A local id is one of the caller's space: this program's own thread.
-    set(client, heliox_l4::utcb::local_id())?;
+    stage.set_redirector(client, heliox_l4::utcb::local_id())?;
     stage.go(client, &[send(server.id(), NEVER, &[tag(0x7e57, 0, 0)])])?;
     let event = stage.event("a redirected message", client)?;
     equal("its tag", tag(0x7e57, 0, 0) | REDIRECTED, event.words.tag().0)?;
-    set(client, ANY)?;
+    stage.set_redirector(client, ANY)?;
     stage.finish(client)?.succeeded("the send").map(|_| ())
 }
 
 fn nilthread_changes_nothing(stage: &mut Stage) -> Checked {
     let (client, server, redirector) = (stage.probe()?, stage.probe()?, stage.probe()?);
-    set(client, redirector.id())?;
-    set(client, NIL)?;
+    stage.set_redirector(client, redirector.id())?;
+    stage.set_redirector(client, NIL)?;
     comes_to(stage, client, server, redirector, true)
 }
 
 fn anythread_removes_it(stage: &mut Stage) -> Checked {
     let (client, server, redirector) = (stage.probe()?, stage.probe()?, stage.probe()?);
-    set(client, redirector.id())?;
-    set(client, ANY)?;
+    stage.set_redirector(client, redirector.id())?;
+    stage.set_redirector(client, ANY)?;
     comes_to(stage, client, server, server, false)
 }
 
 fn other_words_change_nothing(stage: &mut Stage) -> Checked {
     let (client, server, redirector) = (stage.probe()?, stage.probe()?, stage.probe()?);
-    set(client, redirector.id())?;
+    stage.set_redirector(client, redirector.id())?;
     for word in [ANY_LOCAL, stage.spare(0).into(), ThreadId(20 << 32 | 1), ThreadId(0x1240)] {
-        set(client, word)?;
+        stage.set_redirector(client, word)?;
         comes_to(stage, client, server, redirector, true)?;
     }
     Ok(())
@@ -106,7 +100,7 @@ fn other_words_change_nothing(stage: &mut Stage) -> Checked {
 
 fn what_the_redirector_sees(stage: &mut Stage) -> Checked {
     let (client, server, redirector) = (stage.probe()?, stage.probe()?, stage.probe()?);
-    set(client, redirector.id())?;
+    stage.set_redirector(client, redirector.id())?;
     for late in [false, true] {
         if late {
             stage.go(client, &[send(server.id(), NEVER, &[tag(7, 0, 0)])])?;
@@ -124,9 +118,9 @@ fn what_the_redirector_sees(stage: &mut Stage) -> Checked {
     // Typed items come to the redirector.
     let offset = stage.page();
     stage.memory.large.write(offset, 0x123);
-    set(client, ANY)?;
+    stage.set_redirector(client, ANY)?;
     stage.give(client, offset, RW, PLACE)?;
-    set(client, redirector.id())?;
+    stage.set_redirector(client, redirector.id())?;
     let words = map_words(page(PLACE, RW), PLACE);
     stage.go(redirector, &[receive(ANY, NEVER).with_word(-16, 0x10)])?;
     stage.block_receiving(redirector)?;
@@ -138,21 +132,21 @@ fn what_the_redirector_sees(stage: &mut Stage) -> Checked {
 fn not_within_the_space(stage: &mut Stage) -> Checked {
     let (client, redirector) = (stage.probe()?, stage.probe()?);
     let neighbour = stage.probe_beside(client)?;
-    set(client, redirector.id())?;
+    stage.set_redirector(client, redirector.id())?;
     comes_to(stage, client, neighbour, neighbour, false)
 }
 
 fn not_to_the_redirectors_space(stage: &mut Stage) -> Checked {
     let (client, redirector) = (stage.probe()?, stage.probe()?);
     let beside = stage.probe_beside(redirector)?;
-    set(client, redirector.id())?;
+    stage.set_redirector(client, redirector.id())?;
     comes_to(stage, client, redirector, redirector, false)?;
     comes_to(stage, client, beside, beside, false)
 }
 
 fn messages_of_the_kernel(stage: &mut Stage) -> Checked {
     let (client, redirector) = (stage.probe()?, stage.probe()?);
-    set(client, redirector.id())?;
+    stage.set_redirector(client, redirector.id())?;
     stage.go(redirector, &[receive(ANY, NEVER)])?;
     stage.block_receiving(redirector)?;
     stage.go(client, &[action(Action::Read, PLACE, 0, 0)])?;
@@ -165,7 +159,7 @@ fn messages_of_the_kernel(stage: &mut Stage) -> Checked {
 
 fn passing_on(stage: &mut Stage) -> Checked {
     let (client, server, redirector) = (stage.probe()?, stage.probe()?, stage.probe()?);
-    set(client, redirector.id())?;
+    stage.set_redirector(client, redirector.id())?;
     comes_to(stage, client, server, redirector, true)?;
     stage.go(server, &[receive(client.id(), NEVER)])?;
     stage.block_receiving(server)?;
@@ -180,7 +174,7 @@ fn passing_on(stage: &mut Stage) -> Checked {
 
 /// The client calls the server, and the redirector has the message.
 fn called(stage: &mut Stage, client: Probe, server: Probe, redirector: Probe) -> Checked {
-    set(client, redirector.id())?;
+    stage.set_redirector(client, redirector.id())?;
     stage.go(redirector, &[receive(ANY, NEVER)])?;
     stage.block_receiving(redirector)?;
     stage.go(client, &[call(server.id(), &[tag(7, 0, 0)])])?;
@@ -218,9 +212,9 @@ fn the_receiver_answers(stage: &mut Stage) -> Checked {
 fn chains(stage: &mut Stage) -> Checked {
     let (client, server) = (stage.probe()?, stage.probe()?);
     let hops = [stage.probe()?, stage.probe()?, stage.probe()?];
-    set(client, hops[0].id())?;
-    set(hops[0], hops[1].id())?;
-    set(hops[1], hops[2].id())?;
+    stage.set_redirector(client, hops[0].id())?;
+    stage.set_redirector(hops[0], hops[1].id())?;
+    stage.set_redirector(hops[1], hops[2].id())?;
     let mut from = client;
     for (index, hop) in hops.into_iter().enumerate() {
         stage.go(hop, &[receive(ANY, NEVER)])?;
@@ -245,7 +239,7 @@ fn chains(stage: &mut Stage) -> Checked {
 
 fn the_redirector_is_the_destination(stage: &mut Stage) -> Checked {
     let (client, server, redirector) = (stage.probe()?, stage.probe()?, stage.probe()?);
-    set(client, redirector.id())?;
+    stage.set_redirector(client, redirector.id())?;
     // The server does not receive; the redirector does and drops what it gets.
     stage.go(redirector, &[receive(ANY, NEVER)])?;
     stage.block_receiving(redirector)?;
@@ -263,7 +257,7 @@ fn the_redirector_is_the_destination(stage: &mut Stage) -> Checked {
 fn a_lost_redirector(stage: &mut Stage) -> Checked {
     let (client, server, redirector) = (stage.probe()?, stage.probe()?, stage.probe()?);
     let second = stage.probe_beside(client)?;
-    set(client, redirector.id())?;
+    stage.set_redirector(client, redirector.id())?;
     stage.go(second, &[send(server.id(), NEVER, &[tag(6, 0, 0)])])?;
     stage.block_sending(second)?;
     stage.delete(redirector)?;
@@ -275,12 +269,12 @@ fn a_lost_redirector(stage: &mut Stage) -> Checked {
     stage.block_sending(client)?;
     // Another redirector.
     let other = stage.probe()?;
-    set(client, other.id())?;
+    stage.set_redirector(client, other.id())?;
     let output = stage.run(other, receive(client.id(), NEVER))?.succeeded("a receive")?;
     is_redirected(&output, client, server, 5)?;
     stage.finish(client)?.succeeded("the first send")?;
     // None.
-    set(client, ANY)?;
+    stage.set_redirector(client, ANY)?;
     let output = stage.run(server, receive(second.id(), NEVER))?.succeeded("a receive")?;
     equal("the tag", tag(6, 0, 0), output.registers.r9)?;
     stage.finish(second)?.succeeded("the second send").map(|_| ())
@@ -288,37 +282,37 @@ fn a_lost_redirector(stage: &mut Stage) -> Checked {
 
 fn the_id_alone_is_no_redirector(stage: &mut Stage) -> Checked {
     let (client, server, redirector) = (stage.probe()?, stage.probe()?, stage.probe()?);
-    set(client, redirector.id())?;
+    stage.set_redirector(client, redirector.id())?;
     stage.delete(redirector)?;
     let me = stage.driver();
     refused("a thread with the same id", control::Space::create(redirector.global(), me))?;
     stage.run(client, send(server.id(), ZERO, &[0]))?.failed("a send", SEND_TIMEOUT)?;
     stage.go(client, &[send(server.id(), NEVER, &[tag(5, 0, 0)])])?;
     stage.block_sending(client)?;
-    set(client, ANY)?;
+    stage.set_redirector(client, ANY)?;
     stage.run(server, receive(client.id(), NEVER))?.succeeded("a receive")?;
     stage.finish(client)?.succeeded("the send").map(|_| ())
 }
 
 fn the_receiver_is_deleted(stage: &mut Stage) -> Checked {
     let (client, server, redirector) = (stage.probe()?, stage.probe()?, stage.probe()?);
-    set(client, redirector.id())?;
+    stage.set_redirector(client, redirector.id())?;
     stage.delete(redirector)?;
     stage.go(client, &[send(server.id(), NEVER, &[tag(5, 0, 0)])])?;
     stage.block_sending(client)?;
     stage.delete(server)?;
     // Noticed at the latest when the message would be sent again.
-    set(client, ANY)?;
+    stage.set_redirector(client, ANY)?;
     stage.finish(client)?.failed("the send", SEND_NO_PARTNER)
 }
 
 fn another_redirector(stage: &mut Stage) -> Checked {
     let (client, server) = (stage.probe()?, stage.probe()?);
     let (first, second) = (stage.probe()?, stage.probe()?);
-    set(client, first.id())?;
+    stage.set_redirector(client, first.id())?;
     stage.go(client, &[send(server.id(), NEVER, &[tag(5, 0, 0)])])?;
     stage.block_sending(client)?;
-    set(client, second.id())?;
+    stage.set_redirector(client, second.id())?;
     let output = stage.run(second, receive(ANY, NEVER))?.succeeded("a receive")?;
     is_redirected(&output, client, server, 5)?;
     stage.finish(client)?.succeeded("the send")?;
@@ -327,7 +321,7 @@ fn another_redirector(stage: &mut Stage) -> Checked {
 
 fn acknowledgements_are_not_redirected(stage: &mut Stage) -> Checked {
     let (handler, redirector) = (stage.probe()?, stage.probe()?);
-    set(handler, redirector.id())?;
+    stage.set_redirector(handler, redirector.id())?;
     let line = super::interrupt::Line::associate(handler.id())?;
     line.raise();
     stage.run(handler, receive(line.id(), milliseconds(500)))?.succeeded("the interrupt")?;

@@ -34,6 +34,7 @@ const STEP_COUNT: usize = 0;
 const CURRENT: usize = 1;
 const DRIVER: usize = 2;
 const IPC_STUB: usize = 3;
+const QUIET: usize = 4;
 /// Where steps begin, and their size, in words.
 const STEPS: usize = 64;
 const STEP_WORDS: usize = 192;
@@ -219,12 +220,13 @@ impl ProbeMemory {
         self.put(IPC_STUB, raw::stub(SystemCall::Ipc));
     }
 
-    /// Sets the steps.
+    /// Sets the steps of the probe whose local identifier is `local`: Unmap and MemoryControl take it in
+    /// RDI, so a step of these with 0 there gets it.
     ///
     /// # Panics
     ///
     /// If there are more than [`MOST_STEPS`].
-    pub fn set_steps(&self, steps: &[Step]) {
+    pub fn set_steps(&self, steps: &[Step], local: ThreadId) {
         assert!(steps.len() <= MOST_STEPS);
         for (index, step) in steps.iter().enumerate() {
             let at = STEPS + index * STEP_WORDS;
@@ -234,7 +236,13 @@ impl ProbeMemory {
                 Target::Address(address) => address,
             };
             self.put(at + TARGET, target);
-            for (offset, value) in in_order(&step.registers).into_iter().enumerate() {
+            let mut registers = step.registers;
+            let takes_block =
+                matches!(step.target, Target::Call(SystemCall::Unmap | SystemCall::MemoryControl));
+            if takes_block && registers.rdi == 0 {
+                registers.rdi = local.0;
+            }
+            for (offset, value) in in_order(&registers).into_iter().enumerate() {
                 self.put(at + IN + offset, value);
             }
             self.put(at + FLAGS_IN, step.flags);
@@ -246,6 +254,18 @@ impl ProbeMemory {
         }
         self.put(CURRENT, 0);
         self.put(STEP_COUNT, steps.len() as u64);
+    }
+
+    /// Has the probe say nothing when it has done its steps: it then only waits for its driver, which
+    /// looks at [`ProbeMemory::is_done`].
+    pub fn set_quiet(&self) {
+        self.put(QUIET, 1);
+    }
+
+    /// Whether all steps that were set are done.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.get(CURRENT) >= self.get(STEP_COUNT)
     }
 
     /// What there was when the probe began: registers, flags, and the control block. Until the first
@@ -386,6 +406,11 @@ unsafe extern "C" fn run() -> ! {
         "mov r9d, {done}",
         "mov rdi, gs:[0]",
         "mov qword ptr [rdi - 128], 0",
+        // A quiet one does not send.
+        "cmp qword ptr [rbp + 8 * {quiet}], 0",
+        "je 8f",
+        "xor esi, esi",
+        "8:",
         "call qword ptr [rbp + 8 * {ipc}]",
         "pop rbp",
         "test r9d, 0x8000",
@@ -481,6 +506,7 @@ unsafe extern "C" fn run() -> ! {
         bytes = const 1 << MEMORY_BITS,
         driver = const DRIVER,
         ipc = const IPC_STUB,
+        quiet = const QUIET,
         done = const DONE << 16,
         current = const CURRENT,
         count = const STEP_COUNT,
