@@ -45,7 +45,7 @@ use crate::terminal;
 
 use code::Code;
 use image::Image;
-use phase::{Attribution, RULES};
+use phase::{Attribution, Phase, RULES};
 use report::Line;
 use row::Row;
 use table::{NOTHING, Table};
@@ -73,6 +73,9 @@ them. `heliox bench ipc --check` compares; a change that is meant to change them
 conditions), and the reader of the change sees each count that moved.
 ";
 
+/// The part of instructions that may belong to no phase.
+const MOST_UNATTRIBUTED: f64 = 0.05;
+
 /// Exit status if counts differ from the table.
 const DIFFERENT: u8 = 1;
 
@@ -90,7 +93,7 @@ enum What {
     /// Other operations: system calls, mappings, faults, interrupts, threads and spaces
     Kernel(CommonArguments),
     /// Where the instructions of one IPC between address spaces go
-    Phases(MessageArguments),
+    Phases(PhaseArguments),
 }
 
 #[derive(Args, Debug)]
@@ -100,6 +103,15 @@ struct MessageArguments {
     words: Option<Words>,
     #[command(flatten)]
     common: CommonArguments,
+}
+
+#[derive(Args, Debug)]
+struct PhaseArguments {
+    /// Also list the functions that the instructions belong to
+    #[arg(long)]
+    functions: bool,
+    #[command(flatten)]
+    messages: MessageArguments,
 }
 
 #[derive(Args, Debug)]
@@ -122,6 +134,9 @@ struct CommonArguments {
     /// Replace the counts that are checked in
     #[arg(long)]
     update: bool,
+    /// Measure this kernel's ELF file instead of building the one of the sources
+    #[arg(long, value_name = "FILE")]
+    kernel: Option<PathBuf>,
     /// Stop each run after this many seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     timeout: u64,
@@ -258,13 +273,15 @@ pub fn run(arguments: &Arguments) -> Result<u8, Error> {
             let measured = measure_with("kernel", common)?;
             show_rows(&measured, common, true, &text::kernel(&measured.rows), plot::kernel)
         }
-        What::Phases(MessageArguments { words, common }) => {
+        What::Phases(PhaseArguments { functions, messages }) => {
+            let MessageArguments { words, common } = messages;
             if common.check || common.update || common.time {
                 let message = "only `ipc` and `kernel` have --check, --update and --time";
                 return Err(Error::Usage(message.to_owned()));
             }
             let words = words.clone().unwrap_or_default();
-            show_phases(&measure_with(&format!("phases words={words}"), common)?, common)
+            let measured = measure_with(&format!("phases words={words}"), common)?;
+            show_phases(&measured, common, *functions)
         }
     }
 }
@@ -275,7 +292,11 @@ fn measure_with(task: &str, common: &CommonArguments) -> Result<Measured, Error>
         plot::check(path)?;
     }
     let consent = Consent::here(common.offline);
-    let (kernel, program) = (bare::kernel(consent)?, bare::program(PROGRAM, consent)?);
+    let kernel = match &common.kernel {
+        Some(file) => file.clone(),
+        None => bare::kernel(consent)?,
+    };
+    let program = bare::program(PROGRAM, consent)?;
     let boot = |rounds: u32, traced: u32| {
         let under = common.under.name();
         let task = format!("{task} under={under} rounds={rounds} traced={traced}");
@@ -347,7 +368,11 @@ fn show_rows(
     Ok(0)
 }
 
-fn show_phases(measured: &Measured, common: &CommonArguments) -> Result<u8, Error> {
+fn show_phases(
+    measured: &Measured,
+    common: &CommonArguments,
+    functions: bool,
+) -> Result<u8, Error> {
     let mut attribution = Attribution::new(&measured.code, RULES);
     let shares: Vec<_> =
         measured.rows.iter().map(|row| (row, attribution.shares(&row.round))).collect();
@@ -367,9 +392,29 @@ fn show_phases(measured: &Measured, common: &CommonArguments) -> Result<u8, Erro
         print(&json_lines(&objects)?);
     } else {
         print(&text::phases(&shares));
+        if functions {
+            let profiles = measured.rows.iter().map(|row| (row, attribution.profile(&row.round)));
+            print(&text::functions(&profiles.collect::<Vec<_>>()));
+        }
     }
     if let Some(path) = &common.plot {
         plot::phases(&shares, path)?;
+    }
+    let worst = shares.iter().max_by(|(_, one), (_, other)| {
+        phase::unattributed(one).total_cmp(&phase::unattributed(other))
+    });
+    if let Some((row, shares)) = worst
+        && phase::unattributed(shares) > MOST_UNATTRIBUTED
+    {
+        let profile = attribution.profile(&row.round);
+        let missed = profile.iter().filter(|(phase, ..)| *phase == Phase::Unattributed);
+        let functions: Vec<_> =
+            missed.map(|(_, name, count)| format!("{count} in {name}")).collect();
+        terminal::note(format!(
+            "the rules of phases miss much of {}: {}",
+            row.title(),
+            functions.join(", ")
+        ));
     }
     Ok(0)
 }

@@ -76,34 +76,40 @@ pub const RULES: &[Rule] = &[
     ("interrupt_common", Phase::ContextSwitch),
     ("save_and_return", Phase::ContextSwitch),
     ("heliox_hal::x86_64::cpu", Phase::ContextSwitch),
+    ("heliox_hal::x86_64::context::Context::end_light_call", Phase::ContextSwitch),
+    ("heliox_hal::x86_64::context::empty_cpu", Phase::ContextSwitch),
+    ("heliox_hal::x86_64::hal::Hal::execute_kernel", Phase::ContextSwitch),
     ("heliox_hal::x86_64::execution", Phase::ContextSwitch),
     ("heliox_hal::x86_64::extended_state", Phase::ContextSwitch),
     ("heliox_hal::execution", Phase::ContextSwitch),
     // What is wanted, and who runs.
-    ("heliox_l4::calls", Phase::Scheduling),
-    ("heliox_l4::kernel::Kernel::run", Phase::Scheduling),
-    ("heliox_l4::kernel::Kernel::step", Phase::Scheduling),
-    ("heliox_l4::kernel::Kernel::take", Phase::Scheduling),
-    ("heliox_l4::kernel::Kernel::poll", Phase::Scheduling),
-    ("heliox_l4::kernel::Kernel::light_call", Phase::Scheduling),
-    ("heliox_l4::kernel::Kernel::running", Phase::Scheduling),
-    ("heliox_l4::light", Phase::Scheduling),
-    ("heliox_l4::run_queue", Phase::Scheduling),
-    ("heliox_l4::scheduling", Phase::Scheduling),
-    ("heliox_l4::stubs", Phase::Scheduling),
-    ("heliox_l4::timers", Phase::Scheduling),
+    ("heliox_l4_kernel::calls", Phase::Scheduling),
+    ("heliox_l4_kernel::kernel::Kernel::run", Phase::Scheduling),
+    ("heliox_l4_kernel::kernel::Kernel::step", Phase::Scheduling),
+    ("heliox_l4_kernel::kernel::Kernel::take", Phase::Scheduling),
+    ("heliox_l4_kernel::kernel::Kernel::poll", Phase::Scheduling),
+    ("heliox_l4_kernel::kernel::Kernel::light_call", Phase::Scheduling),
+    ("heliox_l4_kernel::kernel::Kernel::running", Phase::Scheduling),
+    ("heliox_l4_kernel::light", Phase::Scheduling),
+    ("heliox_l4_kernel::run_queue", Phase::Scheduling),
+    ("heliox_l4_kernel::scheduling", Phase::Scheduling),
+    ("heliox_l4_kernel::stubs", Phase::Scheduling),
+    ("heliox_l4_kernel::timers", Phase::Scheduling),
     // The message.
-    ("heliox_l4::ipc", Phase::Rendezvous),
-    ("heliox_l4::transfer", Phase::MessageTransfer),
-    ("heliox_l4::ipc::set_result", Phase::MessageTransfer),
-    ("heliox_l4::transfer::copy_untyped", Phase::UntypedTransfer),
-    ("heliox_l4::ipc::end_operation", Phase::Restart),
-    ("heliox_l4::ipc::sent", Phase::Restart),
-    ("heliox_l4::transfer::complete", Phase::Restart),
-    ("heliox_l4::ipc::begin_receiving", Phase::Receive),
-    ("heliox_l4::ipc::check_receiver", Phase::Receive),
-    ("heliox_l4::ipc::wait", Phase::Receive),
+    ("heliox_l4_kernel::ipc", Phase::Rendezvous),
+    ("heliox_l4_kernel::transfer", Phase::MessageTransfer),
+    ("heliox_l4_kernel::ipc::set_result", Phase::MessageTransfer),
+    ("heliox_l4_kernel::transfer::copy_untyped", Phase::UntypedTransfer),
+    ("heliox_l4_kernel::ipc::end_operation", Phase::Restart),
+    ("heliox_l4_kernel::ipc::sent", Phase::Restart),
+    ("heliox_l4_kernel::transfer::complete", Phase::Restart),
+    ("heliox_l4_kernel::ipc::begin_receiving", Phase::Receive),
+    ("heliox_l4_kernel::ipc::check_receiver", Phase::Receive),
+    ("heliox_l4_kernel::ipc::wait", Phase::Receive),
 ];
+
+/// How the paths of this project's functions begin.
+const OWN_CRATES: &str = "heliox_";
 
 /// Instructions by phase; all phases are there.
 pub type Shares = BTreeMap<Phase, u64>;
@@ -125,6 +131,31 @@ impl<'code> Attribution<'code> {
     /// Adds up a round's instructions in the kernel.
     pub fn shares(&mut self, round: &Round) -> Shares {
         let mut shares: Shares = PHASES.iter().map(|phase| (*phase, 0)).collect();
+        for (_, phase) in self.attribute(round) {
+            *shares.entry(phase).or_default() += 1;
+        }
+        shares
+    }
+
+    /// How many instructions of a round each function has, by phase, the largest number first. A function is
+    /// the innermost one of this project that an instruction belongs to.
+    pub fn profile(&mut self, round: &Round) -> Vec<(Phase, String, u64)> {
+        let mut counts: BTreeMap<(Phase, String), u64> = BTreeMap::new();
+        for (address, phase) in self.attribute(round) {
+            let functions = self.code.functions(address);
+            let own = functions.iter().find(|name| name.starts_with(OWN_CRATES));
+            let name = own.or(functions.last()).cloned().unwrap_or_else(|| format!("{address:#x}"));
+            *counts.entry((phase, name)).or_default() += 1;
+        }
+        let mut counts: Vec<_> =
+            counts.into_iter().map(|((phase, name), count)| (phase, name, count)).collect();
+        counts.sort_by_key(|(_, _, count)| std::cmp::Reverse(*count));
+        counts
+    }
+
+    /// The phase of each instruction.
+    fn attribute(&mut self, round: &Round) -> Vec<(u64, Phase)> {
+        let mut attributed = Vec::new();
         // Addresses of the call instructions that have not returned.
         let mut callers: Vec<u64> = Vec::new();
         for &address in &round.kernel {
@@ -134,7 +165,7 @@ impl<'code> Attribution<'code> {
                 Kind::SystemCall => Phase::ContextSwitch,
                 _ => places.find_map(|place| self.decided(place)).unwrap_or(Phase::Unattributed),
             };
-            *shares.entry(phase).or_default() += 1;
+            attributed.push((address, phase));
             match kind {
                 Kind::Call | Kind::IndirectCall => callers.push(address),
                 // One that is not of a call that is known leaves the stack as it is.
@@ -144,7 +175,7 @@ impl<'code> Attribution<'code> {
                 _ => {}
             }
         }
-        shares
+        attributed
     }
 
     /// The phase that the functions of an address decide on.
@@ -182,13 +213,13 @@ mod tests {
     #[test]
     fn the_longest_path_decides() {
         for (function, phase) in [
-            ("heliox_l4::transfer::deliver", Some(Phase::MessageTransfer)),
-            ("heliox_l4::transfer::copy_untyped", Some(Phase::UntypedTransfer)),
-            ("heliox_l4::transfer::copy_untyped::{{closure}}", Some(Phase::UntypedTransfer)),
-            ("heliox_l4::ipc::wait", Some(Phase::Receive)),
-            ("heliox_l4::ipc::wait_more", Some(Phase::Rendezvous)),
-            ("heliox_l4::ipc", Some(Phase::Rendezvous)),
-            ("heliox_l4::ipcs", None),
+            ("heliox_l4_kernel::transfer::deliver", Some(Phase::MessageTransfer)),
+            ("heliox_l4_kernel::transfer::copy_untyped", Some(Phase::UntypedTransfer)),
+            ("heliox_l4_kernel::transfer::copy_untyped::{{closure}}", Some(Phase::UntypedTransfer)),
+            ("heliox_l4_kernel::ipc::wait", Some(Phase::Receive)),
+            ("heliox_l4_kernel::ipc::wait_more", Some(Phase::Rendezvous)),
+            ("heliox_l4_kernel::ipc", Some(Phase::Rendezvous)),
+            ("heliox_l4_kernel::ipcs", None),
             ("core::option::Option::map", None),
             ("enter_user", Some(Phase::ContextSwitch)),
         ] {

@@ -303,6 +303,20 @@ pub fn phases(shares: &[(&Row, Shares)]) -> String {
     text
 }
 
+/// The functions that the instructions of rows belong to, a table for each row.
+#[must_use]
+pub fn functions(profiles: &[(&Row, Vec<(Phase, String, u64)>)]) -> String {
+    let mut text = String::new();
+    for (row, profile) in profiles {
+        let _ = writeln!(text, "\n{}, by function:\n", row.title());
+        let lines = profile.iter().map(|(phase, name, count)| {
+            vec![name.clone(), phase.name().to_owned(), count.to_string()]
+        });
+        text.push_str(&columns(&lines.collect::<Vec<_>>(), 2));
+    }
+    text
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
@@ -376,5 +390,8 @@ pub(crate) mod tests {
         assert!(text.contains("call, closed receive:"), "{text}");
         assert!(text.contains("3 (5 %)"), "{text}");
         assert!(text.contains("450,265"), "{text}");
+        let profile = vec![(Phase::Receive, "a::b".to_owned(), 61)];
+        let text = functions(&[(&row, profile)]);
+        assert!(text.ends_with("by function:\n\na::b  receive  61\n"), "{text}");
     }
 }

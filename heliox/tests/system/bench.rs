@@ -94,6 +94,12 @@ fn instructions_are_attributed_to_phases_by_debug_information() {
     assert!(shares[&Phase::Scheduling] > 0, "{shares:?}");
     assert!(shares[&Phase::Rendezvous] > 0, "{shares:?}");
     assert!(unattributed(&shares) < 0.05, "{shares:?}");
+    // Each function by its name, and nothing twice.
+    let profile = attribution.profile(&call.round);
+    assert_eq!(profile.iter().map(|(.., count)| count).sum::<u64>(), call.kernel_instructions);
+    let names: Vec<_> = profile.iter().map(|(_, name, _)| name.as_str()).collect();
+    assert!(names.contains(&"enter_user"), "{names:?}");
+    assert!(names.iter().any(|name| name.starts_with("heliox_kernel::")), "{names:?}");
     // Without rules nothing is known but the SYSCALL itself.
     let shares = Attribution::new(&code, &[]).shares(&call.round);
     assert_eq!(shares[&Phase::Unattributed], call.kernel_instructions - 1);
