@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 
+use crate::bench::session::SessionError;
 use crate::module::ModuleError;
 use crate::provision::Refusal;
 use crate::size::Size;
@@ -95,6 +96,12 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
+    /// A benchmark did not run, or contradicts itself.
+    #[error("{0}")]
+    Bench(String),
+    /// What a program executes could not be traced.
+    #[error(transparent)]
+    Trace(#[from] SessionError),
     /// The tools that make an image failed.
     #[error("grub-mkrescue could not make the image: {0}")]
     Image(String),
@@ -118,6 +125,7 @@ impl Error {
             | Self::NoWorkspace
             | Self::Input { .. } => status::INPUT,
             Self::Missing(_) | Self::Install { .. } | Self::Kvm(_) => status::MISSING,
+            Self::Bench(_) | Self::Trace(_) => status::MACHINE,
             Self::File { .. } | Self::Spawn { .. } | Self::Image(_) => status::MACHINE,
         }
     }

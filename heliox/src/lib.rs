@@ -16,6 +16,7 @@
 
 pub mod archive;
 pub mod bare;
+pub mod bench;
 pub mod boot;
 pub mod disc;
 pub mod error;

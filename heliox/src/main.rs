@@ -11,6 +11,7 @@ use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 
 use heliox::bare;
+use heliox::bench;
 use heliox::boot::{Boot, DEFAULT_TIMEOUT, KernelOptions, LogLevel, Via};
 use heliox::disc::{self, OnFailure};
 use heliox::error::{Error, status};
@@ -40,6 +41,7 @@ use heliox::terminal;
   heliox boot -- -d int,cpu_reset           with further options of QEMU
   heliox image -o heliox.iso                a disc for a real machine
   heliox plan --static-max 4GiB             the memory that a domain needs
+  heliox bench ipc --plot ipc.svg           what a message costs, in instructions
 
 In the repository, `cargo run -- ` stands for `heliox`."
 )]
@@ -63,6 +65,9 @@ enum Action {
     /// Tell how much memory a domain, or a host with several domains, needs and what for
     #[command(after_long_help = PLAN_HELP)]
     Plan(Box<plan::Arguments>),
+    /// Measure what the kernel costs, in instructions
+    #[command(after_long_help = BENCH_HELP)]
+    Bench(Box<bench::Arguments>),
     /// Find or install everything that the other commands and the tests need
     Setup(SetupArguments),
     /// Run Clippy on the kernel and its programs, which a plain `cargo clippy` leaves out
@@ -87,6 +92,15 @@ Sizes are bytes, or numbers with KiB, MiB, GiB or TiB. A host file:
   dynamic-min = \"1GiB\"         # how far it can shrink [default: the target]
   dynamic-max = \"4GiB\"         # how far it can grow [default: the target]
   uncooperative = false         # true: balancing goes around it";
+const BENCH_HELP: &str = "Examples:
+  heliox bench ipc                          all messages, beside what others measured
+  heliox bench ipc --words 0,7,8-16 --json
+  heliox bench ipc --under fpu              with floating-point registers in use
+  heliox bench kernel --time                faults, mappings, threads; with the time they take
+  heliox bench phases --words 0,60          where the instructions of a message go
+  heliox bench ipc --check                  compare with the counts that are checked in
+
+Counts are of the emulator's instructions, and the same in every run.";
 
 #[derive(Args, Debug, Default)]
 struct ModuleArguments {
@@ -217,6 +231,7 @@ fn main() -> ExitCode {
         Action::Boot(arguments) => boot(*arguments),
         Action::Image(arguments) => image(&arguments),
         Action::Plan(arguments) => plan::run(&arguments).map(|()| 0),
+        Action::Bench(arguments) => bench::run(&arguments),
         Action::Setup(arguments) => setup(&arguments),
         Action::Lint(arguments) => bare::lint(Consent::here(arguments.offline)).map(|()| 0),
     };
