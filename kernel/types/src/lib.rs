@@ -1,9 +1,9 @@
-//! Addresses, frames and sizes as types.
+//! The kernel's vocabulary: addresses, frames and sizes, rights, owners, statuses, errors.
 //!
-//! This crate hides how many bits an address has and how pages are cut out of memory. Every
-//! other crate of the kernel speaks of [`PhysicalAddress`], [`VirtualAddress`], [`Frame`] and
-//! [`FrameRange`], so that a physical address cannot be taken for a virtual one, nor a byte
-//! count for a page count.
+//! Types that give no authority and decide nothing. This crate hides how many bits an address has
+//! and how pages are cut out of memory. Every other crate of the kernel speaks of
+//! [`PhysicalAddress`], [`VirtualAddress`], [`Frame`] and [`FrameRange`], so that a physical
+//! address cannot be taken for a virtual one, nor a byte count for a page count.
 //!
 //! Invariants, kept by private fields and checked constructors:
 //!
@@ -21,12 +21,20 @@
     deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)
 )]
 
+pub mod cpu;
+pub mod domain;
+pub mod error;
+pub mod flexpage;
 mod frame;
+pub mod geometry;
+pub mod mapping;
 mod page_size;
 mod physical_address;
+pub mod rights;
+pub mod status;
 mod virtual_address;
 
-pub use frame::{Frame, FrameRange, Frames};
+pub use frame::{Blocks, Frame, FrameRange, Frames};
 pub use page_size::PageSize;
 pub use physical_address::PhysicalAddress;
 pub use virtual_address::{USER_END, VirtualAddress};
