@@ -161,6 +161,7 @@ struct Add {
 fn info<G: Geometry, K: RootKind>(at: u64, level: Level, entry: Entry) -> MappingInfo {
     MappingInfo {
         address: VirtualAddress::sign_extended(at & !(level.bytes::<G>() - 1)),
+        bits: level.bits::<G>(),
         level,
         frame: K::frame(entry),
         attributes: K::attributes(entry),

@@ -18,8 +18,10 @@ pub struct Attributes {
 /// What a page-table entry says about a page that is mapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct MappingInfo {
-    /// First address of the page; it has the size of `level`.
+    /// First address of the page.
     pub address: VirtualAddress,
+    /// Log2 of its size in bytes.
+    pub bits: u32,
     /// The level of the entry: 1 for 4 KiB, 2 for 2 MiB, 3 for 1 GiB.
     pub level: Level,
     /// The first frame that is mapped.

@@ -16,7 +16,6 @@ use super::timer::Timer;
 use crate::cpu::CurrentCpu;
 use crate::memory::{Memory, Paging};
 use crate::page_map::PageMapUse;
-use crate::state::Slices;
 
 /// What the boot code found and did, for the client's log: the value prints as lines.
 #[derive(Debug)]
@@ -92,7 +91,7 @@ impl fmt::Display for BootCost {
 }
 
 /// All memory of the machine.
-pub type RealMemory = Memory<'static, RealMachine, Slices<'static>>;
+pub type RealMemory = Memory<RealMachine>;
 
 /// The machine, as the client kernel may use it.
 #[derive(Debug)]

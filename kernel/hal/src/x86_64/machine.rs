@@ -7,7 +7,7 @@
 use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use heliox_types::{Frame, PAGE_BITS, PAGE_BYTES, PhysicalAddress, VirtualAddress};
+use heliox_types::{Frame, PAGE_BITS, PhysicalAddress, VirtualAddress};
 
 use super::environment::{Environment, VISIBLE, WINDOW};
 use super::features::Features;
@@ -135,6 +135,15 @@ impl Machine for RealMachine {
         Entry(self.entry(table, index).swap(entry.0 & self.entry_mask, Ordering::AcqRel))
     }
 
+    fn change_entry(&mut self, table: Frame, index: usize, clear: u64, set: u64) -> Entry {
+        let (entry, set) = (self.entry(table, index), set & self.entry_mask);
+        let before = entry.fetch_and(!clear, Ordering::AcqRel);
+        if set != 0 {
+            entry.fetch_or(set, Ordering::AcqRel);
+        }
+        Entry(before)
+    }
+
     fn reference_root(&self) -> Frame {
         self.reference_root
     }
@@ -148,11 +157,6 @@ impl Machine for RealMachine {
 
     fn is_open(&self, frame: Frame) -> bool {
         self.window_entry(frame).load(Ordering::Relaxed) & Host::PRESENT != 0
-    }
-
-    fn window_address(&self, frame: Frame) -> VirtualAddress {
-        // The window is 2^46 bytes in the upper half: the sum is canonical.
-        VirtualAddress::new(WINDOW + (frame.number() << PAGE_BITS)).unwrap_or(VirtualAddress::ZERO)
     }
 
     fn visible_address(&self, frame: Frame) -> VirtualAddress {
@@ -173,14 +177,14 @@ impl Machine for RealMachine {
         self.window_entry(frame).store(leaf & self.entry_mask, Ordering::Release);
     }
 
-    #[inline]
-    fn close_window(&mut self, frame: Frame) {
-        self.window_entry(frame).store(0, Ordering::Release);
-    }
-
-    fn clear_frame(&mut self, frame: Frame) {
-        // SAFETY: M1: the frame is open.
-        unsafe { fill(in_window(frame.address()), 0, PAGE_BYTES as usize) }
+    fn close_window(&mut self, _cpu: CurrentCpu, frame: Frame) {
+        self.flushes += 1;
+        let before = self.window_entry(frame).swap(0, Ordering::AcqRel);
+        let offset = frame.number() << PAGE_BITS;
+        processor::invalidate_page(WINDOW + offset);
+        if before & Host::USER != 0 {
+            processor::invalidate_page(VISIBLE + offset);
+        }
     }
 
     #[inline(always)]

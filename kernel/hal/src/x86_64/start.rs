@@ -21,11 +21,11 @@ use super::machine::RealMachine;
 use super::timer::Timer;
 use super::{log, pci, shutdown};
 use crate::cpu::{CpuIndex, CurrentCpu};
-use crate::geometry::FourLevel;
+use crate::geometry::{FourLevel, Level, MAX_LEAF_LEVELS};
 use crate::memory::Memory;
-use crate::page::BlockRecord;
+use crate::page::Record;
 use crate::region::{IoKind, IoRange};
-use crate::state::{self, Slices};
+use crate::state::{self, State};
 use crate::translation::CpuRecord;
 
 unsafe extern "Rust" {
@@ -129,12 +129,12 @@ pub(super) extern "C" fn start(loader: u32, address: u32) -> ! {
     };
     let interrupts = InterruptController::start(controllers.as_ref(), is_free, features.no_execute);
     // SAFETY: E3: window and records are as they were built, and this is the only use of them.
-    let (machine, storage, heap) = unsafe {
-        let (storage, heap) = records(&environment, &layout);
-        (RealMachine::new(&environment, layout.managed_frames, &features), storage, heap)
+    let (machine, (units, cpus, heap)) = unsafe {
+        let machine = RealMachine::new(&environment, layout.managed_frames, &features);
+        (machine, records(&environment, &layout))
     };
     let memory =
-        Memory::new(machine, storage, ranges.layout()).unwrap_or_else(|error| refuse(&error));
+        Memory::new(machine, units, cpus, ranges.layout()).unwrap_or_else(|error| refuse(&error));
     let used = (layout.metadata_bytes() + heap).div_ceil(PAGE_BYTES);
     let objects = FrameRange::new(range.start() + used, range.end()).unwrap_or(FrameRange::EMPTY);
     let start =
@@ -211,12 +211,12 @@ impl Ranges {
         }
     }
 
-    fn layout(&'static self) -> state::Layout<'static> {
+    fn layout(&'static mut self) -> state::Layout {
         state::Layout {
-            environment: &self.environment,
-            free: &self.free,
-            modules: self.modules.get(..self.module_count).unwrap_or(&[]),
-            io: self.io.get(..self.io_count).unwrap_or(&[]),
+            environment: &mut self.environment,
+            free: &mut self.free,
+            modules: self.modules.get_mut(..self.module_count).unwrap_or(&mut []),
+            io: self.io.get_mut(..self.io_count).unwrap_or(&mut []),
         }
     }
 }
@@ -226,26 +226,31 @@ impl Ranges {
 ///
 /// # Safety
 /// To be called once, after the environment was built.
-unsafe fn records(environment: &Environment, layout: &Layout) -> (Slices<'static>, u64) {
+unsafe fn records(
+    environment: &Environment,
+    layout: &Layout,
+) -> ([&'static mut [Record]; MAX_LEAF_LEVELS], &'static mut [CpuRecord], u64) {
     let frames = layout.managed_frames as usize;
-    let blocks = state::block_records::<FourLevel>(frames);
-    let block_bytes = (blocks * size_of::<BlockRecord>()).next_multiple_of(64);
+    let mut used = 0;
     // SAFETY: E3: there is a record for every managed frame, and any word is a valid one;
     // nobody else uses them. `Layout::plan` made the heap large enough for the rest, which is
     // written before a reference to it is made; the heap begins on a page boundary.
     unsafe {
         let pages = core::slice::from_raw_parts_mut(environment.records.cast(), frames);
-        let first: *mut BlockRecord = environment.heap.cast();
-        for index in 0..blocks {
-            first.add(index).write(BlockRecord::NOT_INSTALLED);
-        }
-        let cpu: *mut CpuRecord = environment.heap.add(block_bytes).cast();
-        cpu.write(CpuRecord::default());
-        let storage = Slices {
-            pages,
-            blocks: core::slice::from_raw_parts_mut(first, blocks),
-            cpus: core::slice::from_raw_parts_mut(cpu, 1),
+        let mut larger = |number| {
+            let level = Level::new::<FourLevel>(number).unwrap_or(Level::FIRST);
+            let count = State::<FourLevel>::unit_count(level, frames);
+            let first: *mut Record = environment.heap.add(used).cast();
+            for index in 0..count {
+                first.add(index).write(Record::NOT_INSTALLED);
+            }
+            used += (count * size_of::<Record>()).next_multiple_of(64);
+            core::slice::from_raw_parts_mut(first, count)
         };
-        (storage, (block_bytes + size_of::<CpuRecord>()).next_multiple_of(64) as u64)
+        let units = [pages, larger(2), larger(3)];
+        let cpu: *mut CpuRecord = environment.heap.add(used).cast();
+        cpu.write(CpuRecord::new(environment.root));
+        used += size_of::<CpuRecord>().next_multiple_of(64);
+        (units, core::slice::from_raw_parts_mut(cpu, 1), used as u64)
     }
 }
