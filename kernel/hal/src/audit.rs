@@ -174,7 +174,7 @@ fn walk<G: Geometry>(
                 continue;
             }
             present += 1;
-            if !Host::is_leaf(entry, level) {
+            if number > 1 && Host::is_table(entry) {
                 let below = Host::frame(entry);
                 to_visit.push((below, number - 1, address));
                 continue;

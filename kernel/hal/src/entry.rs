@@ -54,8 +54,8 @@ pub trait RootKind: 'static {
     /// Whether the entry translates anything.
     fn is_present(entry: Entry) -> bool;
 
-    /// Whether a present entry of a table of `level` maps memory; if not, it points to a table.
-    fn is_leaf(entry: Entry, level: Level) -> bool;
+    /// Whether the entry of a table of level 2 or above points to a table.
+    fn is_table(entry: Entry) -> bool;
 
     /// The frame of the table that a present entry points to, or the first that it maps.
     fn frame(entry: Entry) -> Frame;
@@ -154,8 +154,8 @@ impl RootKind for Host {
         entry.0 & Self::PRESENT != 0
     }
 
-    fn is_leaf(entry: Entry, level: Level) -> bool {
-        level == Level::FIRST || entry.0 & Self::LARGE != 0
+    fn is_table(entry: Entry) -> bool {
+        entry.0 & (Self::PRESENT | Self::LARGE) == Self::PRESENT
     }
 
     fn frame(entry: Entry) -> Frame {
@@ -178,9 +178,10 @@ impl RootKind for Host {
     }
 
     fn rights_bits(rights: Rights) -> (u64, u64) {
-        let write = if rights.allows_write() { Self::WRITABLE } else { 0 };
-        let execute = if rights.allows_execute() { 0 } else { Self::NO_EXECUTE };
-        ((Self::WRITABLE | Self::NO_EXECUTE) & !(write | execute), write | execute)
+        let write = (rights as u64 & Rights::WRITE as u64) << 1;
+        let no_execute = (!(rights as u64) & Rights::EXECUTE as u64) << 62;
+        let set = write | no_execute;
+        ((Self::WRITABLE | Self::NO_EXECUTE) & !set, set)
     }
 }
 
@@ -209,7 +210,8 @@ mod tests {
             let level = Level::new::<FourLevel>(number).unwrap();
             for attributes in attributes() {
                 let entry = Host::leaf(level, frame, attributes);
-                assert!(Host::is_present(entry) && Host::is_leaf(entry, level));
+                assert!(Host::is_present(entry));
+                assert!(number == 1 || !Host::is_table(entry));
                 assert_eq!(Host::frame(entry), frame);
                 assert_eq!(Host::attributes(entry), attributes);
                 assert_eq!(entry.0 & (Host::ACCESSED | Host::DIRTY), 0);
@@ -226,10 +228,8 @@ mod tests {
                     assert_eq!(Host::frame(changed), frame);
                 }
             }
-            if number > 1 {
-                assert!(!Host::is_leaf(Host::table(frame), level));
-            }
         }
+        assert!(Host::is_table(Host::table(frame)) && !Host::is_table(Entry::ABSENT));
         assert_eq!(Host::frame(Host::table(frame)), frame);
         assert!(!Host::is_present(Entry::ABSENT));
     }

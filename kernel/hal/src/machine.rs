@@ -62,24 +62,23 @@ pub trait Machine {
 
     // --- Tables ---
 
-    /// Entry `index` of the table in frame `table`, in one read.
+    /// The entry at `at`, a word of a table, in one read.
     ///
-    /// Precondition: `table` is open, or is the reference root; `index` is below
-    /// [`Geometry::ENTRIES`].
-    fn read_entry(&self, table: Frame, index: usize) -> Entry;
+    /// Precondition: the table is open, or is the reference root; the number of the word in it is
+    /// below [`Geometry::ENTRIES`].
+    fn read_entry(&self, at: PhysicalAddress) -> Entry;
 
-    /// Replaces entry `index` of the table in frame `table` in one write.
+    /// Replaces the entry at `at` in one write.
     ///
-    /// Precondition: `table` is open; `index` is below [`Geometry::ENTRIES`]; the entry that is
-    /// replaced is absent, so that the processor is not writing marks into it; everything
+    /// Precondition: as for [`Machine::read_entry`], and it is not the reference root's; the entry
+    /// that is replaced is absent, so that the processor is not writing marks into it; everything
     /// that the new entry lets programs reach is theirs to reach in the stated way.
-    fn write_entry(&mut self, table: Frame, index: usize, entry: Entry);
+    fn write_entry(&mut self, at: PhysicalAddress, entry: Entry);
 
-    /// Replaces entry `index` of the table in frame `table` atomically and returns what was
-    /// there, with the accessed and dirty marks that the processor made until then.
+    /// Replaces the entry at `at` atomically and returns what was there, with the accessed and dirty marks that the processor made until then.
     ///
     /// Precondition: as for [`Machine::write_entry`], except that an entry may be there.
-    fn exchange_entry(&mut self, table: Frame, index: usize, entry: Entry) -> Entry;
+    fn exchange_entry(&mut self, at: PhysicalAddress, entry: Entry) -> Entry;
 
     /// Changes a present leaf entry without losing a mark that the processor makes meanwhile, and
     /// returns what was there before: two atomic operations, one that clears the bits `clear`, and
@@ -95,7 +94,7 @@ pub trait Machine {
     /// - marks alone are cleared at once, and returned as they were.
     ///
     /// Precondition: as for [`Machine::exchange_entry`]; a leaf entry is there.
-    fn change_entry(&mut self, table: Frame, index: usize, clear: u64, set: u64) -> Entry;
+    fn change_entry(&mut self, at: PhysicalAddress, clear: u64, set: u64) -> Entry;
 
     /// The root whose kernel half every page map carries. Never changes, nor do its entries.
     fn reference_root(&self) -> Frame;

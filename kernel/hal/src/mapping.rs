@@ -10,7 +10,7 @@ use heliox_types::error::Error;
 use heliox_types::geometry::{Geometry, Level};
 pub use heliox_types::mapping::{Change, MappingInfo};
 use heliox_types::rights::{MemoryType, Rights};
-use heliox_types::{Frame, PAGE_BITS, VirtualAddress};
+use heliox_types::{Frame, PAGE_BITS, PhysicalAddress, VirtualAddress};
 
 use crate::cpu::CurrentCpu;
 use crate::entry::{Attributes, Entry, RootKind};
@@ -142,12 +142,11 @@ impl Iterator for FreedTables {
     }
 }
 
-/// A place in a table, and what is there.
+/// An entry of a table of `level`, and what is there.
 #[derive(Clone, Copy, Debug)]
 struct Slot {
-    table: Frame,
+    at: PhysicalAddress,
     level: Level,
-    index: usize,
     entry: Entry,
 }
 
@@ -156,6 +155,12 @@ struct Add {
     slot: Slot,
     level: Level,
     entry: Entry,
+}
+
+/// Seldom used, so that the common way to a decision is short.
+#[cold]
+fn refuse<T>(error: Error) -> Result<T, Error> {
+    Err(error)
 }
 
 fn info<G: Geometry, K: RootKind>(at: u64, level: Level, entry: Entry) -> MappingInfo {
@@ -177,10 +182,10 @@ impl<M: Machine> Memory<M> {
     fn walk<K: RootKind>(&self, root: Frame, at: u64, to: Level) -> Slot {
         let (mut table, mut level) = (root, Level::root::<M::Geometry>());
         loop {
-            let index = level.index_at::<M::Geometry>(at);
-            let entry = self.machine.read_entry(table, index);
-            if level <= to || !K::is_present(entry) || K::is_leaf(entry, level) {
-                return Slot { table, level, index, entry };
+            let slot = table.word(level.index_at::<M::Geometry>(at));
+            let entry = self.machine.read_entry(slot);
+            if level <= to || !K::is_table(entry) {
+                return Slot { at: slot, level, entry };
             }
             (table, level) = (K::frame(entry), level.lower());
         }
@@ -204,13 +209,14 @@ impl<M: Machine> Memory<M> {
         share: Option<&Share>,
         supply: &TableSupply,
     ) -> Result<Add, Error> {
-        let (start, bits, pages) = (to.get(), region.bits(), region.pages());
+        let (start, bits) = (to.get(), region.bits());
         let level = region.level::<M::Geometry>(self.machine.largest_leaf())?;
-        if !to.is_aligned(bits) {
-            return Err(Error::Misaligned { start, bits });
+        let last = start | ((1 << bits) - 1);
+        if start & ((1 << bits) - 1) != 0 {
+            return refuse(Error::Misaligned { start, bits });
         }
-        if start >= K::limit::<M::Geometry>() || start + (1 << bits) > K::limit::<M::Geometry>() {
-            return Err(Error::NotUser { start: to, pages });
+        if last >= K::limit::<M::Geometry>() {
+            return refuse(Error::NotUser { start: to, pages: region.pages() });
         }
         let owner = match share {
             None => map.owner,
@@ -223,9 +229,11 @@ impl<M: Machine> Memory<M> {
         }
         let slot = self.walk::<K>(map.root, start, level);
         if K::is_present(slot.entry) {
-            return Err(Error::AlreadyMapped { address: to });
+            return refuse(Error::AlreadyMapped { address: to });
         }
-        supply.check((slot.level.number() - level.number()) as usize)?;
+        if slot.level > level {
+            supply.check((slot.level.number() - level.number()) as usize)?;
+        }
         let memory_type = region.kind().memory_type();
         let attributes = Attributes { rights, memory_type, foreign: share.is_some() };
         Ok(Add { slot, level, entry: K::leaf(level, frame, attributes) })
@@ -280,24 +288,50 @@ pub(crate) fn check_io_owner(frame: Frame, owner: OwnerCode) -> Result<(), Error
 
 /// Applying.
 impl<M: Machine> Memory<M> {
+    /// Makes the tables that are missing from `level` up to below `end`, the lowest of which has
+    /// `entry`, and returns the entry that points to the highest: they are linked in when they are
+    /// complete.
+    #[cold]
+    fn extend<K: RootKind>(
+        &mut self,
+        at: u64,
+        mut level: Level,
+        end: Level,
+        mut entry: Entry,
+        supply: &mut TableSupply,
+    ) -> Entry {
+        while level < end
+            && let Some(page) = supply.take()
+        {
+            // T3: it is clear.
+            self.state.set_status(page.frame, Status::PageTable);
+            let slot = page.frame.word(level.index_at::<M::Geometry>(at));
+            self.machine.write_entry(slot, entry);
+            self.state.add_count(Level::FIRST, page.frame);
+            entry = K::table(page.frame);
+            level = level.above::<M::Geometry>().unwrap_or(end);
+        }
+        entry
+    }
+
     /// Takes a table out, which is empty, and those above it that become empty by that, from the
     /// lowest up: each is draining when nothing points to it any more (T1, T3).
     #[cold]
     fn unlink<K: RootKind>(&mut self, root: Frame, at: u64, empty: Slot, freed: &mut FreedTables) {
-        let (mut table, mut level) = (empty.table, empty.level);
+        let (mut table, mut level) = (empty.at.frame(), empty.level);
         while table != root {
             level = level.above::<M::Geometry>().unwrap_or(level);
-            let above = self.walk::<K>(root, at, level);
-            self.machine.exchange_entry(above.table, above.index, Entry::ABSENT);
+            let above = self.walk::<K>(root, at, level).at;
+            self.machine.exchange_entry(above, Entry::ABSENT);
             self.state.set_status(table, Status::Draining);
             if let Some(slot) = freed.frames.get_mut(freed.count) {
                 *slot = table;
                 freed.count += 1;
             }
-            if self.state.take_count(Level::FIRST, above.table) > 0 {
+            if self.state.take_count(Level::FIRST, above.frame()) > 0 {
                 return;
             }
-            table = above.table;
+            table = above.frame();
         }
     }
 }
@@ -319,25 +353,17 @@ impl<M: Machine> UserMemory for Memory<M> {
         share: Option<&Share>,
         supply: &mut TableSupply,
     ) -> Result<(), Error> {
-        let plan = self.decide_add(map, to, region, rights, share, supply)?;
-        let Add { slot, mut level, mut entry } = plan;
+        let Add { slot, level, entry } =
+            self.decide_add(map, to, region, rights, share, supply)?;
         if region.kind() == RegionKind::Ram {
             self.state.add_count(level, region.first_frame());
         }
-        // Missing tables are made from the lowest up, and linked in when they are complete.
-        while level < slot.level
-            && let Some(page) = supply.take()
-        {
-            // T3: it is clear.
-            self.state.set_status(page.frame, Status::PageTable);
-            let index = level.index_at::<M::Geometry>(to.get());
-            self.machine.write_entry(page.frame, index, entry);
-            self.state.add_count(Level::FIRST, page.frame);
-            entry = K::table(page.frame);
-            level = level.above::<M::Geometry>().unwrap_or(slot.level);
-        }
-        self.machine.write_entry(slot.table, slot.index, entry);
-        self.state.add_count(Level::FIRST, slot.table);
+        let entry = match slot.level == level {
+            true => entry,
+            false => self.extend::<K>(to.get(), level, slot.level, entry, supply),
+        };
+        self.machine.write_entry(slot.at, entry);
+        self.state.add_count(Level::FIRST, slot.at.frame());
         Ok(())
     }
 
@@ -354,7 +380,7 @@ impl<M: Machine> UserMemory for Memory<M> {
             Change::Rights(rights) => K::rights_bits(rights),
             Change::ResetUsage => (K::ACCESSED | K::DIRTY, 0),
         };
-        let old = self.machine.change_entry(slot.table, slot.index, clear, set);
+        let old = self.machine.change_entry(slot.at, clear, set);
         if is_loaded {
             self.machine.invalidate_page(cpu, at);
         }
@@ -370,13 +396,13 @@ impl<M: Machine> UserMemory for Memory<M> {
     ) -> Result<Removed, Error> {
         let slot = self.leaf::<K>(map.root, at)?;
         let (is_loaded, since) = self.state.owe(cpu.index(), Some(map.root));
-        let old = self.machine.exchange_entry(slot.table, slot.index, Entry::ABSENT);
+        let old = self.machine.exchange_entry(slot.at, Entry::ABSENT);
         let mapping = info::<M::Geometry, K>(at.get(), slot.level, old);
         if mapping.attributes.memory_type == MemoryType::WriteBack {
             self.state.drop_reference(slot.level, mapping.frame, since);
         }
         let mut tables = FreedTables { frames: [Frame::ZERO; SUPPLY_LIMIT], count: 0, since };
-        if self.state.take_count(Level::FIRST, slot.table) == 0 {
+        if self.state.take_count(Level::FIRST, slot.at.frame()) == 0 {
             self.unlink::<K>(map.root, at.get(), slot, &mut tables);
         }
         if is_loaded {
@@ -396,7 +422,7 @@ impl<M: Machine> UserMemory for Memory<M> {
         at: VirtualAddress,
         supply: &mut TableSupply,
     ) -> Result<Invalidation, Error> {
-        let Slot { table, level, index, entry } = self.decide_split::<K>(map.root, at, supply)?;
+        let Slot { at: whole, level, entry } = self.decide_split::<K>(map.root, at, supply)?;
         // There is one: `decide_split` has seen it.
         let Some(page) = supply.take() else { return Ok(Invalidation::COMPLETE) };
         let (is_loaded, since) = self.state.owe(cpu.index(), Some(map.root));
@@ -406,17 +432,18 @@ impl<M: Machine> UserMemory for Memory<M> {
         for (index, part) in level.parts::<M::Geometry>(first).enumerate() {
             let usage = entry.0 & (K::ACCESSED | K::DIRTY);
             let part_entry = Entry(K::leaf(level.lower(), part, attributes).0 | usage);
-            self.machine.write_entry(page.frame, index, part_entry);
+            self.machine.write_entry(page.frame.word(index), part_entry);
             self.state.add_count(Level::FIRST, page.frame);
             if is_counted {
                 self.state.add_count(level.lower(), part);
             }
         }
-        let old = self.machine.exchange_entry(table, index, K::table(page.frame));
+        let old = self.machine.exchange_entry(whole, K::table(page.frame));
         if old != entry {
             // The processor marked the entry after it was read.
             for index in 0..M::Geometry::ENTRIES {
-                self.machine.change_entry(page.frame, index, 0, old.0 & (K::ACCESSED | K::DIRTY));
+                let usage = old.0 & (K::ACCESSED | K::DIRTY);
+                self.machine.change_entry(page.frame.word(index), 0, usage);
             }
         }
         if is_counted {
@@ -433,20 +460,20 @@ impl<M: Machine> UserMemory for Memory<M> {
         map: &PageMap<K>,
         at: VirtualAddress,
     ) -> Result<MappingInfo, u64> {
-        let mut slot = match self.leaf::<K>(map.root, at) {
+        let slot = match self.leaf::<K>(map.root, at) {
             Ok(slot) => return Ok(info::<M::Geometry, K>(at.get(), slot.level, slot.entry)),
             Err(Error::NotMapped { .. }) => self.walk::<K>(map.root, at.get(), Level::FIRST),
             Err(_) => return Err(u64::MAX),
         };
         // Over the absent entries of this table.
-        let mut next = at.get();
-        while !K::is_present(slot.entry) {
+        let (mut next, table) = (at.get(), slot.at.frame());
+        for index in slot.at.word_index() + 1..=M::Geometry::ENTRIES {
             next = (next | (slot.level.bytes::<M::Geometry>() - 1)) + 1;
-            slot.index += 1;
-            if slot.index == M::Geometry::ENTRIES {
+            if index < M::Geometry::ENTRIES
+                && K::is_present(self.machine.read_entry(table.word(index)))
+            {
                 break;
             }
-            slot.entry = self.machine.read_entry(slot.table, slot.index);
         }
         Err(next)
     }

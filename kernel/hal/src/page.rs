@@ -46,6 +46,9 @@ impl Record {
     /// The bits of an epoch that are kept.
     pub(crate) const STAMP_MASK: u64 = 0xff_ffff;
 
+    /// What is added to a record when its count rises by one.
+    const ONE: u64 = 1 << Self::COUNT.0;
+
     /// The largest count.
     pub(crate) const COUNT_LIMIT: u32 = 0xf_ffff;
 
@@ -164,29 +167,29 @@ impl<G: Geometry> State<G> {
         owner: OwnerCode,
     ) -> Result<(), Error> {
         let record = self.record(level, frame);
-        if !record.is_normal() {
-            Err(Error::WrongStatus { frame, status: record.status() })
-        } else if record.owner() != owner {
-            Err(Error::NotOwner { frame, owner: record.owner().owner() })
-        } else if record.count() == Record::COUNT_LIMIT {
-            Err(Error::TooManyReferences { frame })
-        } else {
-            Ok(())
+        if record.is_normal() && record.owner() == owner && record.count() < Record::COUNT_LIMIT {
+            return Ok(());
         }
+        Err(match record.status() {
+            Status::Normal if record.owner() == owner => Error::TooManyReferences { frame },
+            Status::Normal => Error::NotOwner { frame, owner: record.owner().owner() },
+            status => Error::WrongStatus { frame, status },
+        })
     }
 
     /// Counts a reference of a unit, an entry of a table or of a root, or a use of a root. That
     /// there is room has been checked (P1).
     pub(crate) fn add_count(&mut self, level: Level, frame: Frame) {
-        self.change(level, frame, |record| record.set_count(record.count() + 1));
+        self.change(level, frame, |record| record.0 += Record::ONE);
     }
 
     /// Takes back what [`State::add_count`] counted; what is left.
     pub(crate) fn take_count(&mut self, level: Level, frame: Frame) -> u32 {
         let mut left = 0;
         self.change(level, frame, |record| {
-            left = record.count() - 1;
-            record.set_count(left);
+            debug_assert!(record.count() > 0);
+            record.0 -= Record::ONE;
+            left = record.count();
         });
         left
     }

@@ -193,7 +193,7 @@ impl<M: Machine> Memory<M> {
         if count > 0 {
             // Entries and uses.
             let entries =
-                (0..K::entries::<M::Geometry>()).map(|at| self.machine.read_entry(root, at));
+                (0..K::entries::<M::Geometry>()).map(|at| self.machine.read_entry(root.word(at)));
             let entries = entries.filter(|entry| K::is_present(*entry)).count() as u32;
             return Err(match entries {
                 0 => Error::PageMapUsed { uses: count },
@@ -235,8 +235,8 @@ impl<M: Machine> Paging for Memory<M> {
         self.state.set_status(root, Status::PageMapRoot);
         // T2: the reference root's entries never change, so that a copy stays right.
         for index in K::entries::<M::Geometry>()..M::Geometry::ENTRIES {
-            let entry = self.machine.read_entry(self.machine.reference_root(), index);
-            self.machine.write_entry(root, index, entry);
+            let entry = self.machine.read_entry(self.machine.reference_root().word(index));
+            self.machine.write_entry(root.word(index), entry);
         }
         Ok(PageMap { root, owner: OwnerCode::new(owner), kind: PhantomData })
     }
@@ -257,7 +257,7 @@ impl<M: Machine> Paging for Memory<M> {
         // L1: no processor translates with the root any more, and each that did has dropped what
         // it had cached when it loaded another. T3: the programs' part is empty.
         for index in K::entries::<M::Geometry>()..M::Geometry::ENTRIES {
-            self.machine.exchange_entry(map.root, index, Entry::ABSENT);
+            self.machine.exchange_entry(map.root.word(index), Entry::ABSENT);
         }
         self.state.set_status(map.root, Status::PageMapPage);
         Ok(PageMapPage { frame: map.root })

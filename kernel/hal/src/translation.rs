@@ -114,6 +114,10 @@ impl<G: Geometry> State<G> {
     /// one, owes a flush from now on. Returns whether this processor is one of those, and since
     /// when the others owe.
     pub(crate) fn owe(&mut self, cpu: CpuIndex, root: Option<Frame>) -> (bool, Invalidation) {
+        if let ([only], Some(root)) = (&self.cpus[..], root) {
+            // With one processor there is nobody else.
+            return (only.loaded == root, Invalidation::COMPLETE);
+        }
         let epoch = self.epoch + 1;
         let (mut here, mut since) = (false, Invalidation::COMPLETE);
         for (number, record) in self.cpus.iter_mut().enumerate() {

@@ -77,10 +77,10 @@ impl OwnerCode {
         Self::new(Owner::Domain(domain))
     }
 
-    /// The code that is this number: [`OwnerCode::MIXED`] for numbers that no code has.
+    /// The code that is this number. Numbers that no owner has are those of several owners.
     #[must_use]
     pub const fn from_bits(bits: u16) -> Self {
-        if bits <= DomainId::LIMIT || bits == Self::NOBODY.0 { Self(bits) } else { Self::MIXED }
+        Self(bits)
     }
 
     /// The code as a number.
@@ -119,7 +119,7 @@ mod tests {
             assert_eq!(code.owner(), Some(owner));
             assert_eq!(OwnerCode::from_bits(code.bits()), code);
         }
-        assert_eq!(OwnerCode::from_bits(u16::MAX), OwnerCode::MIXED);
+        assert_eq!(OwnerCode::from_bits(u16::MAX).owner(), None);
         assert_eq!(OwnerCode::MIXED.owner(), None);
         assert_eq!(DomainId::new(DomainId::LIMIT), None);
     }

@@ -36,11 +36,14 @@ impl Frame {
     /// The physical address of the frame's first byte.
     #[must_use]
     pub const fn address(self) -> PhysicalAddress {
-        match PhysicalAddress::new(self.0 << PAGE_BITS) {
-            Some(address) => address,
-            // Not reached: the number is below LIMIT.
-            None => PhysicalAddress::ZERO,
-        }
+        PhysicalAddress::in_frame(self, 0)
+    }
+
+    /// The physical address of the frame's `index`th word of 8 bytes; there are 512, and `index` is
+    /// taken modulo that.
+    #[must_use]
+    pub const fn word(self, index: usize) -> PhysicalAddress {
+        PhysicalAddress::in_frame(self, (index as u64 % (PAGE_BYTES / 8)) * 8)
     }
 
     /// The frame `count` frames further on, or `None` past the end of physical addresses.
@@ -292,6 +295,8 @@ mod tests {
         assert_eq!(last.address().get(), (1 << 52) - 4096);
         assert_eq!(last.checked_add(1), None);
         assert_eq!(last.checked_add(u64::MAX), None);
+        assert_eq!(last.word(511).get(), (1 << 52) - 8);
+        assert_eq!(last.word(513), last.word(1));
     }
 
     #[test]

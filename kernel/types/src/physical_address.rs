@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use crate::{Frame, PAGE_BYTES, PHYSICAL_BITS};
+use crate::{Frame, PAGE_BITS, PAGE_BYTES, PHYSICAL_BITS};
 
 /// The physical address of a byte; always below 2^52.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -16,6 +16,11 @@ impl PhysicalAddress {
     #[must_use]
     pub const fn new(value: u64) -> Option<Self> {
         if value >> PHYSICAL_BITS == 0 { Some(Self(value)) } else { None }
+    }
+
+    /// The address of byte `offset`, below 4096, of a frame, whose number is below its limit.
+    pub(crate) const fn in_frame(frame: Frame, offset: u64) -> Self {
+        Self(frame.number() << PAGE_BITS | offset)
     }
 
     /// The address as a number.
@@ -37,6 +42,12 @@ impl PhysicalAddress {
     #[must_use]
     pub const fn frame(self) -> Frame {
         Frame::containing(self)
+    }
+
+    /// Number of the 8-byte word of its frame that this byte lies in.
+    #[must_use]
+    pub const fn word_index(self) -> usize {
+        (self.offset_in_page() / 8) as usize
     }
 
     /// Distance in bytes from the start of the 4 KiB frame that this byte lies in.

@@ -144,7 +144,7 @@ pub(super) fn decode<G: Geometry>(
     index: usize,
 ) -> Target {
     let level = from.level;
-    let leaf = Host::is_leaf(entry, level);
+    let leaf = level == Level::FIRST || !Host::is_table(entry);
     let page = from.page + ((index as u64) << (G::INDEX_BITS * (level.number() - 1)));
     let allowed = Allowed {
         user: from.allowed.user && entry.0 & Host::USER != 0,

@@ -645,13 +645,12 @@ impl<G: Geometry> Simulated<G> {
     fn table_access(
         &self,
         operation: Operation,
-        table: Frame,
-        index: usize,
+        at: PhysicalAddress,
         kind: AccessKind,
-    ) -> Option<usize> {
-        let slot = self.window_access(operation, table, kind);
+    ) -> Option<(usize, usize)> {
+        let (slot, index) = self.word_at(operation, at, kind)?;
         if index < G::ENTRIES {
-            return slot;
+            return Some((slot, index));
         }
         self.broken(operation, Precondition::IndexInTable { index });
         None
@@ -667,7 +666,7 @@ impl<G: Geometry> Simulated<G> {
         if !at.is_aligned(3) {
             self.broken(operation, Precondition::Aligned { at });
         }
-        Some((slot?, at.offset_in_page() as usize / 8))
+        Some((slot?, at.word_index()))
     }
 
     /// The frames that a range of bytes lies in, after the kernel used them; `None` if there is
@@ -706,32 +705,35 @@ impl<G: Geometry> Machine for Simulated<G> {
         self.layout.largest_leaf
     }
 
-    fn read_entry(&self, table: Frame, index: usize) -> Entry {
+    fn read_entry(&self, at: PhysicalAddress) -> Entry {
         self.count(|counts| counts.table_reads += 1);
-        self.table_access(Operation::ReadEntry, table, index, AccessKind::Read)
-            .map_or(Entry::ABSENT, |slot| Entry(self.state.borrow().memory.word(slot, index)))
+        let word = self.table_access(Operation::ReadEntry, at, AccessKind::Read);
+        word.map_or(Entry::ABSENT, |(slot, index)| {
+            Entry(self.state.borrow().memory.word(slot, index))
+        })
     }
 
-    fn write_entry(&mut self, table: Frame, index: usize, entry: Entry) {
+    fn write_entry(&mut self, at: PhysicalAddress, entry: Entry) {
         self.count(|counts| counts.table_writes += 1);
         let operation = Operation::WriteEntry;
         self.speculate();
-        let Some(slot) = self.table_access(operation, table, index, AccessKind::Write) else {
+        let Some((slot, index)) = self.table_access(operation, at, AccessKind::Write) else {
             return;
         };
-        let before = Entry(self.peek(table, index));
+        let before = Entry(self.state.get_mut().memory.word(slot, index));
         if before != Entry::ABSENT {
+            let (table, index) = (at.frame(), at.word_index());
             let precondition = Precondition::EntryAbsent { table, index, entry: before };
             self.broken(operation, precondition);
         }
         self.state.get_mut().memory.set_word(slot, index, entry.0);
     }
 
-    fn exchange_entry(&mut self, table: Frame, index: usize, entry: Entry) -> Entry {
+    fn exchange_entry(&mut self, at: PhysicalAddress, entry: Entry) -> Entry {
         self.count(|counts| counts.table_writes += 1);
         self.speculate();
         let operation = Operation::ExchangeEntry;
-        let Some(slot) = self.table_access(operation, table, index, AccessKind::Write) else {
+        let Some((slot, index)) = self.table_access(operation, at, AccessKind::Write) else {
             return Entry::ABSENT;
         };
         let memory = &mut self.state.get_mut().memory;
@@ -740,10 +742,10 @@ impl<G: Geometry> Machine for Simulated<G> {
         before
     }
 
-    fn change_entry(&mut self, table: Frame, index: usize, clear: u64, set: u64) -> Entry {
+    fn change_entry(&mut self, at: PhysicalAddress, clear: u64, set: u64) -> Entry {
         self.count(|counts| counts.table_writes += 1);
         let operation = Operation::ChangeEntry;
-        let Some(slot) = self.table_access(operation, table, index, AccessKind::Write) else {
+        let Some((slot, index)) = self.table_access(operation, at, AccessKind::Write) else {
             return Entry::ABSENT;
         };
         // Processors may cache, and mark, before each of the two operations.
@@ -752,6 +754,7 @@ impl<G: Geometry> Machine for Simulated<G> {
         let before = Entry(memory.word(slot, index));
         memory.set_word(slot, index, before.0 & !clear);
         if !Host::is_present(before) {
+            let (table, index) = (at.frame(), at.word_index());
             self.broken(operation, Precondition::EntryPresent { table, index });
         }
         if set != 0 {

@@ -70,11 +70,10 @@ impl RealMachine {
         unsafe { &*self.window_entries.add(frame.number() as usize) }
     }
 
-    /// Entry `index` of the table in `table`.
-    fn entry(&self, table: Frame, index: usize) -> &AtomicU64 {
-        let address = WINDOW + (table.number() << PAGE_BITS) + index as u64 * 8;
-        // SAFETY: M1: the table is open in the window, and the index is below 512.
-        unsafe { &*(address as *const AtomicU64) }
+    /// The entry at `at`.
+    fn entry(&self, at: PhysicalAddress) -> &AtomicU64 {
+        // SAFETY: M1: the table is open in the window, the address aligned.
+        unsafe { &*in_window(at).cast() }
     }
 }
 
@@ -121,22 +120,22 @@ impl Machine for RealMachine {
     }
 
     #[inline(always)]
-    fn read_entry(&self, table: Frame, index: usize) -> Entry {
-        Entry(self.entry(table, index).load(Ordering::Relaxed))
+    fn read_entry(&self, at: PhysicalAddress) -> Entry {
+        Entry(self.entry(at).load(Ordering::Relaxed))
     }
 
     #[inline(always)]
-    fn write_entry(&mut self, table: Frame, index: usize, entry: Entry) {
-        self.entry(table, index).store(entry.0 & self.entry_mask, Ordering::Release);
+    fn write_entry(&mut self, at: PhysicalAddress, entry: Entry) {
+        self.entry(at).store(entry.0 & self.entry_mask, Ordering::Release);
     }
 
     #[inline(always)]
-    fn exchange_entry(&mut self, table: Frame, index: usize, entry: Entry) -> Entry {
-        Entry(self.entry(table, index).swap(entry.0 & self.entry_mask, Ordering::AcqRel))
+    fn exchange_entry(&mut self, at: PhysicalAddress, entry: Entry) -> Entry {
+        Entry(self.entry(at).swap(entry.0 & self.entry_mask, Ordering::AcqRel))
     }
 
-    fn change_entry(&mut self, table: Frame, index: usize, clear: u64, set: u64) -> Entry {
-        let (entry, set) = (self.entry(table, index), set & self.entry_mask);
+    fn change_entry(&mut self, at: PhysicalAddress, clear: u64, set: u64) -> Entry {
+        let (entry, set) = (self.entry(at), set & self.entry_mask);
         let before = entry.fetch_and(!clear, Ordering::AcqRel);
         if set != 0 {
             entry.fetch_or(set, Ordering::AcqRel);
