@@ -155,7 +155,8 @@ impl RootKind for Host {
     }
 
     fn is_table(entry: Entry) -> bool {
-        entry.0 & (Self::PRESENT | Self::LARGE) == Self::PRESENT
+        // PRESENT is the lowest bit and LARGE the sign of the lowest byte; absent entries are 0.
+        entry.0 as i8 > 0
     }
 
     fn frame(entry: Entry) -> Frame {

@@ -16,7 +16,7 @@ use crate::cpu::CurrentCpu;
 use crate::entry::{Attributes, Entry, RootKind};
 use crate::machine::Machine;
 use crate::memory::Memory;
-use crate::page::{Record, Status};
+use crate::page::{Status, refuse};
 use crate::page_map::{PageMap, SUPPLY_LIMIT, TableSupply};
 use crate::region::{PhysicalRegion, RegionKind};
 use crate::share::Share;
@@ -157,12 +157,6 @@ struct Add {
     entry: Entry,
 }
 
-/// Seldom used, so that the common way to a decision is short.
-#[cold]
-fn refuse<T>(error: Error) -> Result<T, Error> {
-    Err(error)
-}
-
 fn info<G: Geometry, K: RootKind>(at: u64, level: Level, entry: Entry) -> MappingInfo {
     MappingInfo {
         address: VirtualAddress::sign_extended(at & !(level.bytes::<G>() - 1)),
@@ -223,10 +217,19 @@ impl<M: Machine> Memory<M> {
             Some(share) => share.allows(region, map.owner, rights)?,
         };
         let frame = region.first_frame();
-        match region.kind() {
-            RegionKind::Ram => self.state.check_reference(level, frame, owner)?,
-            RegionKind::Io(_) => check_io_owner(frame, owner)?,
-        }
+        let memory_type = match region.kind() {
+            RegionKind::Ram => {
+                self.state.check_reference(level, frame, owner)?;
+                MemoryType::WriteBack
+            }
+            // Device memory never changes its status, so that mappings of it need no counting; all
+            // of it is domain 0's.
+            _ if owner != OwnerCode::of(DomainId::ZERO) => {
+                let owner = Some(Owner::Domain(DomainId::ZERO));
+                return refuse(Error::NotOwner { frame, owner });
+            }
+            kind => kind.memory_type(),
+        };
         let slot = self.walk::<K>(map.root, start, level);
         if K::is_present(slot.entry) {
             return refuse(Error::AlreadyMapped { address: to });
@@ -234,7 +237,6 @@ impl<M: Machine> Memory<M> {
         if slot.level > level {
             supply.check((slot.level.number() - level.number()) as usize)?;
         }
-        let memory_type = region.kind().memory_type();
         let attributes = Attributes { rights, memory_type, foreign: share.is_some() };
         Ok(Add { slot, level, entry: K::leaf(level, frame, attributes) })
     }
@@ -267,22 +269,11 @@ impl<M: Machine> Memory<M> {
         let below = slot.level.below().ok_or(Error::NotLarge { address: at })?;
         supply.check(1)?;
         let mut parts = slot.level.parts::<M::Geometry>(K::frame(slot.entry));
-        let is_full = |part: &Frame| self.state.record(below, *part).count() == Record::COUNT_LIMIT;
+        let is_full = |part: &Frame| self.state.record(below, *part).is_full();
         match parts.find(is_full) {
             Some(frame) => Err(Error::TooManyReferences { frame }),
             None => Ok(slot),
         }
-    }
-}
-
-/// Device memory never changes its status, so that mappings of it need no counting; all of it is
-/// domain 0's.
-pub(crate) fn check_io_owner(frame: Frame, owner: OwnerCode) -> Result<(), Error> {
-    let all = Owner::Domain(DomainId::ZERO);
-    if owner == OwnerCode::new(all) {
-        Ok(())
-    } else {
-        Err(Error::NotOwner { frame, owner: Some(all) })
     }
 }
 

@@ -49,8 +49,11 @@ impl Record {
     /// What is added to a record when its count rises by one.
     const ONE: u64 = 1 << Self::COUNT.0;
 
-    /// The largest count.
-    pub(crate) const COUNT_LIMIT: u32 = 0xf_ffff;
+    /// The largest count: the highest bit of the field.
+    pub(crate) const COUNT_LIMIT: u32 = 0x8_0000;
+
+    /// Status and owner together.
+    const IDENTITY: u64 = 0xf_ffff;
 
     /// The record of a page that does not exist: all zero, which the boot code relies on.
     pub const NOT_INSTALLED: Self = Self::new(Status::NotInstalled, OwnerCode::HYPERVISOR);
@@ -100,6 +103,10 @@ impl Record {
         self.get(Self::COUNT) as u32
     }
 
+    pub(crate) const fn is_full(self) -> bool {
+        self.count() >= Self::COUNT_LIMIT
+    }
+
     pub(crate) const fn set_count(&mut self, count: u32) {
         self.set(Self::COUNT, count as u64);
     }
@@ -130,20 +137,36 @@ impl core::fmt::Debug for Record {
     }
 }
 
+/// Seldom used, so that the common way to a decision is short.
+#[cold]
+pub(crate) fn refuse<T>(error: Error) -> Result<T, Error> {
+    Err(error)
+}
+
 impl<G: Geometry> State<G> {
     /// The record of the unit of `level` that `frame` lies in.
     pub(crate) fn record(&self, level: Level, frame: Frame) -> Record {
-        let index = (frame.number() >> level.frame_bits::<G>()) as usize;
-        let records = self.units.get(level.number() as usize - 1);
-        let record = records.and_then(|records| records.get(index));
+        let [pages, ..] = &self.units;
+        let record = match level {
+            Level::FIRST => pages.get(frame.number() as usize),
+            _ => {
+                let records = self.units.get(level.number() as usize - 1);
+                records.and_then(|it| it.get((frame.number() >> level.frame_bits::<G>()) as usize))
+            }
+        };
         record.copied().unwrap_or(Record::NOT_INSTALLED)
     }
 
     /// Changes the record of the unit of `level` that `frame` lies in, if there is one.
     pub(crate) fn change(&mut self, level: Level, frame: Frame, change: impl FnOnce(&mut Record)) {
-        let index = (frame.number() >> level.frame_bits::<G>()) as usize;
-        let records = self.units.get_mut(level.number() as usize - 1);
-        if let Some(record) = records.and_then(|records| records.get_mut(index)) {
+        let record = match level {
+            Level::FIRST => self.units[0].get_mut(frame.number() as usize),
+            _ => {
+                let records = self.units.get_mut(level.number() as usize - 1);
+                records.and_then(|it| it.get_mut((frame.number() >> level.frame_bits::<G>()) as usize))
+            }
+        };
+        if let Some(record) = record {
             change(record);
         }
     }
@@ -167,10 +190,11 @@ impl<G: Geometry> State<G> {
         owner: OwnerCode,
     ) -> Result<(), Error> {
         let record = self.record(level, frame);
-        if record.is_normal() && record.owner() == owner && record.count() < Record::COUNT_LIMIT {
+        let wanted = Record::new(Status::Normal, owner);
+        if (record.0 ^ wanted.0) & Record::IDENTITY == 0 && !record.is_full() {
             return Ok(());
         }
-        Err(match record.status() {
+        refuse(match record.status() {
             Status::Normal if record.owner() == owner => Error::TooManyReferences { frame },
             Status::Normal => Error::NotOwner { frame, owner: record.owner().owner() },
             status => Error::WrongStatus { frame, status },
