@@ -135,8 +135,8 @@ impl Program {
         let wanted = [(CODE, Rights::ReadExecute), (DATA, Rights::ReadWrite)];
         for (mapping, (start, rights)) in mappings.iter_mut().zip(wanted) {
             let page = pages.next()?;
-            let to = Flexpage::new(address(start), PAGE_BITS)?;
-            let _ = hal.memory().add_mapping(&mut map, to, page, rights, None, &mut supply)?;
+            let to = address(start);
+            hal.memory().add_mapping(&mut map, to, page, rights, None, &mut supply)?;
             let open =
                 hal.memory().add_kernel_mapping(cpu, page, Rights::ReadWrite, false, None)?;
             hal.memory().clear(&open)?;
@@ -582,8 +582,10 @@ impl Test {
 
 fn run(mut hal: Hal) -> Result<Hal, Error> {
     let cpu = hal.cpu();
-    let regions = hal.memory().initial_regions().filter(|region| region.kind() == RegionKind::Ram);
-    let Some(region) = regions.clone().find(|region| (22..30).contains(&region.bits())) else {
+    let is_good =
+        |it: &PhysicalRegion| it.kind() == RegionKind::Ram && (22..30).contains(&it.bits());
+    let region = hal.memory().initial_regions().find(is_good);
+    let Some(region) = region else {
         return Err(Error::BadSize { bits: 22 });
     };
     let mut pages = Pages(region, 0);

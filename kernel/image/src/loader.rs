@@ -100,8 +100,8 @@ impl ModuleBytes<'_> {
         let page = Flexpage::physical(at.frame().address(), PAGE_BITS).ok()?;
         let cpu = self.hal.cpu();
         let memory = self.hal.memory();
-        let mut regions = memory.module_regions(self.number)?;
-        let region = regions.find_map(|region| region.derive(page).ok())?;
+        let region =
+            memory.module_regions(self.number)?.find_map(|region| region.derive(page).ok())?;
         let mapping = memory.add_kernel_mapping(cpu, region, Rights::Read, false, None).ok()?;
         let within = usize::try_from(at.offset_in_page()).ok()?;
         let result = memory.read_bytes(&mapping, within, buffer);
@@ -227,13 +227,10 @@ impl Space {
         region: PhysicalRegion,
         rights: Rights,
     ) -> Result<(), LoadError> {
-        let address = VirtualAddress::new(address).unwrap_or(VirtualAddress::ZERO);
-        let to = Flexpage::new(address, PAGE_BITS)?;
+        let to = VirtualAddress::new(address).unwrap_or(VirtualAddress::ZERO);
         system.fill(&mut self.domain, &mut self.supply)?;
         let memory = system.hal().memory();
-        let added =
-            memory.add_mapping(&mut self.map, to, region, rights, None, &mut self.supply)?;
-        debug_assert_eq!(added.done, 1, "a page is mapped in one step");
+        memory.add_mapping(&mut self.map, to, region, rights, None, &mut self.supply)?;
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 //! The vocabulary of the kernel: types that give no authority and decide nothing.
 //!
-//! This crate hides how many bits an address has and how pages are cut out of memory. Every
+//! Addresses, frames and sizes, rights, owners, statuses, errors. This crate hides how many bits an address has and how pages are cut out of memory. Every
 //! other crate of the kernel speaks of [`PhysicalAddress`], [`VirtualAddress`], [`Frame`] and
 //! [`FrameRange`], so that a physical address cannot be taken for a virtual one, nor a byte
 //! count for a page count. It also names what the kernel and the machine tell each other: why a
@@ -26,18 +26,26 @@
 
 mod breakpoint;
 mod clock;
+pub mod cpu;
+pub mod domain;
+pub mod error;
 mod events;
 pub mod execution;
+pub mod flexpage;
 mod frame;
+pub mod geometry;
 mod heap_error;
 mod interrupt;
 mod irq;
 mod irq_lines;
 mod light_call;
+pub mod mapping;
 mod page_size;
 mod physical_address;
 mod processor;
 mod register;
+pub mod rights;
+pub mod status;
 mod virtual_address;
 
 #[cfg(test)]
@@ -46,7 +54,7 @@ extern crate std;
 pub use breakpoint::{Breakpoint, BreakpointError, BreakpointKind, BreakpointLength};
 pub use clock::Clock;
 pub use events::{Events, Measurement};
-pub use frame::{Frame, FrameRange, Frames};
+pub use frame::{Blocks, Frame, FrameRange, Frames};
 pub use heap_error::HeapError;
 pub use interrupt::{Interrupt, PageFaultError, exception_name};
 pub use irq::{Irq, NoSuchLine};

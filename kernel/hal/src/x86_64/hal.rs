@@ -21,15 +21,16 @@ unsafe extern "Rust" {
 }
 
 /// What the boot needs room for, which is not on its stack.
-static mut STORAGE: (BootInformation, MemoryRanges, [FrameRange; 2], [IoRange; 2]) = (
+static mut STORAGE: (BootInformation, MemoryRanges, [FrameRange; 2], [IoRange; 2], [CpuRecord; 1]) = (
     BootInformation::empty(),
     MemoryRanges::EMPTY,
     [FrameRange::EMPTY; 2],
     [IoRange { frames: FrameRange::EMPTY, kind: IoKind::VideoMemory }; 2],
+    [CpuRecord::new(Frame::ZERO)],
 );
 
 /// All memory of the machine.
-pub type RealMemory = Memory<'static, RealMachine, Slices<'static>>;
+pub type RealMemory = Memory<RealMachine>;
 
 /// The machine, as the client kernel may use it.
 pub struct Hal {
@@ -67,7 +68,7 @@ impl Hal {
         start: u64,
     ) -> Result<Self, BootError> {
         // SAFETY: the only use of the storage: `start` is called once, and calls this once.
-        let (information, ranges, environment, io) = unsafe { &mut *(&raw mut STORAGE) };
+        let (information, ranges, environment, io, cpus) = unsafe { &mut *(&raw mut STORAGE) };
         let mut memory = BootMemory(1 << features.physical_bits.clamp(32, 52));
         let limits = Limits::new(features.physical_bits, memory::WINDOW_FRAMES);
         let image = memory::image_frames();
@@ -91,19 +92,22 @@ impl Hal {
             IoRange { frames: *buffer, kind: IoKind::FrameBuffer },
         ];
 
-        let count = block_records::<FourLevel>(plan.managed_frames as usize);
-        let frames = ((count * size_of::<BlockRecord>()) as u64).div_ceil(PAGE_BYTES);
-        let records = FrameRange::new(heap.start(), heap.start() + frames).ok_or(contradiction)?;
-        // SAFETY: zeros are the record of a block without memory.
-        let blocks = unsafe { heap::zeroed(records) }.ok().and_then(|all| all.get_mut(..count));
-        let storage = Slices {
-            // SAFETY: E3, as `build` has built it; this is the only use.
-            pages: unsafe { memory::page_records(plan.managed_frames) },
-            blocks: blocks.ok_or(contradiction)?,
-            cpus: [CpuRecord::new(Frame::ZERO)],
+        // The records of larger units follow each other in the heap.
+        let mut next = heap.start();
+        let mut larger = |number| {
+            let level = Level::new::<FourLevel>(number)?;
+            let count = State::<FourLevel>::unit_count(level, plan.managed_frames as usize);
+            let bytes = (count * size_of::<Record>()) as u64;
+            let records = FrameRange::new(next, next + bytes.div_ceil(PAGE_BYTES))?;
+            next = records.end();
+            // SAFETY: any word is a record.
+            unsafe { heap::zeroed(records) }.ok()?.get_mut(..count)
         };
+        let (second, third) = larger(2).zip(larger(3)).ok_or(contradiction)?;
+        // SAFETY: E3, as `build` has built it; this is the only use.
+        let units = [unsafe { memory::page_records(plan.managed_frames) }, second, third];
         let machine = RealMachine::new(plan.managed_frames, features.gigabyte_pages);
-        let memory = Memory::new(machine, storage, Layout { environment, free, modules, io });
+        let memory = Memory::new(machine, units, cpus, Layout { environment, free, modules, io });
         let bus_masters = (!options.unsafe_dma).then(disable_bus_masters);
         Ok(Self {
             memory: memory.map_err(|_| contradiction)?,

@@ -279,9 +279,9 @@ impl PhysicalMemory for BootMemory {
 ///
 /// # Safety
 /// To be called once, after [`build`] for as many frames.
-pub(super) unsafe fn page_records(managed_frames: u64) -> &'static mut [PageRecord] {
+pub(super) unsafe fn page_records(managed_frames: u64) -> &'static mut [Record] {
     // SAFETY: E3; any word is a record.
-    unsafe { slice::from_raw_parts_mut(RECORDS as *mut PageRecord, managed_frames as usize) }
+    unsafe { slice::from_raw_parts_mut(RECORDS as *mut Record, managed_frames as usize) }
 }
 
 /// The memory management of this machine. There is one value, inside `Memory`.
@@ -310,10 +310,10 @@ impl RealMachine {
         unsafe { word(WINDOW_ENTRIES + frame.number() * 8) }
     }
 
-    /// Entry `index` of the table in `table`.
-    fn entry(&self, table: Frame, index: usize) -> &AtomicU64 {
-        // SAFETY: M1: the table is open in the window, and the index is below 512.
-        unsafe { word(WINDOW + (table.number() << PAGE_BITS) + index as u64 * 8) }
+    /// The entry at `at`, or any other word.
+    fn word(&self, at: PhysicalAddress) -> &AtomicU64 {
+        // SAFETY: M1: the frame is open in the window, the address aligned.
+        unsafe { word(WINDOW + at.get()) }
     }
 }
 
@@ -354,16 +354,28 @@ impl Machine for RealMachine {
         self.largest_leaf
     }
 
-    fn read_entry(&self, table: Frame, index: usize) -> Entry {
-        Entry(self.entry(table, index).load(Relaxed))
+    #[inline(always)]
+    fn read_entry(&self, at: PhysicalAddress) -> Entry {
+        Entry(self.word(at).load(Relaxed))
     }
 
-    fn write_entry(&mut self, table: Frame, index: usize, entry: Entry) {
-        self.entry(table, index).store(entry.0 & ENTRY_MASK.load(Relaxed), Release);
+    #[inline(always)]
+    fn write_entry(&mut self, at: PhysicalAddress, entry: Entry) {
+        self.word(at).store(entry.0 & ENTRY_MASK.load(Relaxed), Release);
     }
 
-    fn exchange_entry(&mut self, table: Frame, index: usize, entry: Entry) -> Entry {
-        Entry(self.entry(table, index).swap(entry.0 & ENTRY_MASK.load(Relaxed), AcqRel))
+    #[inline(always)]
+    fn exchange_entry(&mut self, at: PhysicalAddress, entry: Entry) -> Entry {
+        Entry(self.word(at).swap(entry.0 & ENTRY_MASK.load(Relaxed), AcqRel))
+    }
+
+    fn change_entry(&mut self, at: PhysicalAddress, clear: u64, set: u64) -> Entry {
+        let (entry, set) = (self.word(at), set & ENTRY_MASK.load(Relaxed));
+        let before = entry.fetch_and(!clear, AcqRel);
+        if set != 0 {
+            entry.fetch_or(set, AcqRel);
+        }
+        Entry(before)
     }
 
     fn reference_root(&self) -> Frame {
@@ -378,12 +390,8 @@ impl Machine for RealMachine {
         self.window_entry(frame).load(Relaxed) & Host::PRESENT != 0
     }
 
-    fn window_address(&self, frame: Frame) -> VirtualAddress {
-        // In the upper half, so canonical.
-        VirtualAddress::sign_extended(WINDOW + (frame.number() << PAGE_BITS))
-    }
-
     fn visible_address(&self, frame: Frame) -> VirtualAddress {
+        // In the upper half, so canonical.
         VirtualAddress::sign_extended(VISIBLE + (frame.number() << PAGE_BITS))
     }
 
@@ -396,23 +404,24 @@ impl Machine for RealMachine {
         self.window_entry(frame).store(bits & ENTRY_MASK.load(Relaxed), Release);
     }
 
-    fn close_window(&mut self, frame: Frame) {
-        self.window_entry(frame).store(CLOSED, Release);
+    fn close_window(&mut self, _cpu: CurrentCpu, frame: Frame) {
+        self.flushes += 1;
+        let before = self.window_entry(frame).swap(CLOSED, AcqRel);
+        let offset = frame.number() << PAGE_BITS;
+        processor::invalidate_page(WINDOW + offset);
+        if before & Host::USER != 0 {
+            processor::invalidate_page(VISIBLE + offset);
+        }
     }
 
-    fn clear_frame(&mut self, frame: Frame) {
-        // SAFETY: M1: the frame is open.
-        unsafe { fill(in_window(frame.address()), 0, PAGE_BYTES as usize) }
-    }
-
+    #[inline(always)]
     fn read_word(&self, at: PhysicalAddress) -> u64 {
-        // SAFETY: M1: the frame is open, the address aligned. Programs may write the word.
-        unsafe { word(WINDOW + at.get()) }.load(Relaxed)
+        self.word(at).load(Relaxed)
     }
 
+    #[inline(always)]
     fn write_word(&mut self, at: PhysicalAddress, value: u64) {
-        // SAFETY: as for `read_word`.
-        unsafe { word(WINDOW + at.get()) }.store(value, Relaxed);
+        self.word(at).store(value, Relaxed);
     }
 
     fn read_bytes(&self, at: PhysicalAddress, bytes: &mut [u8]) {

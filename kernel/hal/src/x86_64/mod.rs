@@ -39,6 +39,7 @@ use heliox_boot::{BootReport, IoApicLines, PhysicalMemory, Prepared, Unreadable}
 use heliox_types::execution::{
     self, Change, Execution, Heap, Kernel, LightReturn, OneProgram, Running,
 };
+use heliox_types::mapping::{IoKind, IoRange};
 use heliox_types::*;
 
 use self::cpu::CPU;
@@ -50,13 +51,12 @@ use crate::geometry::{FourLevel, Level};
 use crate::irq::IrqControl;
 use crate::machine::{Machine, WindowEntry};
 use crate::memory::{Memory, Paging};
-use crate::page::{BlockRecord, PageRecord};
+use crate::page::Record;
 use crate::page_map::PageMapUse;
 use crate::pci::{PciConfiguration, PciFunction, PciRegister, WriteRefused};
 use crate::port::{self, NotInRange, PortRange, Ports};
-use crate::region::{IoKind, IoRange};
 use crate::rights::Rights;
-use crate::state::{Layout, Slices, block_records};
+use crate::state::{Layout, State};
 use crate::translation::CpuRecord;
 
 pub use self::context::{Context, PortPermissions};

@@ -21,8 +21,10 @@ pub enum Rights {
 }
 
 impl Rights {
-    const WRITE: u8 = 1;
-    const EXECUTE: u8 = 2;
+    /// The bit of the right to write in the number of these rights (`rights as u8`).
+    pub const WRITE: u8 = 1;
+    /// The bit of the right to execute in it.
+    pub const EXECUTE: u8 = 2;
 
     /// All rights that exist.
     pub const ALL: [Self; 4] =
