@@ -49,11 +49,17 @@ macro_rules! duplicate {
 
 duplicate! {
     [] PageMapPage { frame }
-    [K] PageMap<K> { root, owner, kind }
     [K] PageMapUse<K> { root, kind }
     [] DrainingPage { frame, since }
     [] Share { region, level, owner, grantee, rights }
     [] KernelMapping { region, rights, programs, address }
+}
+
+impl<K> Duplicate for PageMap<K> {
+    fn duplicate(&self) -> Self {
+        // What is remembered changes no result, only the way to it.
+        Self { root: self.root, owner: self.owner, recent: Self::NO_RECENT, kind: self.kind }
+    }
 }
 
 /// All handles that exist.
@@ -112,6 +118,7 @@ pub fn check<G: Geometry>(
     let mut recount = Recount::default();
     for map in &handles.page_maps {
         walk(memory, map.root(), OwnerCode::new(map.owner()), &mut recount)?;
+        check_recent(memory, map)?;
     }
     for share in &handles.shares {
         count_region::<G>(share.region(), G::LEAF_LEVELS, &mut recount);
@@ -124,6 +131,23 @@ pub fn check<G: Geometry>(
     check_pages(memory, handles, &recount)?;
     check_blocks(memory, &recount)?;
     check_processors(memory, &recount)
+}
+
+/// T4: the table that a page map remembers is the one that the tables lead to.
+fn check_recent<G: Geometry>(memory: &SimulatedMemory<G>, map: &PageMap) -> Result<(), Finding> {
+    let (part, recent) = map.recent;
+    if map.recent == PageMap::<Host>::NO_RECENT {
+        return Ok(());
+    }
+    let mut table = map.root();
+    for number in (2..=G::LEVELS).rev() {
+        let index = (part >> (G::INDEX_BITS * (number - 2))) as usize & (G::ENTRIES - 1);
+        let entry = Entry(memory.machine().peek(table, index));
+        check!("T4", Host::is_table(entry), "part {part:#x} has no table, but {recent}");
+        table = Host::frame(entry);
+    }
+    check!("T4", table == recent, "part {part:#x}: {table}, not {recent}");
+    Ok(())
 }
 
 fn is_referenced<G: Geometry>(recount: &Recount, frame: u64) -> bool {

@@ -12,7 +12,7 @@ use core::fmt;
 use heliox_types::geometry::{Geometry, Level};
 pub use heliox_types::mapping::Attributes;
 use heliox_types::rights::{MemoryType, Rights};
-use heliox_types::{Frame, PAGE_BITS};
+use heliox_types::{Frame, PAGE_BITS, PhysicalAddress};
 
 /// A page-table entry, as it lies in memory.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -57,8 +57,13 @@ pub trait RootKind: 'static {
     /// Whether the entry of a table of level 2 or above points to a table.
     fn is_table(entry: Entry) -> bool;
 
+    /// Where the table that a present entry points to, or the memory that it maps, begins.
+    fn address(entry: Entry) -> PhysicalAddress;
+
     /// The frame of the table that a present entry points to, or the first that it maps.
-    fn frame(entry: Entry) -> Frame;
+    fn frame(entry: Entry) -> Frame {
+        Self::address(entry).frame()
+    }
 
     /// What a leaf entry says about its memory.
     fn attributes(entry: Entry) -> Attributes;
@@ -159,10 +164,10 @@ impl RootKind for Host {
         entry.0 as i8 > 0
     }
 
-    fn frame(entry: Entry) -> Frame {
+    fn address(entry: Entry) -> PhysicalAddress {
         // ADDRESS has no bit at or above 2^52. The third PAT bit of a large page, which would lie
         // in it, stays 0.
-        Frame::new((entry.0 & Self::ADDRESS) >> PAGE_BITS).unwrap_or(Frame::ZERO)
+        PhysicalAddress::new(entry.0 & Self::ADDRESS).unwrap_or(PhysicalAddress::ZERO)
     }
 
     fn attributes(entry: Entry) -> Attributes {

@@ -157,6 +157,11 @@ struct Add {
     entry: Entry,
 }
 
+/// Number of the part of the address space, as large as a level-1 table translates, that `at` lies in.
+fn part<G: Geometry>(at: u64) -> u64 {
+    at >> (PAGE_BITS + G::INDEX_BITS)
+}
+
 fn info<G: Geometry, K: RootKind>(at: u64, level: Level, entry: Entry) -> MappingInfo {
     MappingInfo {
         address: VirtualAddress::sign_extended(at & !(level.bytes::<G>() - 1)),
@@ -173,29 +178,41 @@ fn info<G: Geometry, K: RootKind>(at: u64, level: Level, entry: Entry) -> Mappin
 impl<M: Machine> Memory<M> {
     /// Walks from the root to the entry for `at` of a table of level `to`, or to the first before
     /// that does not point to a table.
-    fn walk<K: RootKind>(&self, root: Frame, at: u64, to: Level) -> Slot {
-        let (mut table, mut level) = (root, Level::root::<M::Geometry>());
+    #[inline(always)]
+    fn walk<K: RootKind>(&self, map: &PageMap<K>, at: u64, to: Level) -> Slot {
+        if to == Level::FIRST && map.recent.0 == part::<M::Geometry>(at) {
+            let slot = map.recent.1.word(to.index_at::<M::Geometry>(at));
+            return Slot { at: slot, level: to, entry: self.machine.read_entry(slot) };
+        }
+        self.walk_from_root::<K>(map.root, at, to)
+    }
+
+    #[inline(never)]
+    fn walk_from_root<K: RootKind>(&self, root: Frame, at: u64, to: Level) -> Slot {
+        let (mut table, mut level) = (root.address(), Level::root::<M::Geometry>());
         loop {
             let slot = table.word(level.index_at::<M::Geometry>(at));
             let entry = self.machine.read_entry(slot);
             if level <= to || !K::is_table(entry) {
                 return Slot { at: slot, level, entry };
             }
-            (table, level) = (K::frame(entry), level.lower());
+            (table, level) = (K::address(entry), level.lower());
         }
     }
 
     /// The leaf entry of the page that `at` lies in.
-    fn leaf<K: RootKind>(&self, root: Frame, at: VirtualAddress) -> Result<Slot, Error> {
+    fn leaf<K: RootKind>(&self, map: &PageMap<K>, at: VirtualAddress) -> Result<Slot, Error> {
         if at.get() >= K::limit::<M::Geometry>() {
             return Err(Error::NotUser { start: at, pages: 1 });
         }
-        let slot = self.walk::<K>(root, at.get(), Level::FIRST);
+        let slot = self.walk(map, at.get(), Level::FIRST);
         if K::is_present(slot.entry) { Ok(slot) } else { Err(Error::NotMapped { address: at }) }
     }
 
+    #[inline(always)]
     fn decide_add<K: RootKind>(
         &self,
+        level: Level,
         map: &PageMap<K>,
         to: VirtualAddress,
         region: PhysicalRegion,
@@ -204,7 +221,6 @@ impl<M: Machine> Memory<M> {
         supply: &TableSupply,
     ) -> Result<Add, Error> {
         let (start, bits) = (to.get(), region.bits());
-        let level = region.level::<M::Geometry>(self.machine.largest_leaf())?;
         let last = start | ((1 << bits) - 1);
         if start & ((1 << bits) - 1) != 0 {
             return refuse(Error::Misaligned { start, bits });
@@ -230,7 +246,7 @@ impl<M: Machine> Memory<M> {
             }
             kind => kind.memory_type(),
         };
-        let slot = self.walk::<K>(map.root, start, level);
+        let slot = self.walk(map, start, level);
         if K::is_present(slot.entry) {
             return refuse(Error::AlreadyMapped { address: to });
         }
@@ -241,14 +257,28 @@ impl<M: Machine> Memory<M> {
         Ok(Add { slot, level, entry: K::leaf(level, frame, attributes) })
     }
 
+    #[inline(never)]
+    fn decide_large<K: RootKind>(
+        &self,
+        map: &PageMap<K>,
+        to: VirtualAddress,
+        region: PhysicalRegion,
+        rights: Rights,
+        share: Option<&Share>,
+        supply: &TableSupply,
+    ) -> Result<Add, Error> {
+        let level = region.level::<M::Geometry>(self.machine.largest_leaf())?;
+        self.decide_add(level, map, to, region, rights, share, supply)
+    }
+
     /// A mapping made through a share does not gain rights.
     fn decide_modify<K: RootKind>(
         &self,
-        root: Frame,
+        map: &PageMap<K>,
         at: VirtualAddress,
         change: Change,
     ) -> Result<Slot, Error> {
-        let slot = self.leaf::<K>(root, at)?;
+        let slot = self.leaf(map, at)?;
         let Attributes { rights: held, foreign, .. } = K::attributes(slot.entry);
         match change {
             Change::Rights(asked) if foreign && !held.contains(asked) => {
@@ -261,11 +291,11 @@ impl<M: Machine> Memory<M> {
     /// Everything that splitting takes must be there: a table, and room in the parts' counts.
     fn decide_split<K: RootKind>(
         &self,
-        root: Frame,
+        map: &PageMap<K>,
         at: VirtualAddress,
         supply: &TableSupply,
     ) -> Result<Slot, Error> {
-        let slot = self.leaf::<K>(root, at)?;
+        let slot = self.leaf(map, at)?;
         let below = slot.level.below().ok_or(Error::NotLarge { address: at })?;
         supply.check(1)?;
         let mut parts = slot.level.parts::<M::Geometry>(K::frame(slot.entry));
@@ -308,22 +338,31 @@ impl<M: Machine> Memory<M> {
     /// Takes a table out, which is empty, and those above it that become empty by that, from the
     /// lowest up: each is draining when nothing points to it any more (T1, T3).
     #[cold]
-    fn unlink<K: RootKind>(&mut self, root: Frame, at: u64, empty: Slot, freed: &mut FreedTables) {
+    fn unlink<K: RootKind>(
+        &mut self,
+        map: &mut PageMap<K>,
+        at: u64,
+        empty: Slot,
+        since: Invalidation,
+    ) -> FreedTables {
+        map.recent = PageMap::<K>::NO_RECENT;
+        let mut freed = FreedTables { frames: [Frame::ZERO; SUPPLY_LIMIT], count: 0, since };
         let (mut table, mut level) = (empty.at.frame(), empty.level);
-        while table != root {
+        while table != map.root {
             level = level.above::<M::Geometry>().unwrap_or(level);
-            let above = self.walk::<K>(root, at, level).at;
+            let above = self.walk(map, at, level).at;
             self.machine.exchange_entry(above, Entry::ABSENT);
             self.state.set_status(table, Status::Draining);
             if let Some(slot) = freed.frames.get_mut(freed.count) {
                 *slot = table;
                 freed.count += 1;
             }
-            if self.state.take_count(Level::FIRST, above.frame()) > 0 {
-                return;
-            }
             table = above.frame();
+            if self.state.take_count(Level::FIRST, table) > 0 {
+                break;
+            }
         }
+        freed
     }
 }
 
@@ -335,6 +374,7 @@ impl<M: Machine> UserMemory for Memory<M> {
         bits.map_or(PAGE_BITS, Level::bits::<M::Geometry>)
     }
 
+    #[inline(always)]
     fn add_mapping<K: RootKind>(
         &mut self,
         map: &mut PageMap<K>,
@@ -344,8 +384,14 @@ impl<M: Machine> UserMemory for Memory<M> {
         share: Option<&Share>,
         supply: &mut TableSupply,
     ) -> Result<(), Error> {
-        let Add { slot, level, entry } =
-            self.decide_add(map, to, region, rights, share, supply)?;
+        // The common size by itself: what depends on the level is a constant there.
+        let Add { slot, level, entry } = match region.bits() {
+            PAGE_BITS => self.decide_add(Level::FIRST, map, to, region, rights, share, supply)?,
+            _ => self.decide_large(map, to, region, rights, share, supply)?,
+        };
+        if slot.level == Level::FIRST {
+            map.recent = (part::<M::Geometry>(to.get()), slot.at.frame());
+        }
         if region.kind() == RegionKind::Ram {
             self.state.add_count(level, region.first_frame());
         }
@@ -365,7 +411,7 @@ impl<M: Machine> UserMemory for Memory<M> {
         at: VirtualAddress,
         change: Change,
     ) -> Result<Changed, Error> {
-        let slot = self.decide_modify::<K>(map.root, at, change)?;
+        let slot = self.decide_modify(map, at, change)?;
         let (is_loaded, invalidation) = self.state.owe(cpu.index(), Some(map.root));
         let (clear, set) = match change {
             Change::Rights(rights) => K::rights_bits(rights),
@@ -379,23 +425,24 @@ impl<M: Machine> UserMemory for Memory<M> {
         Ok(Changed { mapping, invalidation })
     }
 
+    #[inline]
     fn remove_mapping<K: RootKind>(
         &mut self,
         cpu: CurrentCpu,
         map: &mut PageMap<K>,
         at: VirtualAddress,
     ) -> Result<Removed, Error> {
-        let slot = self.leaf::<K>(map.root, at)?;
+        let slot = self.leaf(map, at)?;
         let (is_loaded, since) = self.state.owe(cpu.index(), Some(map.root));
         let old = self.machine.exchange_entry(slot.at, Entry::ABSENT);
         let mapping = info::<M::Geometry, K>(at.get(), slot.level, old);
         if mapping.attributes.memory_type == MemoryType::WriteBack {
             self.state.drop_reference(slot.level, mapping.frame, since);
         }
-        let mut tables = FreedTables { frames: [Frame::ZERO; SUPPLY_LIMIT], count: 0, since };
-        if self.state.take_count(Level::FIRST, slot.at.frame()) == 0 {
-            self.unlink::<K>(map.root, at.get(), slot, &mut tables);
-        }
+        let tables = match self.state.take_count(Level::FIRST, slot.at.frame()) {
+            0 => self.unlink(map, at.get(), slot, since),
+            _ => FreedTables { frames: [Frame::ZERO; SUPPLY_LIMIT], count: 0, since },
+        };
         if is_loaded {
             match tables.count {
                 0 => self.machine.invalidate_page(cpu, at),
@@ -413,7 +460,7 @@ impl<M: Machine> UserMemory for Memory<M> {
         at: VirtualAddress,
         supply: &mut TableSupply,
     ) -> Result<Invalidation, Error> {
-        let Slot { at: whole, level, entry } = self.decide_split::<K>(map.root, at, supply)?;
+        let Slot { at: whole, level, entry } = self.decide_split(map, at, supply)?;
         // There is one: `decide_split` has seen it.
         let Some(page) = supply.take() else { return Ok(Invalidation::COMPLETE) };
         let (is_loaded, since) = self.state.owe(cpu.index(), Some(map.root));
@@ -451,9 +498,9 @@ impl<M: Machine> UserMemory for Memory<M> {
         map: &PageMap<K>,
         at: VirtualAddress,
     ) -> Result<MappingInfo, u64> {
-        let slot = match self.leaf::<K>(map.root, at) {
+        let slot = match self.leaf(map, at) {
             Ok(slot) => return Ok(info::<M::Geometry, K>(at.get(), slot.level, slot.entry)),
-            Err(Error::NotMapped { .. }) => self.walk::<K>(map.root, at.get(), Level::FIRST),
+            Err(Error::NotMapped { .. }) => self.walk(map, at.get(), Level::FIRST),
             Err(_) => return Err(u64::MAX),
         };
         // Over the absent entries of this table.

@@ -163,7 +163,8 @@ impl<G: Geometry> State<G> {
             Level::FIRST => self.units[0].get_mut(frame.number() as usize),
             _ => {
                 let records = self.units.get_mut(level.number() as usize - 1);
-                records.and_then(|it| it.get_mut((frame.number() >> level.frame_bits::<G>()) as usize))
+                records
+                    .and_then(|it| it.get_mut((frame.number() >> level.frame_bits::<G>()) as usize))
             }
         };
         if let Some(record) = record {

@@ -22,7 +22,7 @@ use crate::machine::{Machine, WindowEntry};
 use crate::memory::Memory;
 use crate::page::{Record, Status};
 use crate::region::PhysicalRegion;
-use crate::translation::{DrainingPage, Invalidation};
+use crate::translation::{DrainingPage, Invalidation, NEVER};
 
 /// Address spaces (thesis section 4.4.1).
 pub trait Paging {
@@ -156,10 +156,16 @@ pub struct PageMap<K = Host> {
     pub(crate) root: Frame,
     /// The owner of the root page, which does not change while it is a root.
     pub(crate) owner: OwnerCode,
+    /// The number of a part of the address space, and the level-1 table that translates it: that
+    /// which was used last (T4).
+    pub(crate) recent: (u64, Frame),
     pub(crate) kind: PhantomData<fn() -> K>,
 }
 
 impl<K> PageMap<K> {
+    /// No part has this number.
+    pub(crate) const NO_RECENT: (u64, Frame) = (u64::MAX, Frame::ZERO);
+
     /// The root's frame.
     pub const fn root(&self) -> Frame {
         self.root
@@ -238,7 +244,12 @@ impl<M: Machine> Paging for Memory<M> {
             let entry = self.machine.read_entry(self.machine.reference_root().word(index));
             self.machine.write_entry(root.word(index), entry);
         }
-        Ok(PageMap { root, owner: OwnerCode::new(owner), kind: PhantomData })
+        Ok(PageMap {
+            root,
+            owner: OwnerCode::new(owner),
+            recent: PageMap::<K>::NO_RECENT,
+            kind: PhantomData,
+        })
     }
 
     fn free_page_map<K: RootKind>(
@@ -286,20 +297,28 @@ impl<M: Machine> Paging for Memory<M> {
     }
 
     fn enter(&mut self, cpu: CurrentCpu) {
-        self.pay(cpu);
+        // No debt without an event: with one processor this is all.
+        if self.state.epoch > 0
+            && let Some(record) = self.state.cpus.get_mut(cpu.index().get())
+            && record.owes != NEVER
+        {
+            record.owes = NEVER;
+            self.machine.flush_all(cpu);
+        }
     }
 
     fn is_complete(&self, invalidation: Invalidation) -> bool {
-        self.state.is_complete(invalidation)
+        self.state.oldest_debt() > invalidation.0
     }
 
     fn owing_cpus(&self) -> impl Iterator<Item = CpuIndex> {
-        self.state.owing_cpus()
+        let owing = self.state.cpus.iter().enumerate().filter(|(_, cpu)| cpu.owes != NEVER);
+        owing.filter_map(|(number, _)| CpuIndex::new(number))
     }
 
     fn reclaim(&mut self, page: DrainingPage) -> Result<PageMapPage, Refused<DrainingPage>> {
         let frame = page.frame;
-        if !self.state.is_complete(page.since) {
+        if !self.is_complete(page.since) {
             return Err(Refused { handle: page, error: Error::Draining { frame } });
         }
         // T3: it is clear since its last entry went.

@@ -84,8 +84,8 @@ impl PhysicalRegion {
 
     /// The level of the entries that map the region as one page, if that is not above `largest`.
     pub(crate) fn level<G: Geometry>(self, largest: Level) -> Result<Level, Error> {
-        let mut levels = Level::leaves::<G>().filter(|level| *level <= largest);
-        let level = levels.find(|level| level.bits::<G>() == self.bits);
+        let level = Level::leaves::<G>().find(|level| level.bits::<G>() == self.bits);
+        let level = level.filter(|level| *level <= largest);
         level.ok_or(Error::NotOnePage { bits: self.bits })
     }
 

@@ -26,7 +26,7 @@ use crate::page::Record;
 use crate::state::State;
 
 /// A processor that owes nothing owes since never.
-const NEVER: u64 = u64::MAX;
+pub(crate) const NEVER: u64 = u64::MAX;
 
 /// What is known about a processor's translations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -82,7 +82,7 @@ impl DrainingPage {
 
 impl<G: Geometry> State<G> {
     /// The oldest epoch since which a processor owes.
-    fn oldest_debt(&self) -> u64 {
+    pub(crate) fn oldest_debt(&self) -> u64 {
         self.cpus.iter().map(|cpu| cpu.owes).min().unwrap_or(NEVER)
     }
 
@@ -90,17 +90,6 @@ impl<G: Geometry> State<G> {
     pub(crate) fn is_past(&self, stamp: u64) -> bool {
         let (oldest, age) = (self.oldest_debt(), self.epoch.wrapping_sub(stamp));
         oldest == NEVER || self.epoch - oldest < age & Record::STAMP_MASK
-    }
-
-    /// Whether an invalidation has reached every processor.
-    pub(crate) fn is_complete(&self, invalidation: Invalidation) -> bool {
-        self.oldest_debt() > invalidation.0
-    }
-
-    /// The processors that owe a flush.
-    pub(crate) fn owing_cpus(&self) -> impl Iterator<Item = CpuIndex> {
-        let owing = self.cpus.iter().enumerate().filter(|(_, cpu)| cpu.owes != NEVER);
-        owing.filter_map(|(number, _)| CpuIndex::new(number))
     }
 
     /// A processor other than `cpu` that translates with `root`.
@@ -118,6 +107,11 @@ impl<G: Geometry> State<G> {
             // With one processor there is nobody else.
             return (only.loaded == root, Invalidation::COMPLETE);
         }
+        self.owe_among_many(cpu, root)
+    }
+
+    #[inline(never)]
+    fn owe_among_many(&mut self, cpu: CpuIndex, root: Option<Frame>) -> (bool, Invalidation) {
         let epoch = self.epoch + 1;
         let (mut here, mut since) = (false, Invalidation::COMPLETE);
         for (number, record) in self.cpus.iter_mut().enumerate() {
@@ -141,16 +135,6 @@ impl<M: Machine> Memory<M> {
         {
             record.loaded = root;
             self.machine.load_root(cpu, root);
-        }
-    }
-
-    /// Pays what this processor owes.
-    pub(crate) fn pay(&mut self, cpu: CurrentCpu) {
-        if let Some(record) = self.state.cpus.get_mut(cpu.index().get())
-            && record.owes != NEVER
-        {
-            record.owes = NEVER;
-            self.machine.flush_all(cpu);
         }
     }
 }

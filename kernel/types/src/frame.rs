@@ -36,14 +36,14 @@ impl Frame {
     /// The physical address of the frame's first byte.
     #[must_use]
     pub const fn address(self) -> PhysicalAddress {
-        PhysicalAddress::in_frame(self, 0)
+        PhysicalAddress::of_frame(self)
     }
 
     /// The physical address of the frame's `index`th word of 8 bytes; there are 512, and `index` is
     /// taken modulo that.
     #[must_use]
     pub const fn word(self, index: usize) -> PhysicalAddress {
-        PhysicalAddress::in_frame(self, (index as u64 % (PAGE_BYTES / 8)) * 8)
+        self.address().word(index)
     }
 
     /// The frame `count` frames further on, or `None` past the end of physical addresses.

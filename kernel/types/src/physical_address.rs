@@ -18,9 +18,9 @@ impl PhysicalAddress {
         if value >> PHYSICAL_BITS == 0 { Some(Self(value)) } else { None }
     }
 
-    /// The address of byte `offset`, below 4096, of a frame, whose number is below its limit.
-    pub(crate) const fn in_frame(frame: Frame, offset: u64) -> Self {
-        Self(frame.number() << PAGE_BITS | offset)
+    /// The address of the first byte of a frame, whose number is below its limit.
+    pub(crate) const fn of_frame(frame: Frame) -> Self {
+        Self(frame.number() << PAGE_BITS)
     }
 
     /// The address as a number.
@@ -42,6 +42,13 @@ impl PhysicalAddress {
     #[must_use]
     pub const fn frame(self) -> Frame {
         Frame::containing(self)
+    }
+
+    /// The address of the `index`th word of 8 bytes of the frame that this byte lies in; there are
+    /// 512, and `index` is taken modulo that.
+    #[must_use]
+    pub const fn word(self, index: usize) -> Self {
+        Self(self.0 & !(PAGE_BYTES - 1) | (index as u64 % (PAGE_BYTES / 8)) * 8)
     }
 
     /// Number of the 8-byte word of its frame that this byte lies in.
