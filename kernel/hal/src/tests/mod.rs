@@ -3,5 +3,5 @@
 //! Not under Miri: the checks and the simulated machine are safe code, and these machines are
 //! large for it.
 
-//mod random;
+mod random;
 mod rules;
