@@ -649,7 +649,7 @@ pub(crate) mod switch {
         holds("it ran", low.count(0) > 0)?;
         holds("until the other woke up", woken < own)?;
         let count = low.count(0);
-        stage.let_run(1_000)?;
+        stage.let_run(20_000)?;
         holds("and runs again when all have done", low.count(0) > count)
     }
 }

@@ -672,7 +672,8 @@ fn a_side_is_deleted(stage: &mut Stage) -> Checked {
 fn somebody_more_important(stage: &mut Stage) -> Checked {
     let (sender, receiver) = large_pair(stage)?;
     let sleeper = stage.probe_at(150)?;
-    let naps: [Step; 10] = core::array::from_fn(|_| receive(sleeper.id(), Time(50)));
+    let naps: [Step; 10] =
+        core::array::from_fn(|index| receive(sleeper.id(), Time::from_period(20 << index)));
     stage
         .go(receiver, &[accepting(receive(sender.id(), NEVER), &[STRINGS, simple(4 << 20), TO])])?;
     stage.block_receiving(receiver)?;

@@ -621,6 +621,12 @@ actions! {
         "mov rcx, rax", "sub rcx, r8", "mov r8, rax", "cmp rcx, r9", "cmova r9, rcx",
         "cmp rax, rsi", "jb 2b", "mov rax, r9", "ret"
     ];
+    /// Counts in the word at RDI for RSI ticks of the time-stamp counter.
+    SpinFor: [
+        "rdtsc", "shl rdx, 32", "or rax, rdx", "add rsi, rax",
+        "2:", "inc qword ptr [rdi]", "rdtsc", "shl rdx, 32", "or rax, rdx",
+        "cmp rax, rsi", "jb 2b", "ret"
+    ];
     /// Loads the low half of each XMM register with RDI, and the x87 stack with the number RSI.
     SetVectors: [
         ".byte 0x66, 0x48, 0x0f, 0x6e, 0xc7", ".byte 0x66, 0x4c, 0x0f, 0x6e, 0xff",
