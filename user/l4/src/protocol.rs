@@ -1,6 +1,6 @@
 //! What programs say to root, and how: `docs/root-protocol.md`.
 //!
-//! A program sends its requests to its pager, which is root, with [`ROOT`] labels. All of it is
+//! A program sends its requests to its pager, which is root, with the labels of [`Request`]. All of it is
 //! words, so that a program in any language can speak it.
 
 use heliox_abi::KernelLabel;
