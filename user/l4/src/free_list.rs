@@ -1,7 +1,7 @@
 //! A list of free blocks of memory, sorted by address, so that neighbours merge: first fit.
 //!
-//! Invariants: a block in the list is memory that was given to the list and that nobody uses, a multiple of
-//! [`UNIT`] bytes at a multiple of that; blocks are in rising order and do not touch.
+//! Invariants: a block in the list is memory that was given to the list and that nobody uses, a
+//! multiple of [`UNIT`] bytes at a multiple of that; blocks are in rising order and do not touch.
 
 use core::ptr::{self, NonNull};
 
@@ -31,8 +31,8 @@ impl FreeList {
     ///
     /// # Safety
     ///
-    /// The block is for the list alone from now on, until it is taken, and is a multiple of [`UNIT`] bytes at
-    /// a multiple of that.
+    /// The block is for the list alone from now on, until it is taken, and is a multiple of
+    /// [`UNIT`] bytes at a multiple of that.
     pub(crate) unsafe fn insert(&mut self, block: *mut u8, bytes: usize) {
         let block = block.cast::<Free>();
         let mut before: *mut Free = ptr::null_mut();

@@ -24,14 +24,14 @@
 //!
 //! - **W1** Memory arrives from others only in `memory::Region`s and buffers: a receive window is
 //!   always a region, and nothing of Rust's lies in one.
-//! - **W2** Memory that others can write is reached by `memory::Region` and
-//!   `memory::SharedPage`, word by word, never through a reference to plain data; only such
-//!   memory can be mapped to others ([`message::Mapping`]).
+//! - **W2** Memory that others can write is reached by `memory::Region` and `memory::SharedPage`,
+//!   word by word, never through a reference to plain data; only such memory can be mapped to
+//!   others ([`message::Mapping`]).
 //! - **W3** A thread of the program's own space begins only where this crate lets it begin, with a
 //!   stack that nobody else uses; nobody sets its registers later.
 //! - **W4** The thread control block is reached word by word, for the running thread only.
-//! - **W5** A system call changes no memory of the program but what W1 and W4 name, and of registers
-//!   only the stack pointer is sure to survive.
+//! - **W5** A system call changes no memory of the program but what W1 and W4 name, and of
+//!   registers only the stack pointer is sure to survive.
 
 #![no_std]
 

@@ -1,7 +1,7 @@
 //! PREEMPTION: preemption control.
 //!
-//! In each case a *worker* of priority 100 computes, and a *waker* of priority 110 sleeps for 5 ms and then
-//! wants to run. How long the waker really took tells when the worker was preempted.
+//! In each case a *worker* of priority 100 computes, and a *waker* of priority 110 sleeps for 5 ms
+//! and then wants to run. How long the waker really took tells when the worker was preempted.
 
 use heliox_l4::abi::ThreadState;
 use heliox_l4::abi::utcb::ControlWord;
@@ -39,8 +39,8 @@ const SIGNAL: u64 = 0x20;
 const DELAY: u64 = 0x40;
 const PENDING: u64 = 0x80;
 
-/// Worker and waker. The worker's slice has no end; its sensitive priority and longest delay in microseconds
-/// are given.
+/// Worker and waker. The worker's slice has no end; its sensitive priority and longest delay in
+/// microseconds are given.
 fn two(stage: &mut Stage, sensitive: u64, delay: u64) -> Checked<(Probe, Probe)> {
     let (worker, waker) = (stage.probe()?, stage.probe_at(110)?);
     stage.set_time(worker, NEVER, NEVER)?;
@@ -262,7 +262,8 @@ fn giving_way(stage: &mut Stage) -> Checked {
     holds("no message", stage.is_silent(worker)?)
 }
 
-/// The worker sets its flags to `flags` while a preemption is pending; the waker must run at the old limit.
+/// The worker sets its flags to `flags` while a preemption is pending; the waker must run at the
+/// old limit.
 fn changing_flags(stage: &mut Stage, flags: u64) -> Checked<Probe> {
     let (worker, waker) = two(stage, 200, 40_000)?;
     wake(stage, waker)?;

@@ -50,7 +50,8 @@ cases! {
     "SCHEDULE-33" => wakeups_preempt,
 }
 
-/// Whether root could give a thread priority 255, which the supervisor tries at the beginning of each case.
+/// Whether root could give a thread priority 255, which the supervisor tries at the beginning of
+/// each case.
 pub(crate) static ROOT_IS_HIGHEST: AtomicBool = AtomicBool::new(false);
 
 /// Schedule by this program, with RAX and RDX of the answer.

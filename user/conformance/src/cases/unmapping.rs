@@ -318,8 +318,8 @@ fn long_unmapping_is_interrupted(stage: &mut Stage) -> Checked {
     let a = stage.probe()?;
     let sleeper = stage.probe_at(150)?;
     let children = [stage.probe()?, stage.probe()?, stage.probe()?];
-    // 512 pages that are mapped one by one to each of three spaces: large pages are split by another
-    // mapping between them.
+    // 512 pages that are mapped one by one to each of three spaces: large pages are split by
+    // another mapping between them.
     let all = stage.memory.large.map(2 << 20, 21, RW, PLACE);
     stage.give_mapping(a, all)?;
     for child in children {
@@ -331,8 +331,8 @@ fn long_unmapping_is_interrupted(stage: &mut Stage) -> Checked {
             }
         }
     }
-    // The sleeper wakes up during the unmapping: it is woken every now and then, and at least one of its
-    // wakeups lies between the beginning and the end.
+    // The sleeper wakes up during the unmapping: it is woken every now and then, and at least one
+    // of its wakeups lies between the beginning and the end.
     let naps: [heliox_l4::probe::Step; 10] = core::array::from_fn(|index| {
         receive(sleeper.id(), heliox_l4::Time::from_period(20 << index))
     });

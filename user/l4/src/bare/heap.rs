@@ -6,7 +6,7 @@
 use core::alloc::{GlobalAlloc, Layout};
 use core::cell::UnsafeCell;
 use core::ptr::{NonNull, null_mut};
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use heliox_abi::ThreadId;
 
@@ -66,8 +66,8 @@ fn units(layout: Layout) -> (usize, usize) {
     (layout.size().max(1).next_multiple_of(UNIT), layout.align().max(UNIT))
 }
 
-// SAFETY: `take` hands out memory that is in no block and no other allocation, of the size and alignment
-// that were asked for; `dealloc` computes the same size.
+// SAFETY: `take` hands out memory that is in no block and no other allocation, of the size and
+// alignment that were asked for; `dealloc` computes the same size.
 unsafe impl GlobalAlloc for Heap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let (bytes, alignment) = units(layout);
@@ -81,11 +81,34 @@ unsafe impl GlobalAlloc for Heap {
     }
 }
 
+/// Physical memory that the heap has from sigma0: first address and log2 of the size of each piece.
+static PIECES: [[AtomicU64; 2]; 16] = [const { [const { AtomicU64::new(0) }; 2] }; 16];
+
+/// Whether some of `1 << bits` bytes at physical address `at` are the heap's: they are no region.
+pub(crate) fn has(at: u64, bits: u32) -> bool {
+    PIECES.iter().any(|[start, size]| {
+        let (start, size) = (start.load(Ordering::Acquire), size.load(Ordering::Acquire));
+        let bits = u64::from(bits).max(size);
+        size != 0 && start >> bits == at >> bits
+    })
+}
+
 /// Asks sigma0 for `1 << bits` bytes for the heap; whether it gave them.
+///
+/// # Panics
+///
+/// If this was done 16 times before.
 pub fn grow(bits: u32) -> bool {
     let Ok(region) = sigma0::any_memory(bits) else { return false };
-    let (start, bytes) = (region.start() as *mut u8, region.bytes() as usize);
-    // SAFETY: sigma0 gave the memory to this program alone, and the region is not used otherwise.
-    HEAP.with(|list| unsafe { list.insert(start, bytes) });
+    let (address, bytes) = (region.start(), region.bytes() as usize);
+    let free = |[_, size]: &&[AtomicU64; 2]| size.load(Ordering::Acquire) == 0;
+    let Some([start, size]) = PIECES.iter().find(free) else {
+        panic!("the heap has {} pieces", PIECES.len());
+    };
+    start.store(region.physical_address().unwrap_or(0), Ordering::Release);
+    size.store(u64::from(bits), Ordering::Release);
+    // SAFETY: sigma0 gave the memory to this program alone; the region is not used otherwise, and no
+    // other region is made of it: it is noted.
+    HEAP.with(|list| unsafe { list.insert(address as *mut u8, bytes) });
     true
 }
