@@ -1,5 +1,5 @@
-//! The rules of L4 (`docs/l4-rules.md`), the suite's cases and the C header agree with each other, as far
-//! as can be seen without booting anything.
+//! The rules of L4 (`docs/l4-rules.md`), the suite's cases and the C header agree with each other,
+//! as far as can be seen without booting anything.
 
 use std::collections::BTreeMap;
 use std::fs;

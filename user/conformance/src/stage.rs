@@ -1,9 +1,9 @@
 //! The stage of a case: its probes, the memory that they are given, and what comes from them.
 //!
-//! The thread that runs a case is its probes' pager, exception handler and scheduler, and drives them.
-//! Faults on a probe's own memory and on its code are served on the way; everything else that comes
-//! is an event, which the case asks for. A case's probes have lower priorities than the thread
-//! itself, so they run only while it waits.
+//! The thread that runs a case is its probes' pager, exception handler and scheduler, and drives
+//! them. Faults on a probe's own memory and on its code are served on the way; everything else that
+//! comes is an event, which the case asks for. A case's probes have lower priorities than the
+//! thread itself, so they run only while it waits.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -330,8 +330,8 @@ impl Stage {
         self.wait_until_done(probe)
     }
 
-    /// Has a probe send nothing to the stage any more: for one whose messages go elsewhere. It must not
-    /// fault on its own memory or on the code of actions from then on.
+    /// Has a probe send nothing to the stage any more: for one whose messages go elsewhere. It must
+    /// not fault on its own memory or on the code of actions from then on.
     fn make_quiet(&mut self, probe: Probe) -> Checked {
         for what in [Action::Nothing, Action::Read, Action::Write] {
             self.run(probe, action(Action::Read, what.address(), 0, 0))?;
@@ -342,8 +342,8 @@ impl Stage {
         self.run(probe, action(Action::Nothing, 0, 0, 0)).map(|_| ())
     }
 
-    /// Sets the redirector of a probe's space. Its probes are quiet from then on: what they send to the
-    /// stage would be redirected too.
+    /// Sets the redirector of a probe's space. Its probes are quiet from then on: what they send to
+    /// the stage would be redirected too.
     pub(crate) fn set_redirector(&mut self, probe: Probe, redirector: ThreadId) -> Checked {
         let home = self.space_of[probe.slot];
         for other in self.probes.into_iter().flatten() {
@@ -475,8 +475,8 @@ impl Stage {
 
     // --- Events ---
 
-    /// Takes what comes within a time: notes what is done, serves faults on probes' own memory, and keeps
-    /// everything else as an event.
+    /// Takes what comes within a time: notes what is done, serves faults on probes' own memory, and
+    /// keeps everything else as an event.
     pub(crate) fn pump(&mut self, limit: Time) -> Checked {
         self.receive(limit)?;
         for probe in self.probes.into_iter().flatten().filter(|probe| self.quiet[probe.slot]) {
@@ -637,7 +637,8 @@ impl Stage {
 
     // --- Messages between probes ---
 
-    /// Has `from` send to `to`, which waits for it already with these buffer registers; both outputs.
+    /// Has `from` send to `to`, which waits for it already with these buffer registers; both
+    /// outputs.
     pub(crate) fn pass(
         &mut self,
         from: Probe,
@@ -685,7 +686,8 @@ impl Stage {
 
     // --- Memory ---
 
-    /// Offset of a page of the large region that this case has not used; the first four pages are used last.
+    /// Offset of a page of the large region that this case has not used; the first four pages are
+    /// used last.
     pub(crate) fn page(&mut self) -> u64 {
         self.pages += 1;
         let offset = (self.pages + 3) << 12;
@@ -780,7 +782,8 @@ impl Stage {
         }
     }
 
-    /// Runs a step between two looks at the clock; its output, and how long it took in microseconds.
+    /// Runs a step between two looks at the clock; its output, and how long it took in
+    /// microseconds.
     pub(crate) fn timed(&mut self, probe: Probe, step: Step) -> Checked<(Output, u64)> {
         let clock = crate::steps::clock;
         self.go(probe, &[clock(), step, clock()])?;

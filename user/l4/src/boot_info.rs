@@ -128,7 +128,8 @@ impl<'a, S: Source + ?Sized> BootInfo<'a, S> {
             })
     }
 
-    /// A module's command line, as much of it as fits into `buffer` and can be read; empty if it has none.
+    /// A module's command line, as much of it as fits into `buffer` and can be read; empty if it
+    /// has none.
     pub fn command_line<'b>(&self, module: &Module, buffer: &'b mut [u8]) -> &'b [u8] {
         let mut length = 0;
         if let Some(start) = module.command_line {

@@ -292,28 +292,30 @@ mod tests {
     /// A page by the numbers of the interface's description, not by the shared constants.
     fn page() -> [u64; WORDS] {
         let mut words = [0; WORDS];
-        words[0x08 / 8] = 0x8405_0000;
-        words[0x10 / 8] = 4;
-        words[0x18 / 8] = 0x260;
-        words[0x260 / 8] = 0x0402_0000;
-        words[0x88 / 8] = 0x100_1000;
-        words[0x90 / 8] = 0x100_0000;
-        words[0x98 / 8] = 0x110_0000;
-        words[0xa8 / 8] = 0x2e0 << 32 | 2;
-        words[0x178 / 8] = 0x240;
-        words[0x248 / 8] = 1_000_000;
-        words[0x188 / 8] = 0x0300_1812;
-        words[0x190 / 8] = 0x20_1007;
-        words[0x1c0 / 8] = 0xffff_ffff_c080_0000;
-        words[0x1f0 / 8] = 0xffff_ffff_c080_0500;
+        for (at, word) in [
+            (0x08, 0x8405_0000),
+            (0x10, 4),
+            (0x18, 0x260),
+            (0x260, 0x0402_0000),
+            (0x88, 0x100_1000),
+            (0x90, 0x100_0000),
+            (0x98, 0x110_0000),
+            (0xa8, 0x2e0 << 32 | 2),
+            (0x178, 0x240),
+            (0x248, 1_000_000),
+            (0x188, 0x0300_1812),
+            (0x190, 0x20_1007),
+            (0x1c0, 0xffff_ffff_c080_0000),
+            (0x1f0, 0xffff_ffff_c080_0500),
+        ] {
+            words[at / 8] = word;
+        }
         let text = b"Kernel 1\0ioflexpages\0pagerexregs\0\0";
         for (index, byte) in text.iter().enumerate() {
             words[(0x280 + index) / 8] |= u64::from(*byte) << (index % 8 * 8);
         }
-        words[0x2e0 / 8] = 0x10_0001;
-        words[0x2e8 / 8] = 0x1f_fc00;
-        words[0x2f0 / 8] = 0x201;
-        words[0x2f8 / 8] = 0x7fff_ffff_fc00;
+        let descriptors = [0x10_0001, 0x1f_fc00, 0x201, 0x7fff_ffff_fc00];
+        words[0x2e0 / 8..0x300 / 8].copy_from_slice(&descriptors);
         words
     }
 

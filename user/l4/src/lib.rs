@@ -3,8 +3,8 @@
 //!
 //! This is the only crate among the programs that may use `unsafe`. It hides how the kernel is
 //! entered, where the thread control block lies, and what would break the memory-safety of a Rust
-//! program; what it offers is safe, and is named as C programmers know it ([`call`], [`reply_wait`],
-//! [`exchange_registers`](control::exchange_registers) ...).
+//! program; what it offers is safe, and is named as C programmers know it (`call`, `reply_wait`,
+//! `exchange_registers` ...).
 //!
 //! ```ignore
 //! #![no_std]
@@ -22,16 +22,16 @@
 //! The kernel and the program's pager are trusted: they give a program the memory that its file
 //! asks for, and nobody else that memory. Beyond that:
 //!
-//! - **W1** Memory arrives from others only in [`memory::Region`]s and buffers: a receive window is
+//! - **W1** Memory arrives from others only in `memory::Region`s and buffers: a receive window is
 //!   always a region, and nothing of Rust's lies in one.
-//! - **W2** Memory that others can write is reached by [`memory::Region`] and
-//!   [`memory::SharedPage`], word by word, never through a reference to plain data; only such
-//!   memory can be mapped to others ([`message::Mapping`]).
+//! - **W2** Memory that others can write is reached by `memory::Region` and `memory::SharedPage`,
+//!   word by word, never through a reference to plain data; only such memory can be mapped to
+//!   others ([`message::Mapping`]).
 //! - **W3** A thread of the program's own space begins only where this crate lets it begin, with a
 //!   stack that nobody else uses; nobody sets its registers later.
 //! - **W4** The thread control block is reached word by word, for the running thread only.
-//! - **W5** A system call changes no memory of the program but what W1 and W4 name, and of registers
-//!   only the stack pointer is sure to survive.
+//! - **W5** A system call changes no memory of the program but what W1 and W4 name, and of
+//!   registers only the stack pointer is sure to survive.
 
 #![no_std]
 
@@ -40,6 +40,8 @@ extern crate std;
 
 #[cfg(not(feature = "first-light"))]
 pub mod boot_info;
+#[cfg(any(test, all(target_os = "none", feature = "heap")))]
+mod free_list;
 #[cfg(not(feature = "first-light"))]
 pub mod kip;
 #[cfg(not(feature = "first-light"))]

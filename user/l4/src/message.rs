@@ -1,8 +1,8 @@
 //! Messages: a tag, untyped words, and typed items; and what a receiver accepts.
 //!
 //! Invariant of a [`Message`]: its tag counts exactly the words that were put into it, which are at
-//! most 63, and every typed item is complete. So a message that was built here can be malformed only
-//! by intent of who sends it as raw words.
+//! most 63, and every typed item is complete. So a message that was built here can be malformed
+//! only by intent of who sends it as raw words.
 
 use core::marker::PhantomData;
 use core::ops::Deref;

@@ -38,8 +38,8 @@ pub struct SetOnce<T> {
     value: UnsafeCell<Option<T>>,
 }
 
-// SAFETY: the value is written by one thread only, before `state` says that it is there, and only read
-// afterwards.
+// SAFETY: the value is written by one thread only, before `state` says that it is there, and only
+// read afterwards.
 unsafe impl<T: Send + Sync> Sync for SetOnce<T> {}
 
 impl<T> Default for SetOnce<T> {

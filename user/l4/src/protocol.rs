@@ -1,7 +1,7 @@
 //! What programs say to root, and how: `docs/root-protocol.md`.
 //!
-//! A program sends its requests to its pager, which is root, with [`ROOT`] labels. All of it is
-//! words, so that a program in any language can speak it.
+//! A program sends its requests to its pager, which is root, with the labels of [`Request`]. All of
+//! it is words, so that a program in any language can speak it.
 
 use heliox_abi::KernelLabel;
 
@@ -16,11 +16,12 @@ pub enum Request {
     Write = BASE,
     /// End the program with the status in word 1. Not answered.
     Exit = BASE + 1,
-    /// Tell the command line from the byte in word 1 on: answered with [`TextWords`], none at its end.
+    /// Tell the command line from the byte in word 1 on: answered with [`TextWords`], none at its
+    /// end.
     CommandLine = BASE + 2,
-    /// Make a thread: word 1 is 0 for one in the caller's space and 1 for one in a second space of the
-    /// program, which has the same memory; word 2 the instruction pointer, word 3 the stack pointer, word 4 the
-    /// priority. Answered with the thread's global id, or 0 and a reason.
+    /// Make a thread: word 1 is 0 for one in the caller's space and 1 for one in a second space of
+    /// the program, which has the same memory; word 2 the instruction pointer, word 3 the stack
+    /// pointer, word 4 the priority. Answered with the thread's global id, or 0 and a reason.
     CreateThread = BASE + 3,
     /// Delete the thread named in word 1, which the program made. Answered with 1, or 0.
     DeleteThread = BASE + 4,
@@ -44,8 +45,8 @@ impl Request {
 /// Bytes of text in one message.
 pub const TEXT_BYTES: usize = 61 * 8;
 
-/// Text in a message: word 1 is the number of bytes, at most [`TEXT_BYTES`]; from word 2 on the bytes,
-/// eight in a word, the first in the lowest bits.
+/// Text in a message: word 1 is the number of bytes, at most [`TEXT_BYTES`]; from word 2 on the
+/// bytes, eight in a word, the first in the lowest bits.
 #[derive(Clone, Copy, Debug)]
 pub struct TextWords {
     words: [u64; 62],
@@ -71,8 +72,8 @@ impl TextWords {
         self.words.get(..self.count).unwrap_or(&[])
     }
 
-    /// The bytes that the untyped words of a message say, into `buffer`; how many. What the words do
-    /// not hold is left out, whatever they claim.
+    /// The bytes that the untyped words of a message say, into `buffer`; how many. What the words
+    /// do not hold is left out, whatever they claim.
     pub fn read(words: &[u64], buffer: &mut [u8]) -> usize {
         let Some((&claimed, rest)) = words.split_first() else { return 0 };
         let claimed = usize::try_from(claimed).unwrap_or(usize::MAX);

@@ -105,8 +105,8 @@ impl core::fmt::Display for Failure {
     }
 }
 
-/// Measures one way: makes pong and ping, serves pong's page faults if this program is root, and waits for
-/// ping's report.
+/// Measures one way: makes pong and ping, serves pong's page faults if this program is root, and
+/// waits for ping's report.
 fn run(index: usize, way: &Way) -> Result<(), Failure> {
     let threads = if role() == Role::Root {
         make_threads(index, way)?

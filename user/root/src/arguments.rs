@@ -1,6 +1,7 @@
 //! The arguments of a module that are for root: which ports the program may use.
 
-/// The ranges of ports that a command line allows: words `ports=FIRST-LAST`, with hexadecimal numbers.
+/// The ranges of ports that a command line allows: words `ports=FIRST-LAST`, with hexadecimal
+/// numbers.
 pub fn port_ranges(command_line: &str) -> impl Iterator<Item = (u16, u16)> {
     command_line.split(' ').filter_map(|word| {
         let (first, last) = word.strip_prefix("ports=")?.split_once('-')?;

@@ -1,8 +1,8 @@
 //! What belongs at which address of a program.
 //!
 //! A program's address space: its file's segments where it wants them; from [`DEMAND_START`] on,
-//! memory that appears as zeros when it is touched; and the areas of the kernel interface page and of UTCBs,
-//! which are the kernel's. Everything else is nothing, and touching it ends the program.
+//! memory that appears as zeros when it is touched; and the areas of the kernel interface page and
+//! of UTCBs, which are the kernel's. Everything else is nothing, and touching it ends the program.
 
 use core::fmt;
 
@@ -172,8 +172,8 @@ pub const fn allows(rights: Rights, access: Access) -> bool {
 mod tests {
     use super::*;
 
-    /// A file with a code segment at 0x400000 and a data segment at 0x402f00 of 0x300 bytes in the file and
-    /// 0x2000 in memory.
+    /// A file with a code segment at 0x400000 and a data segment at 0x402f00 of 0x300 bytes in the
+    /// file and 0x2000 in memory.
     fn file(data_start: u64) -> Vec<u8> {
         let mut bytes = vec![0; 0x1000];
         bytes[..16].copy_from_slice(b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0");

@@ -1,5 +1,6 @@
-//! Root: starts the boot modules as programs, gives them memory when they touch it, prints what they
-//! print, tells how each of them ended, and ends the machine with the first status that was not 0.
+//! Root: starts the boot modules as programs, gives them memory when they touch it, prints what
+//! they print, tells how each of them ended, and ends the machine with the first status that was
+//! not 0.
 //!
 //! What programs can ask of it is in `docs/root-protocol.md`. Each program has one or two address
 //! spaces, which have the same memory; its memory is freed when it has ended.

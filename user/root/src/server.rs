@@ -242,6 +242,14 @@ impl Root {
         }
     }
 
+    /// Ends a program that did what it may not, and says what that was.
+    fn crash(&mut self, index: usize, what: core::fmt::Arguments<'_>) {
+        let Program { name, line, .. } = &mut self.programs[index];
+        line.flush(|text| println!("{name}: {text}"));
+        println!("root: {name}: {what}");
+        self.end(index, CRASHED);
+    }
+
     /// Ends a program: its threads, and its memory.
     fn end(&mut self, index: usize, status: u8) {
         let numbers: Vec<u32> = self
@@ -288,12 +296,11 @@ impl Root {
             Some((KernelLabel::PortFault, _)) => self.port_fault(index, message),
             Some((KernelLabel::Exception, _)) => {
                 let [vector, code, at, stack] = [19, 20, 1, 17].map(|index| message.word(index));
-                let name = &self.programs[index].name;
-                println!(
-                    "root: {name}: thread {from}: exception {vector}, error code {code:#x}, at \
-                     {at:#x}, stack {stack:#x}"
+                let what = format_args!(
+                    "thread {from}: exception {vector}, error code {code:#x}, at {at:#x}, stack \
+                     {stack:#x}"
                 );
-                self.end(index, CRASHED);
+                self.crash(index, what);
                 None
             }
             Some(_) => None,
@@ -312,11 +319,11 @@ impl Root {
         let program = &mut self.programs[index];
         let page = program.image.page(address).filter(|page| allows(page.rights, access));
         let Some(page) = page else {
-            println!(
-                "root: {}: thread {from}: {access:?} at {address:#x}, where it may not, at {at:#x}",
-                program.name
+            let what = format_args!(
+                "thread {from}: {access:?} at {address:#x}, where it may not, by the instruction at \
+                 {at:#x}"
             );
-            self.end(index, CRASHED);
+            self.crash(index, what);
             return None;
         };
         let number = address >> 12;
@@ -324,8 +331,7 @@ impl Root {
             Some(frame) => *frame,
             None => {
                 let Some(frame) = self.frames.take() else {
-                    println!("root: {}: there is no memory left", program.name);
-                    self.end(index, CRASHED);
+                    self.crash(index, format_args!("there is no memory left"));
                     return None;
                 };
                 let mut bytes = [0; 512];
@@ -353,13 +359,11 @@ impl Root {
                 answer_with(Mapping::ports(ports.first, ports.bits))
             }
             _ => {
-                println!(
-                    "root: {}: uses ports {:?} at {:#x}, which it may not (see ports=)",
-                    program.name,
-                    Flexpage(message.word(1)),
-                    message.word(2)
+                let (ports, at) = (Flexpage(message.word(1)), message.word(2));
+                let what = format_args!(
+                    "uses {ports:?}, which it may not (see ports=), by the instruction at {at:#x}"
                 );
-                self.end(index, CRASHED);
+                self.crash(index, what);
                 None
             }
         }

@@ -119,7 +119,8 @@ impl<'a> Pool<'a> {
         self.extents().partition_point(|extent| extent.last < page)
     }
 
-    /// Makes pages `first` to `last` one extent of a kind, or nothing. Changes nothing if there is no room.
+    /// Makes pages `first` to `last` one extent of a kind, or nothing. Changes nothing if there is
+    /// no room.
     fn set(
         &mut self,
         first: u64,
@@ -214,8 +215,8 @@ impl<'a> Pool<'a> {
         Err(Refused::Page(next))
     }
 
-    /// Notes `who` as the owner of all pages from `first` to `last` that have none and can have one. Changes
-    /// nothing if there is no room.
+    /// Notes `who` as the owner of all pages from `first` to `last` that have none and can have
+    /// one. Changes nothing if there is no room.
     fn note(&mut self, first: u64, last: u64, who: ThreadId) -> Result<(), Refused> {
         // Of the extents in the range only the outer two are split.
         if self.count + 2 > self.extents.len() {
@@ -238,8 +239,8 @@ impl<'a> Pool<'a> {
         }
     }
 
-    /// Gives any `1 << bits` bytes of ordinary memory that nobody has to `who`; their address. The lowest
-    /// that will do, but none of the first MiB while there is other.
+    /// Gives any `1 << bits` bytes of ordinary memory that nobody has to `who`; their address. The
+    /// lowest that will do, but none of the first MiB while there is other.
     ///
     /// # Errors
     ///

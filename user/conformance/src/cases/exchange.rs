@@ -339,8 +339,8 @@ fn the_other_bit_does_nothing(stage: &mut Stage) -> Checked {
     stage.finish(b).map(|_| ())
 }
 
-/// A transfer of a string in which the page of one side is missing, until its fault has come: the side that
-/// faults, sender, receiver.
+/// A transfer of a string in which the page of one side is missing, until its fault has come: the
+/// side that faults, sender, receiver.
 fn transfer(stage: &mut Stage, sender_faults: bool) -> Checked<(Probe, Probe, Probe)> {
     let (sender, receiver) = (stage.probe()?, stage.probe()?);
     let (from, to) = (stage.page(), stage.page());
@@ -434,7 +434,8 @@ fn aborting_a_fault_of_a_transfer(stage: &mut Stage) -> Checked {
 
 fn itself(stage: &mut Stage) -> Checked {
     let a = stage.probe()?;
-    // The call returns to code that only returns, with a stack pointer at the step's return address.
+    // The call returns to code that only returns, with a stack pointer at the step's return
+    // address.
     let (stack, there) = (a.memory().stack() - 32, Action::Nothing.address());
     for name in [a.id(), a.local()] {
         let step = exchange(name, STACK | INSTRUCTION | HANDLE, stack, there, 0, 0x321, NIL);

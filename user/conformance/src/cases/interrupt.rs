@@ -1,5 +1,5 @@
-//! INTERRUPT: interrupts. The one that is used is COM1's, which says that it can send more: it comes when
-//! it is switched on, at any time that is wanted.
+//! INTERRUPT: interrupts. The one that is used is COM1's, which says that it can send more: it
+//! comes when it is switched on, at any time that is wanted.
 
 use heliox_l4::kip::SystemCall;
 use heliox_l4::message::Mapping;

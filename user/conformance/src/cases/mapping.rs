@@ -43,7 +43,8 @@ cases! {
 
 const VALUE: u64 = 0x1122_3344_5566_77c3;
 
-/// A probe with memory at [`PLACE`]: `count` pages, whose first words are `VALUE` and the number of the page.
+/// A probe with memory at [`PLACE`]: `count` pages, whose first words are `VALUE` and the number of
+/// the page.
 fn owner(stage: &mut Stage, count: u64, rights: u64) -> Checked<Probe> {
     let probe = stage.probe()?;
     for number in 0..count {
@@ -126,7 +127,8 @@ fn into_everything(stage: &mut Stage) -> Checked {
     require_page(stage, b, 0x6_0001_1000, 1)
 }
 
-/// Fails unless a probe can use the memory at an address in the ways that `rights` say, and no other.
+/// Fails unless a probe can use the memory at an address in the ways that `rights` say, and no
+/// other.
 fn require_rights(stage: &mut Stage, probe: Probe, address: u64, rights: u64) -> Checked {
     holds("reading", stage.read(probe, address)?.is_some() == (rights & 4 != 0))?;
     holds("executing", stage.execute(probe, address)? == (rights & 1 != 0))?;
@@ -558,7 +560,8 @@ pub(crate) mod flexpages {
 
     fn ports(stage: &mut Stage) -> Checked {
         let probe = stage.probe()?;
-        // The scratch register of COM1 is port 0x3ff: a flexpage of eight ports from 0x3f8 on, spelt out.
+        // The scratch register of COM1 is port 0x3ff: a flexpage of eight ports from 0x3f8 on,
+        // spelt out.
         let word = 0x3f8 << 16 | 3 << 10 | 2 << 4 | 6;
         let spelt = heliox_l4::message::Mapping::ports(0x3f8, 3);
         equal("the flexpage", word, spelt.item().page.0)?;

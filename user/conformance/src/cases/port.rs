@@ -25,7 +25,8 @@ cases! {
 /// The scratch register of COM1: what is written there is read again, and nothing else happens.
 const SCRATCH: u16 = 0x3ff;
 
-/// The next event of a probe, which must be a fault on ports: the first one, and log2 of their number.
+/// The next event of a probe, which must be a fault on ports: the first one, and log2 of their
+/// number.
 fn port_fault(stage: &mut Stage, probe: Probe) -> Checked<(u16, u32, u64)> {
     let event = stage.event("a fault on ports", probe)?;
     if !matches!(event.kind(), Some((KernelLabel::PortFault, _))) {

@@ -1,12 +1,12 @@
 //! PREEMPTION: preemption control.
 //!
-//! In each case a *worker* of priority 100 computes, and a *waker* of priority 110 sleeps for 5 ms and then
-//! wants to run. How long the waker really took tells when the worker was preempted.
+//! In each case a *worker* of priority 100 computes, and a *waker* of priority 110 sleeps for 5 ms
+//! and then wants to run. How long the waker really took tells when the worker was preempted.
 
 use heliox_l4::abi::ThreadState;
 use heliox_l4::abi::utcb::ControlWord;
 use heliox_l4::probe::{Action, Step};
-use heliox_l4::{KernelLabel, ThreadId, measure, raw, system_clock};
+use heliox_l4::{KernelLabel, ThreadId, raw, system_clock};
 
 use crate::case::{Checked, at_least, at_most, cases, equal, fail, holds};
 use crate::stage::{Event, Probe, Stage};
@@ -39,8 +39,8 @@ const SIGNAL: u64 = 0x20;
 const DELAY: u64 = 0x40;
 const PENDING: u64 = 0x80;
 
-/// Worker and waker. The worker's slice has no end; its sensitive priority and longest delay in microseconds
-/// are given.
+/// Worker and waker. The worker's slice has no end; its sensitive priority and longest delay in
+/// microseconds are given.
 fn two(stage: &mut Stage, sensitive: u64, delay: u64) -> Checked<(Probe, Probe)> {
     let (worker, waker) = (stage.probe()?, stage.probe_at(110)?);
     stage.set_time(worker, NEVER, NEVER)?;
@@ -48,10 +48,10 @@ fn two(stage: &mut Stage, sensitive: u64, delay: u64) -> Checked<(Probe, Probe)>
     Ok((worker, waker))
 }
 
-/// A step that computes until so many microseconds from now.
+/// A step that computes for so many microseconds.
 fn compute(probe: Probe, microseconds: u64) -> Step {
-    let until = measure::time_stamp() + microseconds * raw::page().frequency() / 1000;
-    action(Action::SpinUntil, probe.scratch_address(0), until, 0)
+    let ticks = microseconds * raw::page().frequency() / 1000;
+    action(Action::SpinFor, probe.scratch_address(0), ticks, 0)
 }
 
 /// Has the waker sleep for 5 ms.
@@ -252,7 +252,7 @@ fn giving_way(stage: &mut Stage) -> Checked {
     let steps = [
         compute(worker, 20_000).with_word(FLAGS, DELAY | SIGNAL),
         thread_switch(NIL),
-        compute(worker, 40_000),
+        compute(worker, 20_000),
     ];
     stage.go(worker, &steps)?;
     stage.finish(waker)?;
@@ -262,13 +262,14 @@ fn giving_way(stage: &mut Stage) -> Checked {
     holds("no message", stage.is_silent(worker)?)
 }
 
-/// The worker sets its flags to `flags` while a preemption is pending; the waker must run at the old limit.
+/// The worker sets its flags to `flags` while a preemption is pending; the waker must run at the
+/// old limit.
 fn changing_flags(stage: &mut Stage, flags: u64) -> Checked<Probe> {
     let (worker, waker) = two(stage, 200, 40_000)?;
     wake(stage, waker)?;
     let steps = [
         compute(worker, 15_000).with_word(FLAGS, DELAY | SIGNAL),
-        compute(worker, 90_000).with_word(FLAGS, flags),
+        compute(worker, 75_000).with_word(FLAGS, flags),
     ];
     stage.go(worker, &steps)?;
     stage.finish(waker)?;

@@ -51,7 +51,8 @@ fn is_ordinary(output: &Output, from: ThreadId, label: u64) -> Checked {
     equal("the tag", tag(label, 1, 0), output.registers.r9)
 }
 
-/// Has `speaker` send in the name of `name` to `receiver`, which receives from `from`: both ways around.
+/// Has `speaker` send in the name of `name` to `receiver`, which receives from `from`: both ways
+/// around.
 fn both_ways(
     stage: &mut Stage,
     speaker: Probe,

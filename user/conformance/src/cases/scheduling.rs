@@ -50,7 +50,8 @@ cases! {
     "SCHEDULE-33" => wakeups_preempt,
 }
 
-/// Whether root could give a thread priority 255, which the supervisor tries at the beginning of each case.
+/// Whether root could give a thread priority 255, which the supervisor tries at the beginning of
+/// each case.
 pub(crate) static ROOT_IS_HIGHEST: AtomicBool = AtomicBool::new(false);
 
 /// Schedule by this program, with RAX and RDX of the answer.
@@ -649,7 +650,7 @@ pub(crate) mod switch {
         holds("it ran", low.count(0) > 0)?;
         holds("until the other woke up", woken < own)?;
         let count = low.count(0);
-        stage.let_run(1_000)?;
+        stage.let_run(20_000)?;
         holds("and runs again when all have done", low.count(0) > count)
     }
 }

@@ -62,8 +62,8 @@ const fn simple(length: u64) -> u64 {
     length << 10
 }
 
-/// A sender and a receiver with `pages` pages each at [`FROM`] and [`TO`]; where these are in the large
-/// region.
+/// A sender and a receiver with `pages` pages each at [`FROM`] and [`TO`]; where these are in the
+/// large region.
 struct Pair {
     sender: Probe,
     receiver: Probe,
@@ -104,7 +104,8 @@ impl Pair {
         received.succeeded("receiving strings")
     }
 
-    /// Fails unless `bytes` bytes at `to` in the receiver's pages are those at `from` in the sender's.
+    /// Fails unless `bytes` bytes at `to` in the receiver's pages are those at `from` in the
+    /// sender's.
     fn require_same(&self, stage: &Stage, from: u64, to: u64, bytes: u64) -> Checked {
         let (mut left, mut right) = ([0; 256], [0; 256]);
         let mut done = 0;
@@ -672,7 +673,8 @@ fn a_side_is_deleted(stage: &mut Stage) -> Checked {
 fn somebody_more_important(stage: &mut Stage) -> Checked {
     let (sender, receiver) = large_pair(stage)?;
     let sleeper = stage.probe_at(150)?;
-    let naps: [Step; 10] = core::array::from_fn(|_| receive(sleeper.id(), Time(50)));
+    let naps: [Step; 10] =
+        core::array::from_fn(|index| receive(sleeper.id(), Time::from_period(20 << index)));
     stage
         .go(receiver, &[accepting(receive(sender.id(), NEVER), &[STRINGS, simple(4 << 20), TO])])?;
     stage.block_receiving(receiver)?;

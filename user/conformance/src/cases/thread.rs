@@ -230,7 +230,8 @@ fn a_utcb_that_is_taken(stage: &mut Stage) -> Checked {
     controls("when it is free", 0, [id, b.id(), me, me], UTCB_START)
 }
 
-/// Starts an active thread at the probes' code, and lets it run its first instructions: it calls the driver.
+/// Starts an active thread at the probes' code, and lets it run its first instructions: it calls
+/// the driver.
 fn starts(stage: &mut Stage, probe: Probe) -> Checked {
     stage.begin(probe)?;
     stage.run(probe, clock()).map(|_| ())

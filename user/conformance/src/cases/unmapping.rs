@@ -163,10 +163,10 @@ fn uses_by_others_count(stage: &mut Stage) -> Checked {
     stage.write(c, PLACE, 1)?;
     equal("by one further down", 6, take(stage, a, 0, page(PLACE, 0))? & 7)?;
     equal("not since", 0, take(stage, a, 0, page(PLACE, 0))? & 7)?;
-    // By one whose mapping is gone.
+    // By one whose space is gone, and by another one above it.
     stage.write(d, PLACE, 1)?;
-    take(stage, c, FLUSH, page(PLACE, RWX))?;
-    equal("by one that is gone", 6, take(stage, b, 0, page(PLACE, 0))? & 7)?;
+    stage.delete(d)?;
+    equal("by one that is gone", 6, take(stage, c, 0, page(PLACE, 0))? & 7)?;
     has(stage, b)?;
     stage.delete(b)?;
     equal("by one whose space is gone", 4, take(stage, a, 0, page(PLACE, 0))? & 4)
@@ -318,8 +318,8 @@ fn long_unmapping_is_interrupted(stage: &mut Stage) -> Checked {
     let a = stage.probe()?;
     let sleeper = stage.probe_at(150)?;
     let children = [stage.probe()?, stage.probe()?, stage.probe()?];
-    // 512 pages that are mapped one by one to each of three spaces: large pages are split by another
-    // mapping between them.
+    // 512 pages that are mapped one by one to each of three spaces: large pages are split by
+    // another mapping between them.
     let all = stage.memory.large.map(2 << 20, 21, RW, PLACE);
     stage.give_mapping(a, all)?;
     for child in children {
@@ -331,10 +331,11 @@ fn long_unmapping_is_interrupted(stage: &mut Stage) -> Checked {
             }
         }
     }
-    // The sleeper wakes up during the unmapping: it is woken every now and then, and at least one of its
-    // wakeups lies between the beginning and the end.
-    let nap = || receive(sleeper.id(), heliox_l4::Time(20));
-    let naps: [heliox_l4::probe::Step; 10] = core::array::from_fn(|_| nap());
+    // The sleeper wakes up during the unmapping: it is woken every now and then, and at least one
+    // of its wakeups lies between the beginning and the end.
+    let naps: [heliox_l4::probe::Step; 10] = core::array::from_fn(|index| {
+        receive(sleeper.id(), heliox_l4::Time::from_period(20 << index))
+    });
     stage.go(sleeper, &naps)?;
     stage.go(a, &[unmap(0, &[Flexpage::memory(PLACE, 21, RWX).0])])?;
     stage.finish(sleeper)?;

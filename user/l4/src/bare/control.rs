@@ -43,8 +43,8 @@ impl Refused {
 ///
 /// # Safety
 ///
-/// A thread that becomes active in this program's space, or moves to it, must run only code of this crate
-/// with a stack of its own (W3).
+/// A thread that becomes active in this program's space, or moves to it, must run only code of this
+/// crate with a stack of its own (W3).
 pub unsafe fn thread_control(
     destination: ThreadId,
     space: ThreadId,
@@ -130,8 +130,8 @@ impl Space {
             .map(|_| ())
     }
 
-    /// Makes a thread in the space, or changes one that is there. With a pager and a UTCB it becomes
-    /// active, and waits for its start message.
+    /// Makes a thread in the space, or changes one that is there. With a pager and a UTCB it
+    /// becomes active, and waits for its start message.
     ///
     /// # Errors
     ///
@@ -188,8 +188,8 @@ impl ForeignThread {
     }
 }
 
-/// The system call SpaceControl; the old control word. Changes nothing of this program's own space but the
-/// redirector, since that is configured already.
+/// The system call SpaceControl; the old control word. Changes nothing of this program's own space
+/// but the redirector, since that is configured already.
 ///
 /// # Errors
 ///
@@ -383,8 +383,8 @@ pub fn processor_control(
     answer(registers.rax)
 }
 
-/// The system call MemoryControl: gives the memory in each flexpage the attribute that its low two bits
-/// choose. Words beyond the flexpages in `pages`, of which at most eight count, are zero.
+/// The system call MemoryControl: gives the memory in each flexpage the attribute that its low two
+/// bits choose. Words beyond the flexpages in `pages`, of which at most eight count, are zero.
 ///
 /// # Errors
 ///

@@ -2,8 +2,8 @@
 
 use core::arch::asm;
 
-/// Ends the machine with a status, 0 to 63, if the program is sigma0 or root; otherwise returns (rule
-/// DEBUG-6).
+/// Ends the machine with a status, 0 to 63, if the program is sigma0 or root; otherwise returns
+/// (rule DEBUG-6).
 pub fn end_machine(status: u8) {
     // SAFETY: the kernel changes nothing; the comparison changes flags.
     unsafe { asm!("int3", "cmp al, 0xf4", in("rax") u64::from(status), options(nomem, nostack)) }

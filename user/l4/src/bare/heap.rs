@@ -1,23 +1,18 @@
-//! A heap for programs that use `alloc`: first fit in a list of free blocks that is sorted by
-//! address, so that neighbours merge.
+//! A heap for programs that use `alloc`: a list of free blocks behind a lock.
 //!
 //! Hides where its memory comes from: at first an array of the program's, then what
 //! [`grow`] gets. Running out is an error to whoever asked, as always with `alloc`.
-//!
-//! Invariants: a block in the list is memory of the heap that nobody uses, at least [`UNIT`] bytes, at a
-//! multiple of that; blocks are in rising order and do not touch.
 
 use core::alloc::{GlobalAlloc, Layout};
 use core::cell::UnsafeCell;
-use core::ptr::{self, NonNull};
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::ptr::{NonNull, null_mut};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use heliox_abi::ThreadId;
 
 use crate::bare::{schedule, sigma0};
+use crate::free_list::{FreeList, UNIT};
 
-/// Every block is a multiple of this many bytes.
-const UNIT: usize = 32;
 /// Bytes that the heap has from the start.
 const FIRST_BYTES: usize = 256 << 10;
 
@@ -29,14 +24,8 @@ unsafe impl Sync for FirstMemory {}
 
 static FIRST: FirstMemory = FirstMemory(UnsafeCell::new([0; FIRST_BYTES]));
 
-/// A free block's header.
-struct Free {
-    bytes: usize,
-    next: *mut Free,
-}
-
 struct List {
-    first: *mut Free,
+    free: FreeList,
     begun: bool,
 }
 
@@ -51,11 +40,11 @@ unsafe impl Sync for Heap {}
 #[global_allocator]
 static HEAP: Heap = Heap {
     locked: AtomicBool::new(false),
-    list: UnsafeCell::new(List { first: ptr::null_mut(), begun: false }),
+    list: UnsafeCell::new(List { free: FreeList::new(), begun: false }),
 };
 
 impl Heap {
-    fn with<T>(&self, use_list: impl FnOnce(&mut List) -> T) -> T {
+    fn with<T>(&self, use_list: impl FnOnce(&mut FreeList) -> T) -> T {
         while self.locked.swap(true, Ordering::Acquire) {
             schedule::thread_switch(ThreadId::NIL);
         }
@@ -65,83 +54,11 @@ impl Heap {
             list.begun = true;
             let memory = FIRST.0.get().cast::<u8>();
             // SAFETY: the array is the heap's, and given to it once.
-            unsafe { list.insert(memory, FIRST_BYTES) };
+            unsafe { list.free.insert(memory, FIRST_BYTES) };
         }
-        let result = use_list(list);
+        let result = use_list(&mut list.free);
         self.locked.store(false, Ordering::Release);
         result
-    }
-}
-
-impl List {
-    /// Puts a block into the list and merges it with its neighbours.
-    ///
-    /// # Safety
-    ///
-    /// The block is the heap's, nobody uses it, and it is aligned to and a multiple of [`UNIT`].
-    unsafe fn insert(&mut self, block: *mut u8, bytes: usize) {
-        let block = block.cast::<Free>();
-        let mut before: *mut Free = ptr::null_mut();
-        let mut after = self.first;
-        while !after.is_null() && after < block {
-            before = after;
-            // SAFETY: blocks in the list are headers.
-            after = unsafe { (*after).next };
-        }
-        // SAFETY: the block is free memory; `before` and `after` are blocks of the list.
-        unsafe {
-            block.write(Free { bytes, next: after });
-            if !after.is_null() && block.byte_add(bytes) == after {
-                (*block).bytes += (*after).bytes;
-                (*block).next = (*after).next;
-            }
-            if before.is_null() {
-                self.first = block;
-            } else if before.byte_add((*before).bytes) == block {
-                (*before).bytes += (*block).bytes;
-                (*before).next = (*block).next;
-            } else {
-                (*before).next = block;
-            }
-        }
-    }
-
-    /// Takes `bytes` bytes, a multiple of [`UNIT`], at a multiple of `alignment`.
-    fn take(&mut self, bytes: usize, alignment: usize) -> Option<NonNull<u8>> {
-        let mut before: *mut Free = ptr::null_mut();
-        let mut block = self.first;
-        while !block.is_null() {
-            let start = block as usize;
-            // SAFETY: blocks in the list are headers.
-            let (size, next) = unsafe { ((*block).bytes, (*block).next) };
-            let at = start.next_multiple_of(alignment);
-            let lead = at - start;
-            if lead + bytes <= size {
-                // SAFETY: `before` is a block of the list, or there is none.
-                unsafe {
-                    if before.is_null() {
-                        self.first = next;
-                    } else {
-                        (*before).next = next;
-                    }
-                }
-                let address = block.cast::<u8>();
-                // SAFETY: both ends lie in the block, which was taken out.
-                unsafe {
-                    if lead > 0 {
-                        self.insert(address, lead);
-                    }
-                    let rest = size - lead - bytes;
-                    if rest > 0 {
-                        self.insert(address.add(lead + bytes), rest);
-                    }
-                    return NonNull::new(address.add(lead));
-                }
-            }
-            before = block;
-            block = next;
-        }
-        None
     }
 }
 
@@ -149,12 +66,12 @@ fn units(layout: Layout) -> (usize, usize) {
     (layout.size().max(1).next_multiple_of(UNIT), layout.align().max(UNIT))
 }
 
-// SAFETY: `take` hands out memory that is in no block and no other allocation, of the size and alignment
-// that were asked for; `dealloc` computes the same size.
+// SAFETY: `take` hands out memory that is in no block and no other allocation, of the size and
+// alignment that were asked for; `dealloc` computes the same size.
 unsafe impl GlobalAlloc for Heap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let (bytes, alignment) = units(layout);
-        self.with(|list| list.take(bytes, alignment)).map_or(ptr::null_mut(), NonNull::as_ptr)
+        self.with(|list| list.take(bytes, alignment)).map_or(null_mut(), NonNull::as_ptr)
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
@@ -164,11 +81,34 @@ unsafe impl GlobalAlloc for Heap {
     }
 }
 
+/// Physical memory that the heap has from sigma0: first address and log2 of the size of each piece.
+static PIECES: [[AtomicU64; 2]; 16] = [const { [const { AtomicU64::new(0) }; 2] }; 16];
+
+/// Whether some of `1 << bits` bytes at physical address `at` are the heap's: they are no region.
+pub(crate) fn has(at: u64, bits: u32) -> bool {
+    PIECES.iter().any(|[start, size]| {
+        let (start, size) = (start.load(Ordering::Acquire), size.load(Ordering::Acquire));
+        let bits = u64::from(bits).max(size);
+        size != 0 && start >> bits == at >> bits
+    })
+}
+
 /// Asks sigma0 for `1 << bits` bytes for the heap; whether it gave them.
+///
+/// # Panics
+///
+/// If this was done 16 times before.
 pub fn grow(bits: u32) -> bool {
     let Ok(region) = sigma0::any_memory(bits) else { return false };
-    let (start, bytes) = (region.start() as *mut u8, region.bytes() as usize);
-    // SAFETY: sigma0 gave the memory to this program alone, and the region is not used otherwise.
-    HEAP.with(|list| unsafe { list.insert(start, bytes) });
+    let (address, bytes) = (region.start(), region.bytes() as usize);
+    let free = |[_, size]: &&[AtomicU64; 2]| size.load(Ordering::Acquire) == 0;
+    let Some([start, size]) = PIECES.iter().find(free) else {
+        panic!("the heap has {} pieces", PIECES.len());
+    };
+    start.store(region.physical_address().unwrap_or(0), Ordering::Release);
+    size.store(u64::from(bits), Ordering::Release);
+    // SAFETY: sigma0 gave the memory to this program alone; the region is not used otherwise, and no
+    // other region is made of it: it is noted.
+    HEAP.with(|list| unsafe { list.insert(address as *mut u8, bytes) });
     true
 }

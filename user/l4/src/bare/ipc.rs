@@ -12,8 +12,8 @@ use crate::message::{Acceptance, Message, Received, Words};
 /// Message registers that travel in the processor's registers.
 const IN_REGISTERS: usize = 8;
 
-/// The system call Ipc: sends `message` to `to` unless that is nilthread, then receives from `from` unless
-/// that is nilthread, accepting what `acceptance` says.
+/// The system call Ipc: sends `message` to `to` unless that is nilthread, then receives from `from`
+/// unless that is nilthread, accepting what `acceptance` says.
 ///
 /// # Errors
 ///
@@ -63,8 +63,8 @@ fn exchange(
     if !from.is_nil() {
         utcb::set_buffer_registers(acceptance.registers());
     }
-    // SAFETY: the acceptance borrows its buffers and its window is a region's (W1); a message has only
-    // mappings of memory that is shared (W2).
+    // SAFETY: the acceptance borrows its buffers and its window is a region's (W1); a message has
+    // only mappings of memory that is shared (W2).
     let from = unsafe { raw::message_call(call, to.0, from.0, timeouts.0, &mut words) };
     let tag = Tag(words[0]);
     if tag.has(Tag::ERROR) {
@@ -165,8 +165,8 @@ pub fn lcall(to: ThreadId, message: &Message<'_>) -> Result<Received, IpcError> 
     lipc(to, to, FOREVER, message, &mut Acceptance::NOTHING.clone())
 }
 
-/// Answers a thread that waits for it, and receives from whoever sends next. An answer to one that does
-/// not wait is lost: then this receives only.
+/// Answers a thread that waits for it, and receives from whoever sends next. An answer to one that
+/// does not wait is lost: then this receives only.
 ///
 /// # Errors
 ///

@@ -32,8 +32,8 @@ fn stub(local: bool) -> u64 {
     raw::stub(if local { SystemCall::Lipc } else { SystemCall::Ipc })
 }
 
-/// Calls `partner` `rounds` times with messages of `words` untyped words, by Ipc or by Lipc. What the
-/// words are does not matter.
+/// Calls `partner` `rounds` times with messages of `words` untyped words, by Ipc or by Lipc. What
+/// the words are does not matter.
 ///
 /// # Errors
 ///
@@ -84,8 +84,8 @@ unsafe extern "sysv64" fn ping_loop(partner: u64, tag: u64, rounds: u64, stub: u
     )
 }
 
-/// Answers `partner`, which calls, with messages as long as its own, until one has a label other than 0.
-/// Begins by waiting for it.
+/// Answers `partner`, which calls, with messages as long as its own, until one has a label other
+/// than 0. Begins by waiting for it.
 ///
 /// # Errors
 ///

@@ -12,7 +12,8 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use heliox_abi::{Flexpage, MapItem, UnmapControl};
 
 use crate::bare::raw::{self, Registers};
-use crate::bare::{start, utcb};
+use crate::bare::start::{self, Role};
+use crate::bare::utcb;
 use crate::kip::SystemCall;
 use crate::message::{Acceptance, Mapping};
 
@@ -98,8 +99,8 @@ impl Region {
         (Self { start: self.start, bits }, Self { start: self.start + (1 << bits), bits })
     }
 
-    /// The part of `1 << bits` bytes at `offset`, a multiple of that, to be mapped to others with `rights` at
-    /// `send_base`.
+    /// The part of `1 << bits` bytes at `offset`, a multiple of that, to be mapped to others with
+    /// `rights` at `send_base`.
     ///
     /// # Panics
     ///
@@ -128,8 +129,8 @@ impl Region {
         Acceptance::into_window(Flexpage::memory(self.start + offset, bits, 0))
     }
 
-    /// Takes `rights` from all to whom a part was mapped, and with `flush` from this program; how it was
-    /// used.
+    /// Takes `rights` from all to whom a part was mapped, and with `flush` from this program; how
+    /// it was used.
     ///
     /// # Panics
     ///
@@ -248,13 +249,15 @@ unsafe fn unmap_raw(page: Flexpage, flush: bool) -> Flexpage {
     Flexpage(registers.r9)
 }
 
-/// `1 << bits` bytes at `base` with all rights, to be mapped at the same address: for sigma0, which has all
-/// memory by its physical addresses. `None` if the program's own file lies in them.
+/// `1 << bits` bytes at `base` with all rights, to be mapped at the same address: for sigma0, which
+/// has all memory by its physical addresses. `None` if the program's own file lies in them, or if it
+/// is not sigma0.
 #[must_use]
 pub fn outside(base: u64, bits: u32) -> Option<Mapping> {
     let own = start::image();
     let end = base.checked_add(1_u64.checked_shl(bits)?)?;
-    (end <= own.start || base >= own.end).then(|| {
+    let is_outside = end <= own.start || base >= own.end;
+    (is_outside && start::role() == Role::Sigma0).then(|| {
         let page = Flexpage::memory(base, bits, Flexpage::ALL);
         Mapping::new(MapItem::map(page, base))
     })
@@ -275,7 +278,8 @@ pub fn unmap_ports(first: u16, bits: u32, flush: bool) {
     let _ = unsafe { unmap_raw(Flexpage::ports(first, bits, Flexpage::ALL), flush) };
 }
 
-/// A page of the program's own memory that others may write: words that are read and written one by one.
+/// A page of the program's own memory that others may write: words that are read and written one by
+/// one.
 #[derive(Debug)]
 #[repr(C, align(4096))]
 pub struct SharedPage([AtomicU64; 512]);

@@ -1,7 +1,7 @@
 //! Input and output ports.
 //!
-//! Safe, since no port that a program can have reaches memory (rule PORT-4). Using one that the program
-//! has not is a fault, which its pager may answer.
+//! Safe, since no port that a program can have reaches memory (rule PORT-4). Using one that the
+//! program has not is a fault, which its pager may answer.
 
 use core::arch::asm;
 

@@ -1,12 +1,12 @@
 //! Threads that do what they are told: for tests of the kernel.
 //!
-//! A *probe* is a thread in an address space other than this program's. It runs a list of steps, each of
-//! which is a system call or a piece of code ([`Action`]) with exactly given registers and words of its
-//! thread control block, and notes all registers and the whole block afterwards. So a test in safe Rust can
-//! do anything with any register values, and harm nobody but the probe.
+//! A *probe* is a thread in an address space other than this program's. It runs a list of steps,
+//! each of which is a system call or a piece of code ([`Action`]) with exactly given registers and
+//! words of its thread control block, and notes all registers and the whole block afterwards. So a
+//! test in safe Rust can do anything with any register values, and harm nobody but the probe.
 //!
-//! Steps and results are in [`ProbeMemory`], which the test's program and the probe share. A probe that
-//! has done its steps calls its driver with the label [`DONE`] and waits for the next message.
+//! Steps and results are in [`ProbeMemory`], which the test's program and the probe share. A probe
+//! that has done its steps calls its driver with the label [`DONE`] and waits for the next message.
 //!
 //! Safety rests on this: a probe has no memory of this program but its [`ProbeMemory`] (words,
 //! reached one by one) and code that it can only read and execute.
@@ -160,7 +160,8 @@ impl Output {
         self.block[usize::try_from(word + 64).unwrap_or(usize::MAX)]
     }
 
-    /// Message register `index` after Ipc, Lipc or Unmap: of the first eight, what was in registers.
+    /// Message register `index` after Ipc, Lipc or Unmap: of the first eight, what was in
+    /// registers.
     #[must_use]
     pub fn message_register(&self, index: usize) -> u64 {
         let Registers { r9, rax, rbx, r10, r12, r13, r14, r15, .. } = self.registers;
@@ -220,8 +221,8 @@ impl ProbeMemory {
         self.put(IPC_STUB, raw::stub(SystemCall::Ipc));
     }
 
-    /// Sets the steps of the probe whose local identifier is `local`: Unmap and MemoryControl take it in
-    /// RDI, so a step of these with 0 there gets it.
+    /// Sets the steps of the probe whose local identifier is `local`: Unmap and MemoryControl take
+    /// it in RDI, so a step of these with 0 there gets it.
     ///
     /// # Panics
     ///
@@ -256,8 +257,8 @@ impl ProbeMemory {
         self.put(STEP_COUNT, steps.len() as u64);
     }
 
-    /// Has the probe say nothing when it has done its steps: it then only waits for its driver, which
-    /// looks at [`ProbeMemory::is_done`].
+    /// Has the probe say nothing when it has done its steps: it then only waits for its driver,
+    /// which looks at [`ProbeMemory::is_done`].
     pub fn set_quiet(&self) {
         self.put(QUIET, 1);
     }
@@ -268,8 +269,8 @@ impl ProbeMemory {
         self.get(CURRENT) >= self.get(STEP_COUNT)
     }
 
-    /// What there was when the probe began: registers, flags, and the control block. Until the first
-    /// steps are set.
+    /// What there was when the probe began: registers, flags, and the control block. Until the
+    /// first steps are set.
     #[must_use]
     pub fn initial(&self) -> Output {
         self.output(0)
@@ -614,19 +615,27 @@ actions! {
     Spin: ["2:", "inc qword ptr [rdi]", "cmp qword ptr [rsi], 0", "je 2b", "ret"];
     /// Counts RDI down to zero.
     CountDown: ["2:", "dec rdi", "jnz 2b", "ret"];
-    /// Counts in the word at RDI until the time stamp is RSI; RAX: the longest time between two looks at it.
+    /// Counts in the word at RDI until the time stamp is RSI; RAX: the longest time between two
+    /// looks at it.
     SpinUntil: [
         "rdtsc", "shl rdx, 32", "or rax, rdx", "mov r8, rax", "xor r9d, r9d",
         "2:", "inc qword ptr [rdi]", "rdtsc", "shl rdx, 32", "or rax, rdx",
         "mov rcx, rax", "sub rcx, r8", "mov r8, rax", "cmp rcx, r9", "cmova r9, rcx",
         "cmp rax, rsi", "jb 2b", "mov rax, r9", "ret"
     ];
+    /// Counts in the word at RDI for RSI ticks of the time-stamp counter.
+    SpinFor: [
+        "rdtsc", "shl rdx, 32", "or rax, rdx", "add rsi, rax",
+        "2:", "inc qword ptr [rdi]", "rdtsc", "shl rdx, 32", "or rax, rdx",
+        "cmp rax, rsi", "jb 2b", "ret"
+    ];
     /// Loads the low half of each XMM register with RDI, and the x87 stack with the number RSI.
     SetVectors: [
         ".byte 0x66, 0x48, 0x0f, 0x6e, 0xc7", ".byte 0x66, 0x4c, 0x0f, 0x6e, 0xff",
         "push rsi", "fild qword ptr [rsp]", "pop rsi", "ret"
     ];
-    /// RAX and RCX: the low halves of XMM0 and XMM15; RDX: the top of the x87 stack, which is popped.
+    /// RAX and RCX: the low halves of XMM0 and XMM15; RDX: the top of the x87 stack, which is
+    /// popped.
     GetVectors: [
         ".byte 0x66, 0x48, 0x0f, 0x7e, 0xc0", ".byte 0x66, 0x4c, 0x0f, 0x7e, 0xf9",
         "push 0", "fistp qword ptr [rsp]", "pop rdx", "ret"
@@ -669,26 +678,26 @@ actions! {
 ///
 /// # Panics
 ///
-/// For Ipc, Lipc and Unmap, which reach memory; for ThreadControl that makes a thread active in this program's space
-/// or changes one that is there, other than by deleting it; for ExchangeRegisters on one.
+/// For Ipc, Lipc and Unmap, which reach memory; for ThreadControl that makes a thread in this
+/// program's space or changes one that is there, other than by deleting it; for ExchangeRegisters
+/// on one.
 #[must_use]
 pub fn system_call(call: SystemCall, registers: Registers) -> Registers {
-    let own = |word: u64| {
-        let id = ThreadId(word);
-        thread::is_own((word >> 32) as u32) || id.is_local() && utcb::local_id() == id
-    };
+    let own = |word: u64| thread::is_own((word >> 32) as u32);
+    let named = |word: u64| own(word) || ThreadId(word) == utcb::local_id();
     let harmless = match call {
         SystemCall::Ipc | SystemCall::Lipc | SystemCall::Unmap => false,
-        SystemCall::ExchangeRegisters => !own(registers.rax),
+        SystemCall::ExchangeRegisters => !named(registers.rax),
+        // Deleting.
         SystemCall::ThreadControl if registers.r8 == 0 => true,
-        SystemCall::ThreadControl => {
-            !own(registers.rdi) && (!own(registers.r8) || registers.rsi == 0)
-        }
+        // A local identifier names no space here (rule THREAD-4).
+        SystemCall::ThreadControl => !named(registers.rdi) && !own(registers.r8),
         _ => true,
     };
     assert!(harmless, "this call could change a thread of this program");
     let mut registers = registers;
-    // SAFETY: no memory is touched, and no thread of this program gets other registers or begins to run.
+    // SAFETY: no memory is touched, and no thread of this program gets other registers or begins to
+    // run.
     unsafe { raw::system_call(call, &mut registers) }
     registers
 }

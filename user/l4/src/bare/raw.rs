@@ -160,8 +160,8 @@ unsafe extern "sysv64" fn enter(registers: *mut Registers, stub: u64) {
 ///
 /// # Safety
 ///
-/// Buffer registers must name only memory that may be overwritten until this returns (W1), and typed items
-/// only memory that may be shared (W2).
+/// Buffer registers must name only memory that may be overwritten until this returns (W1), and
+/// typed items only memory that may be shared (W2).
 pub(crate) unsafe fn message_call(
     call: SystemCall,
     to: u64,

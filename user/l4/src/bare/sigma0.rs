@@ -17,6 +17,8 @@ pub enum Sigma0Error {
     Answer(Flexpage),
     /// No page has that size, or the address is not a multiple of it.
     Size(u32),
+    /// This memory is the program's heap.
+    Heap(u64),
 }
 
 /// Asks for the `1 << bits` bytes at physical address `at`, a multiple of that.
@@ -64,6 +66,10 @@ fn request(base: u64, bits: u32) -> Result<Region, Sigma0Error> {
                 && item.base() == at
                 && (base == !0x3ff || base == at) =>
         {
+            #[cfg(feature = "heap")]
+            if crate::bare::heap::has(at, bits) {
+                return Err(Sigma0Error::Heap(at));
+            }
             Ok(Region::physical(at, bits))
         }
         _ => Err(Sigma0Error::Answer(item.page)),
@@ -144,7 +150,8 @@ pub fn ask_ports(first: u16, bits: u32) -> bool {
     })
 }
 
-/// Sends sigma0 its extended request: `operation` 1 sets how much it says, 2 has it print what it has.
+/// Sends sigma0 its extended request: `operation` 1 sets how much it says, 2 has it print what it
+/// has.
 ///
 /// # Errors
 ///

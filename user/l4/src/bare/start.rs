@@ -1,7 +1,7 @@
 //! How a program begins and ends.
 //!
-//! A program begins with no stack (rules BOOT-2, THREAD-18), so it brings one. It finds the kernel, finds
-//! out what it is, lets its pager serve its exceptions, and calls the function that
+//! A program begins with no stack (rules BOOT-2, THREAD-18), so it brings one. It finds the kernel,
+//! finds out what it is, lets its pager serve its exceptions, and calls the function that
 //! [`program!`](crate::program) names.
 
 use core::arch::naked_asm;
@@ -44,8 +44,8 @@ unsafe extern "C" {
 /// The stack pointer that the program began with, and all other general registers, or'ed.
 static INITIAL: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
 
-/// The stack pointer that the program began with, and all other general registers, or'ed: for tests of
-/// how programs begin.
+/// The stack pointer that the program began with, and all other general registers, or'ed: for tests
+/// of how programs begin.
 #[must_use]
 pub fn initial_registers() -> (u64, u64) {
     let [stack, others] = &INITIAL;

@@ -168,7 +168,8 @@ pub fn spawn<const BYTES: usize>(
     let me = utcb::global_id();
     let id = place.id.into();
     note_own(place.id.number());
-    // SAFETY: the thread waits for its start message, which follows: `begin`, on a stack of its own.
+    // SAFETY: the thread waits for its start message, which follows: `begin`, on a stack of its
+    // own.
     let created =
         unsafe { control::thread_control(id, me, place.scheduler, place.pager, utcb_address) };
     let started = created.and_then(|()| {
@@ -284,9 +285,10 @@ pub fn spawn_in_second_space<const BYTES: usize>(
     }
 }
 
-/// The page of this program around `address`, with all rights that the program itself has there, for
-/// the answer to a fault of a thread that [`spawn_in_second_space`] made: in its space it serves the same
-/// Rust program, as it does in this one. `None` if the address is not in the program's file.
+/// The page of this program around `address`, with all rights that the program itself has there,
+/// for the answer to a fault of a thread that [`spawn_in_second_space`] made: in its space it
+/// serves the same Rust program, as it does in this one. `None` if the address is not in the
+/// program's file.
 #[must_use]
 pub fn share_page(address: u64) -> Option<crate::message::Mapping> {
     let page = address & !0xfff;
