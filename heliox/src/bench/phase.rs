@@ -114,6 +114,9 @@ const OWN_CRATES: &str = "heliox_";
 /// Instructions by phase; all phases are there.
 pub type Shares = BTreeMap<Phase, u64>;
 
+/// Instructions by phase and function.
+pub type Profile = Vec<(Phase, String, u64)>;
+
 /// Finds phases, and remembers which address belongs to which functions.
 pub struct Attribution<'code> {
     code: &'code Code,
@@ -139,7 +142,7 @@ impl<'code> Attribution<'code> {
 
     /// How many instructions of a round each function has, by phase, the largest number first. A function is
     /// the innermost one of this project that an instruction belongs to.
-    pub fn profile(&mut self, round: &Round) -> Vec<(Phase, String, u64)> {
+    pub fn profile(&mut self, round: &Round) -> Profile {
         let mut counts: BTreeMap<(Phase, String), u64> = BTreeMap::new();
         for (address, phase) in self.attribute(round) {
             let functions = self.code.functions(address);

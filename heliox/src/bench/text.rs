@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
-use super::phase::{self, PHASES, Phase, Shares};
+use super::phase::{self, PHASES, Phase, Profile, Shares};
 use super::reference::{
     CONTEXT_SWITCH, FIRST_PHASES, IPC_TARGETS, KERNEL_TARGETS, LAST_PHASES, PHASE_COLUMNS, THESIS,
     Target, WORDS,
@@ -305,7 +305,7 @@ pub fn phases(shares: &[(&Row, Shares)]) -> String {
 
 /// The functions that the instructions of rows belong to, a table for each row.
 #[must_use]
-pub fn functions(profiles: &[(&Row, Vec<(Phase, String, u64)>)]) -> String {
+pub fn functions(profiles: &[(&Row, Profile)]) -> String {
     let mut text = String::new();
     for (row, profile) in profiles {
         let _ = writeln!(text, "\n{}, by function:\n", row.title());

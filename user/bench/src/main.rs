@@ -40,7 +40,7 @@ mod program {
     use heliox_l4::{command_line, println};
 
     use crate::plan::{Plan, Task};
-    use crate::serving::Failure;
+    use crate::serving::{self, Failure};
     use crate::{crowd, messages, operations};
 
     /// Longest command line.
@@ -65,6 +65,7 @@ mod program {
     }
 
     fn measure(plan: &Plan) -> Result<(), Failure> {
+        serving::start_printer()?;
         crowd::gather(plan.under)?;
         match plan.task {
             Task::Messages { same_space } => messages::measure(plan, same_space),

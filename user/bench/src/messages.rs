@@ -8,11 +8,11 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use heliox_l4::message::Message;
 use heliox_l4::thread::{Stack, Thread};
-use heliox_l4::{ThreadId, call, measure as loops, println, send, system_clock, wait};
+use heliox_l4::{ThreadId, call, measure as loops, send, system_clock, wait};
 
 use crate::marks;
 use crate::plan::{Extent, Plan, Under};
-use crate::serving::{Failure, PRIORITY, Served, report, start_elsewhere, start_here};
+use crate::serving::{Failure, PRIORITY, Served, report, say, start_elsewhere, start_here};
 
 /// The server's priority where it is to have another than its clients.
 const HIGH_PRIORITY: u8 = 120;
@@ -145,7 +145,7 @@ fn measure_lengths(way: Way) -> Result<(), Failure> {
             ping(extent.traced)?;
             marks::trace_end();
         }
-        println!(
+        say(format_args!(
             "bench: ipc call={} words={words} space={} receive={} rounds={} ticks={} microseconds={}",
             if way.local { "lipc" } else { "call" },
             if way.same_space { "same" } else { "other" },
@@ -153,7 +153,7 @@ fn measure_lengths(way: Way) -> Result<(), Failure> {
             extent.rounds,
             ticks_after - ticks,
             clock_after - clock,
-        );
+        ))?;
     }
     send(ThreadId(SERVER.load(Ordering::Relaxed)), &Message::new(END))?;
     Ok(())

@@ -13,14 +13,14 @@ use heliox_l4::schedule::{self, Parameters};
 use heliox_l4::thread::{Stack, Thread};
 use heliox_l4::{
     Flexpage, GlobalId, IpcError, IpcErrorCode, Phase, ThreadId, Time, Timeouts, call, call_with,
-    ipc, measure as loops, port, println, raw, receive_with, reply_wait, send, sigma0,
-    system_clock, thread_switch, utcb, wait,
+    ipc, measure as loops, port, raw, receive_with, reply_wait, send, sigma0, system_clock,
+    thread_switch, utcb, wait,
 };
 
 use crate::marks;
 use crate::plan::{Extent, Plan};
 use crate::serving::{
-    Failure, KERNEL_INTERFACE_PAGE, PRIORITY, Served, UTCB_AREA, main_thread, report,
+    Failure, KERNEL_INTERFACE_PAGE, PRIORITY, Served, UTCB_AREA, main_thread, report, say,
     start_elsewhere, start_here, take_back, thread_id,
 };
 
@@ -209,10 +209,10 @@ fn drive() -> Result<(), Failure> {
 
     faults("page-fault", FAULT)?;
     faults("exception", EXCEPTION)?;
-    interrupts()?;
-
     let passing = thread_id(PASSING)?;
-    operation("create-and-delete", nothing, || create_and_delete(passing, own), nothing)
+    operation("create-and-delete", nothing, || create_and_delete(passing, own), nothing)?;
+    // Last, since the driver uses ports from then on.
+    interrupts()
 }
 
 fn unexpected(from: ThreadId, label: u64) -> Failure {
@@ -267,16 +267,15 @@ fn operation(
         all(extent.traced, true)?;
         marks::trace_end();
     }
-    print(name, extent.rounds, ticks);
-    Ok(())
+    print(name, extent.rounds, ticks)
 }
 
-fn print(name: &str, rounds: u64, ticks: u64) {
+fn print(name: &str, rounds: u64, ticks: u64) -> Result<(), Failure> {
     // The frequency is in kHz.
     let microseconds = ticks.saturating_mul(1000) / raw::page().frequency().max(1);
-    println!(
+    say(format_args!(
         "bench: operation name={name} rounds={rounds} ticks={ticks} microseconds={microseconds}"
-    );
+    ))
 }
 
 /// Gives the processor back to the driver whenever it gets it, while it is told to. Otherwise it waits:
@@ -332,8 +331,7 @@ fn faults(name: &str, what: u64) -> Result<(), Failure> {
         rounds(extent.traced, true)?;
         marks::trace_end();
     }
-    print(name, extent.rounds, ticks);
-    Ok(())
+    print(name, extent.rounds, ticks)
 }
 
 fn faulter(_: u64) {
@@ -381,10 +379,7 @@ fn fault(page: &Region, what: u64, rounds: u64, marked: bool) -> Result<(), Fail
 /// Measures interrupts of the serial port, if this program can have them.
 fn interrupts() -> Result<(), Failure> {
     let handler: ThreadId = thread_id(HANDLER)?.into();
-    let skipped = |why: &str| {
-        println!("bench: skipped name=interrupt why={why}");
-        Ok(())
-    };
+    let skipped = |why: &str| say(format_args!("bench: skipped name=interrupt why={why}"));
     if control::associate_interrupt(COM1_LINE, handler).is_err() {
         return skipped("line-refused");
     }

@@ -1,13 +1,16 @@
 //! The main thread: it makes the threads that measure and are measured, and then serves them, as pager and
 //! as exception handler, until one reports that all is done.
+//!
+//! Printing is left to a thread of its own: a thread that uses ports has more state for the kernel to see to,
+//! and what is measured is to be without it.
 
-use core::fmt;
+use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use heliox_l4::control::Refused;
 use heliox_l4::memory::Region;
 use heliox_l4::message::{Mapping, Message};
-use heliox_l4::protocol::kernel_label;
+use heliox_l4::protocol::{TEXT_BYTES, TextWords, kernel_label};
 use heliox_l4::sigma0::Sigma0Error;
 use heliox_l4::thread::{
     Place, SpawnError, Stack, Thread, share_page, spawn, spawn_in_second_space,
@@ -21,6 +24,13 @@ use heliox_l4::{
 const END: u64 = 1;
 /// Label by which a thread asks that [`Served::page`] be taken from everybody else.
 const TAKE_BACK: u64 = 2;
+
+/// Offset of the printing thread's number.
+const PRINTER: u32 = 7;
+/// Label of messages to it: [`TextWords`].
+const PRINT: u64 = 3;
+
+static PRINTER_STACK: Stack<16384> = Stack::new();
 
 /// The priority of threads, if nothing else is said.
 pub(crate) const PRIORITY: u8 = 100;
@@ -199,12 +209,62 @@ impl Served<'_> {
     }
 }
 
+/// Makes the thread that prints.
+pub(crate) fn start_printer() -> Result<(), Failure> {
+    start_here(PRINTER, PRIORITY, &PRINTER_STACK, printer, 0)?;
+    Ok(())
+}
+
+fn printer(_: u64) {
+    let Ok(mut received) = wait() else { return };
+    loop {
+        let mut buffer = [0; TEXT_BYTES];
+        let length = TextWords::read(received.untyped(), &mut buffer);
+        if let Some(Ok(text)) = buffer.get(..length).map(core::str::from_utf8) {
+            heliox_l4::println!("{text}");
+        }
+        match reply_wait(received.from, &Message::new(0)) {
+            Ok(next) => received = next,
+            Err(_) => return,
+        }
+    }
+}
+
+/// A line in the making; what does not fit is lost.
+struct Line {
+    bytes: [u8; TEXT_BYTES],
+    length: usize,
+}
+
+impl Write for Line {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let rest = self.bytes.get_mut(self.length..).unwrap_or_default();
+        let length = rest.len().min(text.len());
+        for (target, byte) in rest.iter_mut().zip(text.bytes()) {
+            *target = byte;
+        }
+        self.length += length;
+        Ok(())
+    }
+}
+
+/// Has a line printed. Only for threads of this space.
+pub(crate) fn say(line: fmt::Arguments<'_>) -> Result<(), Failure> {
+    let mut text = Line { bytes: [0; TEXT_BYTES], length: 0 };
+    // Writing never fails.
+    let _ = text.write_fmt(line);
+    let words = TextWords::new(text.bytes.get(..text.length).unwrap_or_default());
+    heliox_l4::call(thread_id(PRINTER)?.into(), &Message::of(PRINT, words.words()))?;
+    Ok(())
+}
+
 /// Reports to the main thread that all is done, or what went wrong. Only for threads of this space.
 pub(crate) fn report(result: Result<(), Failure>) {
     let error = match result {
         Ok(()) => 0,
         Err(failure) => {
-            heliox_l4::println!("{failure}");
+            // The report tells less, but comes.
+            let _ = say(format_args!("{failure}"));
             match failure {
                 Failure::Ipc(error) => error.word(),
                 _ => u64::MAX,
