@@ -184,6 +184,8 @@ fn plots_to_scale() {
         assert!(svg.contains(words), "{words}: {svg}");
     }
     assert!(svg.starts_with("<svg ") && svg.ends_with("</svg>\n"));
+    // The book has this very picture.
+    assert_eq!(svg, include_str!("../../../docs/vm-memory.svg"));
 }
 
 const HOST: &str = r#"

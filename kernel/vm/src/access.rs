@@ -1,7 +1,7 @@
 //! The access rules: who may do what to a domain, and who may look into its memory.
 //!
 //! Hides the rules, and is the only place where they are. Every operation on a domain begins with
-//! [`decide`], which answers with a [`Permit`] for one action; and the layer below gives access to
+//! `decide`, which answers with a `Permit` for one action; and the layer below gives access to
 //! what is in a page only for a [`Window`], which only a permit opens, for the purposes that its
 //! action has: the table of those is checked by the compiler. So:
 //!

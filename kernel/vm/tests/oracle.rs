@@ -890,7 +890,7 @@ impl Run {
             uses.map(|(reference, _)| (dom.id, *reference))
         });
         let used: Vec<_> = used.collect();
-        if !used.is_empty() && random.chance(50) {
+        if !used.is_empty() && random.chance(62) {
             return random.pick(&used);
         }
         match self.granted_to(random, user) {

@@ -6,7 +6,8 @@
 //! again.
 //!
 //! Invariants: an entry is marked *reading* while it has uses, *writing* while it has uses for
-//! writing, and at no other time by the hypervisor; a share for reading (for writing) exists
+//! writing, and at no other time by the hypervisor (its own domain can overwrite the marks, to its
+//! own confusion: nothing here goes by them); a share for reading (for writing) exists
 //! exactly while there are uses for reading (for writing); all uses of an entry are by the same
 //! domain and of the same page.
 

@@ -1179,6 +1179,7 @@ impl Model {
             if dom.version == 2 {
                 // It was marked for a moment, whatever its domain did to the marks.
                 let (reads, writes) = counts(in_use.as_ref());
+                dom.mark(reference, true, rights == Rights::Write);
                 dom.unmark(reference, reads + writes > 0, writes > 0);
             }
         };
