@@ -78,7 +78,7 @@ impl StringItem {
     /// string follows.
     pub const fn pieces_of(length: u64, pieces: usize, compound: bool) -> Self {
         let more = if compound { Self::COMPOUND } else { 0 };
-        Self(length << 10 | more | (pieces as u64 - 1 & 0x1f) << 4)
+        Self(length << 10 | more | ((pieces as u64 - 1) & 0x1f) << 4)
     }
 
     /// Number of addresses that follow, 1 to 32.
