@@ -236,10 +236,17 @@ impl<'m, R: Copy + Default> Database<'m, R> {
         None
     }
 
-    /// A child of `parent` that `object` lies in, but no smaller than `bits`.
-    pub fn child_around(&self, parent: NodeId, object: u64, bits: u8) -> Option<NodeId> {
-        let sizes = self.sizes.iter().filter(|&&size| size >= bits);
-        sizes.copied().find_map(|size| self.child(parent, object, size))
+    /// The next child of the same parent with the same object and size as `child`.
+    pub fn next_child(&self, child: NodeId) -> Option<NodeId> {
+        let this = self.get(child)?;
+        let mut at = this.next_by_object;
+        while let Some(node) = self.nodes.get(at.index()) {
+            if (node.parent, node.object, node.bits) == (this.parent, this.object, this.bits) {
+                return Some(at);
+            }
+            at = node.next_by_object;
+        }
+        None
     }
 
     /// The first mapping derived from `node`, at any depth; `None` if there is none.
@@ -250,14 +257,23 @@ impl<'m, R: Copy + Default> Database<'m, R> {
         (following.depth > this.depth).then_some(next)
     }
 
-    /// The last mapping of those that were derived from `node` in an unbroken line of first ones;
-    /// it has none derived from it. `limit` bounds the search.
-    pub fn derived_leaf(&self, node: NodeId) -> Option<NodeId> {
-        let mut leaf = self.first_derived(node)?;
-        while let Some(next) = self.first_derived(leaf) {
-            leaf = next;
-        }
-        Some(leaf)
+    /// The mapping that follows `at` among those derived from `node`, at any depth.
+    pub fn next_derived(&self, node: NodeId, at: NodeId) -> Option<NodeId> {
+        let depth = self.nodes.get(node.index())?.depth;
+        let next = self.nodes.get(at.index())?.next.some()?;
+        let following = self.nodes.get(next.index())?;
+        (following.depth > depth).then_some(next)
+    }
+
+    /// The mapping from which `node` was derived.
+    pub fn parent(&self, node: NodeId) -> Option<NodeId> {
+        self.get(node)?.parent.some()
+    }
+
+    /// The mapping before `at` in the order of derivation: if nothing is derived from that one any more,
+    /// it is the next to be taken out.
+    pub fn previous(&self, at: NodeId) -> NodeId {
+        self.nodes.get(at.index()).map_or(NodeId::ROOT, |node| node.previous)
     }
 
     /// Notes a mapping that `parent` gave.
@@ -628,10 +644,19 @@ mod tests {
                     let Some((place, _)) = pick(node) else { continue };
                     let id = database.find(place.0, place.1).unwrap();
                     let mut gone = Vec::new();
-                    while let Some(leaf) = database.derived_leaf(id) {
-                        let node = *database.get(leaf).unwrap();
-                        gone.push((node.space, node.address));
-                        database.remove(leaf);
+                    let mut at = id;
+                    loop {
+                        if let Some(deeper) = database.first_derived(at) {
+                            at = deeper;
+                        } else if at == id {
+                            break;
+                        } else {
+                            let node = *database.get(at).unwrap();
+                            gone.push((node.space, node.address));
+                            let previous = database.previous(at);
+                            database.remove(at);
+                            at = previous;
+                        }
                     }
                     let mut expected = model.derived(place);
                     expected.sort_unstable();
