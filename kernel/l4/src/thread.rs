@@ -237,7 +237,9 @@ pub struct Thread<C> {
     pub(crate) timer: Timer,
     /// The first thread that waits to send to this one; [`NOBODY`] if none does.
     pub(crate) senders: Number,
-    /// Neighbours in the queue of senders that this thread is in: a ring.
+    /// In whose queue of senders this thread is; [`NOBODY`]'s holds those that wait for a redirector.
+    pub(crate) queue: Number,
+    /// Neighbours in that queue: a ring.
     pub(crate) next_sender: Number,
     pub(crate) previous_sender: Number,
     /// It has a receive phase to be looked at, since somebody may be there to receive from.
@@ -288,6 +290,7 @@ impl<C> Thread<C> {
             run: RunLink::default(),
             timer: Timer::default(),
             senders: NOBODY,
+            queue: NOBODY,
             next_sender: NOBODY,
             previous_sender: NOBODY,
             checking: false,

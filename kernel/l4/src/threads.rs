@@ -67,6 +67,7 @@ impl<'k, C> Threads<'k, C> {
 
     /// Appends `sender` to the queue of those that wait to send to `receiver`.
     pub(crate) fn enqueue_sender(&mut self, receiver: Number, sender: Number) {
+        self.at_mut(sender).queue = receiver;
         let first = self.at(receiver).senders;
         if first == NOBODY {
             self.at_mut(receiver).senders = sender;
@@ -81,9 +82,10 @@ impl<'k, C> Threads<'k, C> {
         self.at_mut(first).previous_sender = sender;
     }
 
-    /// Takes `sender` out of the queue of those that wait to send to `receiver`.
-    pub(crate) fn dequeue_sender(&mut self, receiver: Number, sender: Number) {
+    /// Takes `sender` out of the queue that it waits in.
+    pub(crate) fn dequeue_sender(&mut self, sender: Number) {
         let thread = self.at_mut(sender);
+        let receiver = core::mem::replace(&mut thread.queue, NOBODY);
         let (next, previous) = (thread.next_sender, thread.previous_sender);
         (thread.next_sender, thread.previous_sender) = (NOBODY, NOBODY);
         if next == sender {
