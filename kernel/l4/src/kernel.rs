@@ -99,6 +99,16 @@ pub struct Kernel<'k, M: Execution, S> {
     pub(crate) since: u64,
     /// The deadline that the machine's timer is set to.
     pub(crate) armed: Option<u64>,
+    /// The thread that got a message in the current system call, or [`NOBODY`].
+    pub(crate) woken: Number,
+    /// One more than the largest number that a thread had so far.
+    pub(crate) thread_limit: u32,
+    /// The number of the last revocation.
+    pub(crate) last_mark: u32,
+    /// The memory that sigma0 has, by rising addresses.
+    pub(crate) regions: &'k [PhysicalRegion],
+    /// The first space that is to be taken apart with nobody waiting for that, plus one.
+    pub(crate) dying: u32,
     pub(crate) kip: KernelMapping,
     /// Where the stubs of system calls are.
     pub(crate) stubs: KernelMapping,
@@ -156,6 +166,7 @@ impl<M: Execution, S: Surroundings> Kernel<'_, M, S> {
             return;
         }
         let interrupt = match self.dispatch() {
+            NOBODY if self.dismantle_some() => return self.poll(),
             NOBODY => match self.machine.wait_for_interrupt() {
                 Some(interrupt) => interrupt,
                 None => return,
@@ -183,11 +194,11 @@ impl<M: Execution, S: Surroundings> Kernel<'_, M, S> {
             Work::None => {}
             Work::Unmap { .. } => self.go_on_unmapping(number),
             Work::Transfer => self.go_on_transferring(number),
-            Work::Dismantle(space) => {
-                if self.dismantle(space) {
-                    self.threads.at_mut(number).work = Work::None;
-                    self.settle(number);
-                }
+            Work::Dismantle { space, from } => {
+                let next = self.dismantle(space, from);
+                self.threads.at_mut(number).work =
+                    next.map_or(Work::None, |from| Work::Dismantle { space, from });
+                self.settle(number);
             }
         }
     }

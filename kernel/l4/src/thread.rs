@@ -264,11 +264,18 @@ pub(crate) enum Work {
         progress: u64,
         /// Rights with which it was used, so far.
         used: u8,
+        /// The revocation's number; 0 before the first step of a flexpage.
+        mark: u32,
     },
     /// A transfer of typed items, which this thread sends.
     Transfer,
     /// An address space is taken apart.
-    Dismantle(u32),
+    Dismantle {
+        /// Its number.
+        space: u32,
+        /// The address that it has come to.
+        from: u64,
+    },
 }
 
 impl<C> Thread<C> {

@@ -1,0 +1,132 @@
+//! System calls other than IPC.
+//!
+//! Programs reach the kernel through stubs, pieces of code in a page that all of them can execute. Which stub
+//! a system call came from is told by the address behind its SYSCALL instruction. Arguments are
+//! whatever is in the registers; each call checks all of them before it changes anything.
+
+mod control_space;
+mod control_thread;
+mod exchange_registers;
+mod schedule;
+mod unmap;
+
+use heliox_abi::utcb::ControlWord;
+use heliox_abi::{CallError, ThreadId};
+use heliox_hal::execution::{Execution, Registers};
+use heliox_types::VirtualAddress;
+use heliox_types::interrupt::Register;
+
+use crate::kernel::{Kernel, Surroundings};
+use crate::stubs::{Stub, stub_of};
+use crate::thread::{NOBODY, Number, Work};
+
+/// Number of an exception: an instruction that means nothing here.
+const INVALID_OPCODE: u8 = 6;
+/// Number of an exception: an instruction pointer that leads nowhere.
+const GENERAL_PROTECTION: u8 = 13;
+
+impl<M: Execution, S: Surroundings> Kernel<'_, M, S> {
+    /// A thread made a system call.
+    pub(crate) fn system_call(&mut self, me: Number) {
+        let at = self.threads.at(me).context.as_ref().map_or(0, Registers::instruction_pointer);
+        let base = self.stubs.address().get();
+        let Some(stub) = stub_of(at.wrapping_sub(base)) else {
+            // Not from a stub: to a program the instruction means nothing.
+            return self.exception(me, INVALID_OPCODE, 0);
+        };
+        if stub.takes_return_address() && !self.return_to_caller(me) {
+            return self.exception(me, GENERAL_PROTECTION, 0);
+        }
+        self.woken = NOBODY;
+        match stub {
+            Stub::Ipc => self.ipc(me),
+            Stub::ExchangeRegisters => self.exchange_registers(me),
+            Stub::ThreadControl => self.thread_control(me),
+            Stub::SystemClock => {
+                let now = self.machine.now();
+                self.set_register(me, Register::Rax, now);
+            }
+            Stub::ThreadSwitch => {
+                let to = ThreadId(self.register(me, Register::Rsi));
+                self.thread_switch(me, to);
+            }
+            Stub::Schedule => self.schedule(me),
+            Stub::Unmap => self.unmap(me),
+            Stub::SpaceControl => self.space_control(me),
+            Stub::ProcessorControl => self.answer(me, Err(CallError::InvalidParameter)),
+            Stub::MemoryControl => self.memory_control(me),
+        }
+        let woken = core::mem::replace(&mut self.woken, NOBODY);
+        if woken != NOBODY && self.current == me {
+            self.hand_over(woken);
+        }
+    }
+
+    /// Continues a caller at the address that its stub passes in RDI.
+    fn return_to_caller(&mut self, me: Number) -> bool {
+        let address = VirtualAddress::new(self.register(me, Register::Rdi));
+        let context = self.threads.at_mut(me).context.as_mut();
+        context.zip(address).is_some_and(|(context, address)| {
+            context.set_instruction_pointer(address).is_ok()
+        })
+    }
+
+    /// Ends a call that answers with a result in RAX, or an error code and 0.
+    pub(crate) fn answer(&mut self, me: Number, result: Result<(), CallError>) {
+        match result {
+            Ok(()) => self.set_register(me, Register::Rax, 1),
+            Err(error) => {
+                self.set_call_error(me, error);
+                self.set_register(me, Register::Rax, 0);
+            }
+        }
+    }
+
+    /// Notes why a call failed.
+    pub(crate) fn set_call_error(&mut self, me: Number, error: CallError) {
+        self.set_control_word(me, ControlWord::ErrorCode, error as u64);
+    }
+
+    /// Whether the threads of a thread's space may use privileged calls.
+    pub(crate) fn is_privileged(&self, me: Number) -> bool {
+        self.spaces.at(self.threads.at(me).space).privileged
+    }
+
+    fn thread_switch(&mut self, me: Number, to: ThreadId) {
+        if to.is_nil() {
+            return self.give_way();
+        }
+        let space = self.threads.at(me).space;
+        match self.resolve(space, to) {
+            Some(number) if number == me => {}
+            Some(number) => self.donate(number),
+            None => self.give_way(),
+        }
+    }
+
+    /// MemoryControl: memory has the type that the kernel gave it, and no program can change that.
+    /// Asking for the default changes nothing, and succeeds.
+    fn memory_control(&mut self, me: Number) {
+        let control = self.register(me, Register::Rdx);
+        let attributes = [
+            self.register(me, Register::Rsi),
+            self.register(me, Register::R8),
+        ];
+        let result = if !self.is_privileged(me) {
+            Err(CallError::NoPrivilege)
+        } else if control > 0x3f || attributes.iter().any(|&attribute| attribute != 0) {
+            Err(CallError::InvalidParameter)
+        } else {
+            Ok(())
+        };
+        self.answer(me, result);
+        let result = self.register(me, Register::Rax);
+        self.set_register(me, Register::Rdx, result);
+    }
+
+    /// Gives a thread something to go on with when it is its turn.
+    pub(crate) fn go_on_later(&mut self, me: Number, work: Work) {
+        self.threads.at_mut(me).work = work;
+        self.settle(me);
+    }
+}
