@@ -10,13 +10,17 @@ mod exchange_registers;
 mod schedule;
 mod unmap;
 
-use heliox_abi::utcb::ControlWord;
-use heliox_abi::{CallError, ThreadId};
+pub(crate) use control_space::{KIP_AREA_BITS, UTCB_AREA_BITS};
+
+use heliox_abi::utcb::{self, ControlWord};
+use heliox_abi::{CallError, Flexpage, FlexpageKind, ThreadId};
 use heliox_hal::execution::{Execution, Registers};
+use heliox_hal::region::RegionKind;
 use heliox_types::VirtualAddress;
 use heliox_types::interrupt::Register;
 
 use crate::kernel::{Kernel, Surroundings};
+use crate::memory::Place;
 use crate::stubs::{Stub, stub_of};
 use crate::thread::{NOBODY, Number, Work};
 
@@ -53,7 +57,7 @@ impl<M: Execution, S: Surroundings> Kernel<'_, M, S> {
             Stub::Schedule => self.schedule(me),
             Stub::Unmap => self.unmap(me),
             Stub::SpaceControl => self.space_control(me),
-            Stub::ProcessorControl => self.answer(me, Err(CallError::InvalidParameter)),
+            Stub::ProcessorControl => self.processor_control(me),
             Stub::MemoryControl => self.memory_control(me),
         }
         let woken = core::mem::replace(&mut self.woken, NOBODY);
@@ -104,24 +108,57 @@ impl<M: Execution, S: Surroundings> Kernel<'_, M, S> {
         }
     }
 
-    /// MemoryControl: memory has the type that the kernel gave it, and no program can change that.
-    /// Asking for the default changes nothing, and succeeds.
+    /// MemoryControl: each page has one memory type at all times, which the kernel knows; asking for that,
+    /// or for the default, changes nothing.
     fn memory_control(&mut self, me: Number) {
-        let control = self.register(me, Register::Rdx);
-        let attributes = [
-            self.register(me, Register::Rsi),
-            self.register(me, Register::R8),
-        ];
-        let result = if !self.is_privileged(me) {
-            Err(CallError::NoPrivilege)
-        } else if control > 0x3f || attributes.iter().any(|&attribute| attribute != 0) {
-            Err(CallError::InvalidParameter)
-        } else {
-            Ok(())
-        };
+        let result = self.control_memory(me);
         self.answer(me, result);
         let result = self.register(me, Register::Rax);
         self.set_register(me, Register::Rdx, result);
+    }
+
+    fn control_memory(&mut self, me: Number) -> Result<(), CallError> {
+        /// Attributes: whatever the memory has, and write-back.
+        const DEFAULT: u64 = 0;
+        const WRITE_BACK: u64 = 1;
+        if !self.is_privileged(me) {
+            return Err(CallError::NoPrivilege);
+        }
+        let control = self.register(me, Register::Rdx);
+        if control >= utcb::MESSAGE_REGISTERS as u64 {
+            return Err(CallError::InvalidParameter);
+        }
+        let attributes = [Register::R9, Register::Rsi, Register::R8, Register::R10]
+            .map(|register| self.register(me, register));
+        let space = self.threads.at(me).space;
+        for index in 0..=control as usize {
+            // The stub has put all of them into memory.
+            let page = Flexpage(self.utcb_word(me, utcb::message_word(index)));
+            let start = match page.kind() {
+                FlexpageKind::Nothing | FlexpageKind::Ports(_) => continue,
+                FlexpageKind::Complete => 0,
+                FlexpageKind::Memory { base, .. } => base,
+            };
+            let attribute = attributes.get((page.0 & 3) as usize).copied();
+            let Place::Unit(unit) = self.place(space, start) else {
+                return Err(CallError::InvalidParameter);
+            };
+            let is_ram = unit.region.kind() == RegionKind::Ram;
+            match attribute {
+                Some(DEFAULT) => {}
+                Some(WRITE_BACK) if is_ram => {}
+                _ => return Err(CallError::InvalidParameter),
+            }
+        }
+        Ok(())
+    }
+
+    fn processor_control(&mut self, me: Number) {
+        let error = match self.is_privileged(me) {
+            true => CallError::InvalidParameter,
+            false => CallError::NoPrivilege,
+        };
+        self.answer(me, Err(error));
     }
 
     /// Gives a thread something to go on with when it is its turn.

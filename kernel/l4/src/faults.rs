@@ -19,6 +19,9 @@ const BREAKPOINT: u8 = 3;
 const INVALID_OPCODE: u8 = 6;
 const GENERAL_PROTECTION: u8 = 13;
 
+/// The debugger operation that ends the machine, with the status in AL.
+const END_MACHINE: u8 = 0xf4;
+
 /// The instruction `lock; nop`, which asks for the kernel interface page.
 const KERNEL_INTERFACE: [u8; 2] = [0xf0, 0x90];
 
@@ -278,6 +281,7 @@ impl<M: Execution, S: Surroundings> Kernel<'_, M, S> {
                 let missing = if operation == 0x08 { u64::MAX } else { 0 };
                 self.set_register(me, Register::Rax, read.map_or(missing, u64::from));
             }
+            END_MACHINE if self.is_privileged(me) => self.end = Some(value as u8),
             _ => {}
         }
     }

@@ -284,8 +284,7 @@ impl<M: Execution, S: Surroundings> Kernel<'_, M, S> {
         if self.threads.at(sender).operation.from == From::Nobody
             && self.threads.at(sender).operation.outgoing == Outgoing::Message
         {
-            self.set_register(sender, Register::R9, 0);
-            self.set_register(sender, Register::Rsi, 0);
+            self.set_result(sender, ThreadId::NIL, Tag(0));
         }
         self.begin_receiving(sender);
     }
@@ -324,10 +323,7 @@ impl<M: Execution, S: Surroundings> Kernel<'_, M, S> {
         match (operation.outgoing, operation.incoming) {
             (Outgoing::Message, Incoming::Message) => {
                 self.set_ipc_error(me, error);
-                self.set_register(me, Register::R9, Tag::FAILED.0);
-                self.set_register(me, Register::Rax, 0);
-                self.set_register(me, Register::Rbx, 0);
-                self.set_register(me, Register::Rsi, 0);
+                self.set_result(me, ThreadId::NIL, Tag::FAILED);
             }
             (Outgoing::Preempted { .. } | Outgoing::Exhausted { .. }, _) => {}
             (_, Incoming::Start) => self.threads.at_mut(me).state = State::Stopped,

@@ -101,6 +101,8 @@ pub struct Kernel<'k, M: Execution, S> {
     pub(crate) armed: Option<u64>,
     /// The thread that got a message in the current system call, or [`NOBODY`].
     pub(crate) woken: Number,
+    /// Whoever became runnable since the last choice did so by a timer or an interrupt of a device.
+    pub(crate) asynchronous: bool,
     /// One more than the largest number that a thread had so far.
     pub(crate) thread_limit: u32,
     /// The number of the last revocation.
@@ -213,10 +215,14 @@ impl<M: Execution, S: Surroundings> Kernel<'_, M, S> {
                 self.exception(current, vector, error_code);
             }
             Interrupt::Timer => {
+                self.asynchronous = true;
                 self.armed = None;
                 self.timer_expired();
             }
-            Interrupt::External(line) => self.interrupt(line),
+            Interrupt::External(line) => {
+                self.asynchronous = true;
+                self.interrupt(line);
+            }
         }
     }
 

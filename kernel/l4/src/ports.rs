@@ -58,9 +58,11 @@ impl<M: Execution, S: Surroundings> Kernel<'_, M, S> {
         let last = u32::from(first) + (1 << bits);
         let mut at = u32::from(first);
         while at < last {
-            let Some(node) = self.port_mappings.find(space, u64::from(at)) else { return false };
-            let Some(found) = self.port_mappings.get(node) else { return false };
-            at = (found.address + (1 << found.bits)) as u32;
+            let Some((_, start, size)) = self.source_ports(space, u64::from(at)) else {
+                return false;
+            };
+            // At most 65,536.
+            at = (start + (1 << size)) as u32;
         }
         true
     }
@@ -75,6 +77,13 @@ impl<M: Execution, S: Surroundings> Kernel<'_, M, S> {
         };
         context.set_port_permissions(Some(ports));
         self.machine.load_port_permissions(context, ports)
+    }
+
+    /// Gives sigma0 and root the ports that the machine gives out, as they start with them.
+    pub(crate) fn give_initial_ports(&mut self, root: u32) {
+        let all = PortRange { first: 0, bits: 16 };
+        self.change_ports(SIGMA0, 0, 16, true);
+        self.map_ports(SIGMA0, root, all, Flexpage::COMPLETE, false);
     }
 
     /// Maps or grants the ports of an item into a window.

@@ -36,6 +36,7 @@ impl<M: Execution, S: Surroundings> Kernel<'_, M, S> {
     /// one cannot go on.
     fn choose(&mut self) -> Number {
         let current = self.current;
+        let asynchronous = core::mem::take(&mut self.asynchronous);
         let stays = current != NOBODY && self.threads.at(current).is_runnable();
         let highest = self.ready.highest();
         if stays {
@@ -43,7 +44,9 @@ impl<M: Execution, S: Surroundings> Kernel<'_, M, S> {
             if highest.is_none_or(|highest| highest <= priority) {
                 return current;
             }
-            if self.delays_preemption(current, highest.unwrap_or(u8::MAX)) {
+            // What the thread itself woke up is no preemption.
+            if asynchronous && self.delays_preemption(current, highest.unwrap_or(u8::MAX))
+            {
                 return current;
             }
             // It comes back at once when the others have done.

@@ -108,6 +108,8 @@ enum Outcome {
     Fault { who: Number, address: u64, access: u64 },
     /// The receiver has no room for it, or the message is malformed.
     Overflow,
+    /// `who` names memory that no program can have.
+    Impossible { who: Number },
 }
 
 /// A page of memory, as the kernel reaches it.
@@ -307,6 +309,7 @@ impl<M: Execution, S: Surroundings> Kernel<'_, M, S> {
                 }
                 self.complete(sender, receiver);
             }
+            Outcome::Impossible { who } => self.abort_transfer(who, IpcErrorCode::Aborted),
             Outcome::Overflow => {
                 self.end_transfer(number);
                 self.overflow(sender, receiver, bytes);
@@ -321,6 +324,11 @@ impl<M: Execution, S: Surroundings> Kernel<'_, M, S> {
         self.threads.at_mut(sender).work = Work::Transfer;
         self.settle(me);
         self.settle(sender);
+    }
+
+    /// Whether a thread sends the message of the transfer that it takes part in.
+    pub(crate) fn is_transfer_sender(&self, me: Number) -> bool {
+        self.threads.at(me).transfer.is_some_and(|number| self.transfers.get(number).sender == me)
     }
 
     fn end_transfer(&mut self, number: u32) {
@@ -614,6 +622,11 @@ impl<M: Execution, S: Surroundings> Kernel<'_, M, S> {
         let Some((to, room)) = self.next_bytes(receiver, &mut target, true) else {
             return Outcome::Overflow;
         };
+        for (who, address) in [(sender, from), (receiver, to)] {
+            if VirtualAddress::new(address).is_none_or(|address| !address.is_user()) {
+                return Outcome::Impossible { who };
+            }
+        }
         let in_page = |address: u64| PAGE_BYTES - address % PAGE_BYTES;
         let count = available.min(room).min(in_page(from)).min(in_page(to));
         let Some(read) = self.string_page(sender, from, false) else {
@@ -660,7 +673,6 @@ impl<M: Execution, S: Surroundings> Kernel<'_, M, S> {
 
     /// The page of a thread's memory at `address`, if it may be used in that way.
     fn string_page(&mut self, who: Number, address: u64, write: bool) -> Option<StringPage> {
-        VirtualAddress::new(address).filter(|address| address.is_user())?;
         let space = self.threads.at(who).space;
         if self.spaces.at(space).tables.is_some()
             && self.spaces.at(space).utcb_area.contains(address)

@@ -7,6 +7,7 @@ use heliox_types::interrupt::Register;
 use heliox_types::rights::Rights;
 
 use crate::kernel::{Kernel, Surroundings};
+use crate::memory::Span;
 use crate::space::{Area, Redirector, Tables};
 use crate::thread::{Number, State};
 
@@ -45,13 +46,10 @@ impl<M: Execution, S: Surroundings> Kernel<'_, M, S> {
         }
         let member = self.threads.find_word(specifier).ok_or(CallError::InvalidSpace)?;
         let space = self.threads.at(member).space;
-        let redirector = self.redirector(me, redirector)?;
-        if self.spaces.at(space).tables.is_none() {
-            let utcb = Area::of(utcb_area).filter(|area| area.bits >= UTCB_AREA_BITS);
-            let utcb = utcb.ok_or(CallError::UtcbArea)?;
-            let kip = Area::of(kip_area).filter(|area| area.bits >= KIP_AREA_BITS);
-            let kip = kip.filter(|kip| !kip.overlaps(utcb.base, utcb.bits));
-            self.configure(space, kip.ok_or(CallError::KipArea)?, utcb)?;
+        let redirector = self.redirector(me, redirector);
+        // Once a thread has a UTCB, the areas stay as they are.
+        if self.spaces.at(space).utcb_pages == 0 {
+            self.set_areas(space, kip_area, utcb_area)?;
         }
         if let Some(redirector) = redirector {
             self.spaces.at_mut(space).redirector = redirector;
@@ -61,16 +59,45 @@ impl<M: Execution, S: Surroundings> Kernel<'_, M, S> {
     }
 
     /// What the redirector argument means; `None`: no change.
-    fn redirector(&self, me: Number, name: ThreadId) -> Result<Option<Redirector>, CallError> {
-        match name {
-            ThreadId::NIL => Ok(None),
-            ThreadId::ANY => Ok(Some(Redirector::None)),
-            name => {
-                let space = self.threads.at(me).space;
-                let number = self.resolve(space, name).ok_or(CallError::InvalidThread)?;
-                Ok(self.threads.at(number).id.map(Redirector::Thread))
-            }
+    fn redirector(&self, me: Number, name: ThreadId) -> Option<Redirector> {
+        if name == ThreadId::ANY {
+            return Some(Redirector::None);
         }
+        let number = self.resolve(self.threads.at(me).space, name)?;
+        self.threads.at(number).id.map(Redirector::Thread)
+    }
+
+    /// Sets the areas of a space; those of zero stay, if there are any.
+    fn set_areas(&mut self, space: u32, kip: Flexpage, utcb: Flexpage) -> Result<(), CallError> {
+        let old = self.spaces.at(space);
+        let is_configured = old.tables.is_some();
+        let utcb = match (utcb, is_configured) {
+            (Flexpage::NIL, true) => Some(old.utcb_area),
+            (area, _) => Area::of(area).filter(|area| area.bits >= UTCB_AREA_BITS),
+        };
+        let utcb = utcb.ok_or(CallError::UtcbArea)?;
+        let kip = match (kip, is_configured) {
+            (Flexpage::NIL, true) => Some(old.kip_area),
+            (area, _) => Area::of(area).filter(|area| area.bits >= KIP_AREA_BITS),
+        };
+        let kip = kip.filter(|kip| !kip.overlaps(utcb.base, utcb.bits));
+        let kip = kip.ok_or(CallError::KipArea)?;
+        if !is_configured {
+            return self.configure(space, kip, utcb);
+        }
+        let old_kip = old.kip_area;
+        if kip != old_kip {
+            let region = self.kip.region();
+            self.clear_span(space, Span { base: kip.base, bits: KIP_AREA_BITS });
+            if !self.add_to_tables(space, kip.base, region, Rights::ReadExecute) {
+                return Err(CallError::NoMemory);
+            }
+            let _ = self.remove_from_tables(space, old_kip.base);
+        }
+        let target = self.spaces.at_mut(space);
+        target.kip_area = kip;
+        target.utcb_area = utcb;
+        Ok(())
     }
 
     /// Gives a space tables, with the kernel interface page in them.

@@ -311,13 +311,13 @@ impl<M: Execution, S: Surroundings> Kernel<'_, M, S> {
             (NO_CHANGE, None) => None,
             (address, _) => Some(address),
         };
+        if moves && thread.is_active() && self.spaces.at(target).tables.is_none() {
+            return Err(CallError::InvalidSpace);
+        }
         if let Some(address) = location
             && (moves || utcb != NO_CHANGE)
         {
             self.check_utcb(target, address, if moves { NOBODY } else { number })?;
-        }
-        if moves && self.spaces.at(target).tables.is_none() {
-            return Err(CallError::InvalidSpace);
         }
         // Now the thread changes; only memory can still be missing, for a new UTCB.
         let old_id = self.threads.at(number).id;

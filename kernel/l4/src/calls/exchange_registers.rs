@@ -21,6 +21,13 @@ impl<M: Execution, S: Surroundings> Kernel<'_, M, S> {
         let [stack, instruction, flags, handle, pager] =
             [Register::Rdx, Register::R8, Register::R9, Register::R10, Register::Rdi]
                 .map(|register| self.register(me, register));
+        let entry = match VirtualAddress::new(instruction).filter(|address| address.is_user()) {
+            None if control.has(ExchangeControl::INSTRUCTION) => {
+                self.set_call_error(me, CallError::InvalidParameter);
+                return self.set_register(me, Register::Rax, ThreadId::NIL.0);
+            }
+            entry => entry,
+        };
         let old = self.exchange_state(target);
         self.deliver_registers(me, target, name, old);
 
@@ -38,9 +45,9 @@ impl<M: Execution, S: Surroundings> Kernel<'_, M, S> {
                 context.set_stack_pointer(stack);
             }
             if control.has(ExchangeControl::INSTRUCTION)
-                && let Some(address) = VirtualAddress::new(instruction)
+                && let Some(address) = entry
             {
-                // One that no program can use changes nothing.
+                // It is a program's.
                 let _ = context.set_instruction_pointer(address);
             }
             if control.has(ExchangeControl::FLAGS) {
@@ -128,7 +135,9 @@ impl<M: Execution, S: Surroundings> Kernel<'_, M, S> {
             State::Sending => true,
             _ => false,
         };
+        let is_kernels = thread.operation.outgoing.is_kernel_made();
         let matches = match state {
+            State::Sending | State::Receiving if is_kernels => true,
             State::Sending | State::Transferring => sends == (phase == Phase::Send),
             State::Receiving => phase == Phase::Receive,
             _ => false,
