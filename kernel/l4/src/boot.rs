@@ -4,13 +4,14 @@ use core::fmt;
 
 use heliox_abi::kip::{self, MemoryDescriptor, offset};
 use heliox_abi::{CallError, GlobalId, ThreadId};
+use heliox_hal::entry::Host;
 use heliox_hal::error::Error;
 use heliox_hal::execution::{Execution, Registers};
 use heliox_hal::kernel_mapping::KernelMapping;
-use heliox_hal::memory::KernelMemory;
-use heliox_hal::page_map::TableSupply;
+use heliox_hal::memory::{KernelMemory, Paging};
+use heliox_hal::page_map::{PageMapUse, TableSupply};
 use heliox_hal::region::PhysicalRegion;
-use heliox_types::rights::Rights;
+use heliox_hal::rights::Rights;
 use heliox_types::{PAGE_BYTES, VirtualAddress};
 
 use crate::calls::{KIP_AREA_BITS, UTCB_AREA_BITS};
@@ -143,6 +144,7 @@ impl<'k, M: Execution, S: Surroundings> Kernel<'k, M, S> {
     ) -> Result<Self, StartError> {
         let kip = private_page(&mut machine, &mut surroundings)?;
         let stubs = stub_page(&mut machine, &mut surroundings)?;
+        let spare = spare(&mut machine, &mut surroundings)?;
         let threads = Threads::new(objects.threads);
         if threads.limit() <= ROOT_NUMBER {
             return Err(StartError::TooFewThreads(threads.limit()));
@@ -184,6 +186,7 @@ impl<'k, M: Execution, S: Surroundings> Kernel<'k, M, S> {
             dying: 0,
             kip,
             stubs,
+            spare,
             end: None,
         };
         kernel.describe(beginning)?;
@@ -203,8 +206,7 @@ impl<'k, M: Execution, S: Surroundings> Kernel<'k, M, S> {
         pager: ThreadId,
         scheduler: ThreadId,
     ) -> Result<u32, StartError> {
-        let space =
-            self.spaces.allocate().ok_or(StartError::NoServer(CallError::NoMemory))?;
+        let space = self.spaces.allocate().ok_or(StartError::NoServer(CallError::NoMemory))?;
         debug_assert_eq!(space == SIGMA0, number == SIGMA0_NUMBER);
         self.configure(space, KIP_AREA, UTCB_AREA).map_err(StartError::NoServer)?;
         self.spaces.at_mut(space).threads = 1;
@@ -220,9 +222,8 @@ impl<'k, M: Execution, S: Surroundings> Kernel<'k, M, S> {
         self.thread_limit = self.thread_limit.max(number + 1);
         self.give_utcb(number, UTCB_AREA.base).map_err(StartError::NoServer)?;
         let thread = self.threads.at_mut(number);
-        let entry = thread.context.as_mut().map(|context| {
-            context.set_instruction_pointer(server.entry)
-        });
+        let entry =
+            thread.context.as_mut().map(|context| context.set_instruction_pointer(server.entry));
         if !matches!(entry, Some(Ok(()))) {
             return Err(StartError::NoServer(CallError::InvalidParameter));
         }
@@ -251,10 +252,7 @@ impl<'k, M: Execution, S: Surroundings> Kernel<'k, M, S> {
             (offset::API_VERSION, kip::API_VERSION),
             (offset::API_FLAGS, kip::API_FLAGS),
             (offset::KERNEL_DESCRIPTION, offset::KERNEL_ID as u64),
-            (
-                offset::MEMORY_INFO,
-                (offset::MEMORY_DESCRIPTORS as u64) << 32 | count as u64,
-            ),
+            (offset::MEMORY_INFO, (offset::MEMORY_DESCRIPTORS as u64) << 32 | count as u64),
             (offset::UTCB_INFO, u64::from(UTCB_AREA_BITS) << 16 | 10 << 10 | 1),
             (offset::KIP_AREA_INFO, u64::from(KIP_AREA_BITS)),
             (offset::BOOT_INFO, beginning.boot_information),
@@ -312,6 +310,20 @@ fn private_page<M: Execution, S: Surroundings>(
     let mapping = memory.add_kernel_mapping(cpu, region, Rights::ReadWrite, false, None)?;
     memory.clear(&mapping)?;
     Ok(mapping)
+}
+
+/// An address space in which nothing is mapped, and registers of no thread.
+fn spare<M: Execution, S: Surroundings>(
+    machine: &mut M,
+    surroundings: &mut S,
+) -> Result<(PageMapUse, M::Context), StartError> {
+    let region = surroundings.take_page().ok_or(StartError::NoPage)?;
+    let page = machine.memory().create_page_map_page(region)?;
+    let map = machine.memory().allocate_page_map::<Host>(page).map_err(|refused| refused.error)?;
+    // It stays for good.
+    let held = machine.memory().attach(&map)?;
+    let context = machine.new_context().map_err(|_| StartError::NoServer(CallError::NoMemory))?;
+    Ok((held, context))
 }
 
 /// The page of the stubs, which programs can execute.

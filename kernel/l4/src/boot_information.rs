@@ -52,8 +52,7 @@ pub fn describe<'b, E>(
     let mut text = HEADER + count * RECORD;
     for module in modules {
         // The last one names the end.
-        let words =
-            [MODULE, VERSION, RECORD as u64, module.start, module.size, (text - at) as u64];
+        let words = [MODULE, VERSION, RECORD as u64, module.start, module.size, (text - at) as u64];
         for (word, index) in words.into_iter().zip(0..) {
             write(at + index * 8, &word.to_le_bytes())?;
         }

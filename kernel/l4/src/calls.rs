@@ -70,9 +70,9 @@ impl<M: Execution, S: Surroundings> Kernel<'_, M, S> {
     fn return_to_caller(&mut self, me: Number) -> bool {
         let address = VirtualAddress::new(self.register(me, Register::Rdi));
         let context = self.threads.at_mut(me).context.as_mut();
-        context.zip(address).is_some_and(|(context, address)| {
-            context.set_instruction_pointer(address).is_ok()
-        })
+        context
+            .zip(address)
+            .is_some_and(|(context, address)| context.set_instruction_pointer(address).is_ok())
     }
 
     /// Ends a call that answers with a result in RAX, or an error code and 0.

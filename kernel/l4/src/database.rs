@@ -47,15 +47,15 @@ const FREE: u8 = u8::MAX;
 #[derive(Clone, Copy, Debug)]
 pub struct Node<R> {
     /// Number of the address space.
-    pub space: u32,
+    pub(crate) space: u32,
     /// Log2 of the size.
-    pub bits: u8,
+    pub(crate) bits: u8,
     /// The address in that space, a multiple of the size.
-    pub address: u64,
+    pub(crate) address: u64,
     /// Where the object is, a multiple of the size.
-    pub object: u64,
+    pub(crate) object: u64,
     /// What the owner of the database notes.
-    pub payload: R,
+    pub(crate) payload: R,
     depth: u32,
     parent: NodeId,
     next: NodeId,
@@ -85,29 +85,29 @@ impl<R: Copy + Default> Node<R> {
 
 /// Where a mapping is, and of what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mapping<R> {
+pub(crate) struct Mapping<R> {
     /// Number of the address space.
-    pub space: u32,
+    pub(crate) space: u32,
     /// Address there.
-    pub address: u64,
+    pub(crate) address: u64,
     /// Where the object is.
-    pub object: u64,
+    pub(crate) object: u64,
     /// Log2 of the size.
-    pub bits: u8,
+    pub(crate) bits: u8,
     /// What the owner of the database notes.
-    pub payload: R,
+    pub(crate) payload: R,
 }
 
 /// There are not enough free nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DatabaseFull;
+pub(crate) struct DatabaseFull;
 
 /// A bucket of a hash table, at the beginning.
 pub const EMPTY_BUCKET: NodeId = NodeId::NONE;
 
 /// The database.
 #[derive(Debug)]
-pub struct Database<'m, R> {
+pub(crate) struct Database<'m, R> {
     nodes: &'m mut [Node<R>],
     by_place: &'m mut [NodeId],
     by_object: &'m mut [NodeId],
@@ -122,7 +122,7 @@ impl<'m, R: Copy + Default> Database<'m, R> {
     /// A database with room for one mapping less than `nodes`. The tables' lengths should be powers of
     /// two, about as many as there are nodes. `sizes`: log2 of all sizes, smallest first; `key`: a
     /// number that programs cannot know.
-    pub fn new(
+    pub(crate) fn new(
         nodes: &'m mut [Node<R>],
         by_place: &'m mut [NodeId],
         by_object: &'m mut [NodeId],
@@ -138,7 +138,7 @@ impl<'m, R: Copy + Default> Database<'m, R> {
                 node.next = NodeId(following);
             }
         }
-        let mut database = Self {
+        let database = Self {
             nodes,
             by_place,
             by_object,
@@ -156,17 +156,18 @@ impl<'m, R: Copy + Default> Database<'m, R> {
     }
 
     /// Number of mappings that can still be added.
-    pub fn free_nodes(&self) -> usize {
+    pub(crate) fn free_nodes(&self) -> usize {
         self.free_count
     }
 
     /// Number of mappings.
-    pub fn len(&self) -> usize {
+    #[cfg(not(target_os = "none"))]
+    pub(crate) fn len(&self) -> usize {
         (self.nodes.len() - 1).saturating_sub(self.free_count)
     }
 
     /// The node, which is in use.
-    pub fn get(&self, id: NodeId) -> Option<&Node<R>> {
+    pub(crate) fn get(&self, id: NodeId) -> Option<&Node<R>> {
         self.nodes.get(id.index()).filter(|node| node.bits != FREE)
     }
 
@@ -175,7 +176,7 @@ impl<'m, R: Copy + Default> Database<'m, R> {
     }
 
     /// Sets what the owner of the database notes about a mapping.
-    pub fn set_payload(&mut self, id: NodeId, payload: R) {
+    pub(crate) fn set_payload(&mut self, id: NodeId, payload: R) {
         if let Some(node) = self.node_mut(id) {
             node.payload = payload;
         }
@@ -206,7 +207,7 @@ impl<'m, R: Copy + Default> Database<'m, R> {
     }
 
     /// The mapping of exactly this size at `address`.
-    pub fn find_sized(&self, space: u32, address: u64, bits: u8) -> Option<NodeId> {
+    pub(crate) fn find_sized(&self, space: u32, address: u64, bits: u8) -> Option<NodeId> {
         let start = address >> bits << bits;
         let mut at = *self.by_place.get(self.place_bucket(space, address, bits))?;
         while let Some(node) = self.nodes.get(at.index()) {
@@ -219,12 +220,12 @@ impl<'m, R: Copy + Default> Database<'m, R> {
     }
 
     /// The mapping that `address` of `space` lies in.
-    pub fn find(&self, space: u32, address: u64) -> Option<NodeId> {
+    pub(crate) fn find(&self, space: u32, address: u64) -> Option<NodeId> {
         self.sizes.iter().find_map(|&bits| self.find_sized(space, address, bits))
     }
 
     /// A child of `parent` of exactly this size and object.
-    pub fn child(&self, parent: NodeId, object: u64, bits: u8) -> Option<NodeId> {
+    pub(crate) fn child(&self, parent: NodeId, object: u64, bits: u8) -> Option<NodeId> {
         let start = object >> bits << bits;
         let mut at = *self.by_object.get(self.object_bucket(parent, object, bits))?;
         while let Some(node) = self.nodes.get(at.index()) {
@@ -237,7 +238,7 @@ impl<'m, R: Copy + Default> Database<'m, R> {
     }
 
     /// The next child of the same parent with the same object and size as `child`.
-    pub fn next_child(&self, child: NodeId) -> Option<NodeId> {
+    pub(crate) fn next_child(&self, child: NodeId) -> Option<NodeId> {
         let this = self.get(child)?;
         let mut at = this.next_by_object;
         while let Some(node) = self.nodes.get(at.index()) {
@@ -250,7 +251,7 @@ impl<'m, R: Copy + Default> Database<'m, R> {
     }
 
     /// The first mapping derived from `node`, at any depth; `None` if there is none.
-    pub fn first_derived(&self, node: NodeId) -> Option<NodeId> {
+    pub(crate) fn first_derived(&self, node: NodeId) -> Option<NodeId> {
         let this = self.nodes.get(node.index())?;
         let next = this.next.some()?;
         let following = self.nodes.get(next.index())?;
@@ -258,7 +259,7 @@ impl<'m, R: Copy + Default> Database<'m, R> {
     }
 
     /// The mapping that follows `at` among those derived from `node`, at any depth.
-    pub fn next_derived(&self, node: NodeId, at: NodeId) -> Option<NodeId> {
+    pub(crate) fn next_derived(&self, node: NodeId, at: NodeId) -> Option<NodeId> {
         let depth = self.nodes.get(node.index())?.depth;
         let next = self.nodes.get(at.index())?.next.some()?;
         let following = self.nodes.get(next.index())?;
@@ -266,13 +267,13 @@ impl<'m, R: Copy + Default> Database<'m, R> {
     }
 
     /// The mapping from which `node` was derived.
-    pub fn parent(&self, node: NodeId) -> Option<NodeId> {
+    pub(crate) fn parent(&self, node: NodeId) -> Option<NodeId> {
         self.get(node)?.parent.some()
     }
 
     /// The mapping before `at` in the order of derivation: if nothing is derived from that one any more,
     /// it is the next to be taken out.
-    pub fn previous(&self, at: NodeId) -> NodeId {
+    pub(crate) fn previous(&self, at: NodeId) -> NodeId {
         self.nodes.get(at.index()).map_or(NodeId::ROOT, |node| node.previous)
     }
 
@@ -282,7 +283,11 @@ impl<'m, R: Copy + Default> Database<'m, R> {
     ///
     /// # Errors
     /// [`DatabaseFull`].
-    pub fn insert(&mut self, parent: NodeId, mapping: Mapping<R>) -> Result<NodeId, DatabaseFull> {
+    pub(crate) fn insert(
+        &mut self,
+        parent: NodeId,
+        mapping: Mapping<R>,
+    ) -> Result<NodeId, DatabaseFull> {
         let id = self.free;
         let depth = self.nodes.get(parent.index()).map_or(0, |node| node.depth) + 1;
         let node = self.nodes.get_mut(id.index()).ok_or(DatabaseFull)?;
@@ -305,7 +310,7 @@ impl<'m, R: Copy + Default> Database<'m, R> {
     }
 
     /// Takes a mapping out. What was derived from it must be gone.
-    pub fn remove(&mut self, id: NodeId) {
+    pub(crate) fn remove(&mut self, id: NodeId) {
         debug_assert!(self.first_derived(id).is_none());
         if id == NodeId::ROOT {
             return;
@@ -322,7 +327,7 @@ impl<'m, R: Copy + Default> Database<'m, R> {
     }
 
     /// Moves a mapping, and all that was derived from it, to another place, which is free: a grant.
-    pub fn relocate(&mut self, id: NodeId, space: u32, address: u64) {
+    pub(crate) fn relocate(&mut self, id: NodeId, space: u32, address: u64) {
         self.leave_place(id);
         if let Some(node) = self.node_mut(id) {
             node.space = space;
@@ -332,7 +337,7 @@ impl<'m, R: Copy + Default> Database<'m, R> {
     }
 
     /// The next smaller size than `bits`.
-    pub fn smaller_size(&self, bits: u8) -> Option<u8> {
+    pub(crate) fn smaller_size(&self, bits: u8) -> Option<u8> {
         self.sizes.iter().copied().take_while(|&size| size < bits).last()
     }
 
@@ -342,7 +347,11 @@ impl<'m, R: Copy + Default> Database<'m, R> {
     ///
     /// # Errors
     /// [`DatabaseFull`]; nothing has changed then.
-    pub fn split(&mut self, id: NodeId, payload: impl Fn(R, u64) -> R) -> Result<(), DatabaseFull> {
+    pub(crate) fn split(
+        &mut self,
+        id: NodeId,
+        payload: impl Fn(R, u64) -> R,
+    ) -> Result<(), DatabaseFull> {
         let whole = *self.get(id).ok_or(DatabaseFull)?;
         let bits = self.smaller_size(whole.bits).ok_or(DatabaseFull)?;
         let pieces = 1_u64 << (whole.bits - bits);
@@ -466,11 +475,19 @@ impl<'m, R: Copy + Default> Database<'m, R> {
         }
     }
 
+    /// All mappings, in the order of derivation.
+    #[cfg(not(target_os = "none"))]
+    pub(crate) fn iter(&self) -> impl Iterator<Item = NodeId> {
+        let next = |id: &NodeId| self.nodes.get(id.index())?.next.some();
+        core::iter::successors(next(&NodeId::ROOT), next)
+    }
+
     /// Whether all invariants hold: looks at everything, for tests.
     ///
     /// # Errors
     /// What does not hold, and where.
-    pub fn audit(&self) -> Result<(), (&'static str, NodeId)> {
+    #[cfg(not(target_os = "none"))]
+    pub(crate) fn audit(&self) -> Result<(), (&'static str, NodeId)> {
         let (mut at, mut previous, mut seen) = (NodeId::ROOT, NodeId::NONE, 0);
         while let Some(node) = self.nodes.get(at.index()) {
             let check = |holds: bool, what| if holds { Ok(()) } else { Err((what, at)) };

@@ -4,8 +4,8 @@ use heliox_abi::utcb::ControlWord;
 use heliox_abi::{Flexpage, KernelLabel, Tag, ThreadId, kip};
 use heliox_hal::execution::{Execution, Registers};
 use heliox_hal::memory::KernelMemory;
+use heliox_hal::rights::Rights;
 use heliox_types::interrupt::{PageFaultError, Register};
-use heliox_types::rights::Rights;
 use heliox_types::{PAGE_BYTES, VirtualAddress};
 
 use crate::kernel::{Kernel, Surroundings};
@@ -64,8 +64,9 @@ impl<M: Execution, S: Surroundings> Kernel<'_, M, S> {
     pub(crate) fn page_fault(&mut self, me: Number, address: u64, error: PageFaultError) {
         if self.threads.at(me).space == SIGMA0 && !error.is_protection() {
             if !self.map_to_sigma0(address) {
-                self.surroundings
-                    .log(format_args!("sigma0 touched {address:#x}, which is no memory of its own"));
+                self.surroundings.log(format_args!(
+                    "sigma0 touched {address:#x}, which is no memory of its own"
+                ));
                 self.halt(me);
             }
             return;
@@ -190,7 +191,11 @@ impl<M: Execution, S: Surroundings> Kernel<'_, M, S> {
     // --- Instructions that mean something to the kernel ---
 
     /// Reads bytes of a thread's memory; `None` if they are not all mapped.
-    pub(crate) fn read_user<const N: usize>(&mut self, me: Number, address: u64) -> Option<[u8; N]> {
+    pub(crate) fn read_user<const N: usize>(
+        &mut self,
+        me: Number,
+        address: u64,
+    ) -> Option<[u8; N]> {
         let mut bytes = [0; N];
         let mut done = 0;
         while done < N {
@@ -201,8 +206,7 @@ impl<M: Execution, S: Surroundings> Kernel<'_, M, S> {
             let (region, _) = self.page_of(space, at)?;
             let cpu = self.machine.cpu();
             let memory = self.machine.memory();
-            let mapping =
-                memory.add_kernel_mapping(cpu, region, Rights::Read, false, None).ok()?;
+            let mapping = memory.add_kernel_mapping(cpu, region, Rights::Read, false, None).ok()?;
             let read = bytes
                 .get_mut(done..done + count)
                 .is_some_and(|part| memory.read_bytes(&mapping, within, part).is_ok());

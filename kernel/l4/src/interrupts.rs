@@ -5,7 +5,7 @@
 
 use heliox_abi::{GlobalId, IpcErrorCode, KernelLabel, Phase, kip};
 use heliox_hal::execution::Execution;
-use heliox_hal::irq::{Irq, IrqControl};
+use heliox_types::interrupt::Irq;
 
 use crate::kernel::{Kernel, Surroundings, ipc_error};
 use crate::thread::{From, Incoming, NOBODY, Number, State};
@@ -51,10 +51,9 @@ impl Interrupts {
     }
 
     fn set(&mut self, line: u8, handler: Number, phase: Phases) {
-        if let (Some(old_handler), Some(old_phase)) = (
-            self.handlers.get_mut(usize::from(line)),
-            self.phases.get_mut(usize::from(line)),
-        ) {
+        if let (Some(old_handler), Some(old_phase)) =
+            (self.handlers.get_mut(usize::from(line)), self.phases.get_mut(usize::from(line)))
+        {
             *old_handler = handler;
             *old_phase = phase;
             let bit = 1 << line;

@@ -193,9 +193,10 @@ impl<M: Execution, S: Surroundings> Kernel<'_, M, S> {
         match thread.operation.from {
             From::Nobody => false,
             From::Anybody => true,
-            From::AnyLocal => {
-                self.threads.find(id).is_some_and(|from| self.threads.at(from).space == thread.space)
-            }
+            From::AnyLocal => self
+                .threads
+                .find(id)
+                .is_some_and(|from| self.threads.at(from).space == thread.space),
             From::Thread(wanted) => wanted == id,
         }
     }

@@ -8,11 +8,11 @@
 use core::fmt;
 
 use heliox_abi::utcb::{self, ControlWord};
-use heliox_abi::{Phase, IpcError, IpcErrorCode, ThreadId};
+use heliox_abi::{IpcError, IpcErrorCode, Phase, ThreadId};
 use heliox_hal::execution::{Execution, Registers};
 use heliox_hal::kernel_mapping::KernelMapping;
 use heliox_hal::memory::KernelMemory;
-use heliox_hal::page_map::TableSupply;
+use heliox_hal::page_map::{PageMapUse, TableSupply};
 use heliox_hal::region::PhysicalRegion;
 use heliox_types::interrupt::{Interrupt, Register};
 
@@ -114,6 +114,8 @@ pub struct Kernel<'k, M: Execution, S> {
     pub(crate) kip: KernelMapping,
     /// Where the stubs of system calls are.
     pub(crate) stubs: KernelMapping,
+    /// What runs when there is nothing to run, which does not happen.
+    pub(crate) spare: (PageMapUse, M::Context),
     /// What the machine ends with, once it is to end.
     pub(crate) end: Option<u8>,
 }

@@ -22,9 +22,11 @@
     deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)
 )]
 
-#[cfg(test)]
+#[cfg(not(target_os = "none"))]
 extern crate std;
 
+#[cfg(not(target_os = "none"))]
+mod audit;
 mod boot;
 pub mod boot_information;
 mod calls;
@@ -33,6 +35,7 @@ mod faults;
 mod interrupts;
 mod ipc;
 mod kernel;
+mod light;
 mod memory;
 mod ports;
 mod revoke;
@@ -46,6 +49,8 @@ mod timers;
 mod transfer;
 mod utcb;
 
+#[cfg(not(target_os = "none"))]
+pub use audit::Census;
 pub use boot::{Beginning, Server, StartError};
 pub use database::{EMPTY_BUCKET, Node, NodeId};
 pub use kernel::{DatabaseParts, Kernel, Objects, Surroundings};

@@ -13,12 +13,13 @@
 
 use heliox_abi::Flexpage;
 use heliox_hal::execution::Execution;
+use heliox_hal::execution::UserMemory2 as UserMemory;
+use heliox_hal::flexpage::Flexpage as Range;
 use heliox_hal::mapping::{Change, MappingInfo};
-use heliox_hal::memory::{Paging, UserMemory};
+use heliox_hal::memory::Paging;
 use heliox_hal::page_map::{PageMapPage, SUPPLY_LIMIT};
 use heliox_hal::region::PhysicalRegion;
-use heliox_types::flexpage::Flexpage as Range;
-use heliox_types::rights::Rights;
+use heliox_hal::rights::Rights;
 use heliox_types::{PAGE_BITS, PhysicalAddress, USER_END, VirtualAddress};
 
 use crate::database::{Mapping, NodeId};
@@ -350,7 +351,8 @@ impl<M: Execution, S: Surroundings> Kernel<'_, M, S> {
             let Some(bits) = largest_size(&[at, target], from.end() - at, unit.bits) else {
                 return Progress::Done;
             };
-            if grant && bits < unit.bits && unit.node != NodeId::ROOT && self.split_tree(unit.node) {
+            if grant && bits < unit.bits && unit.node != NodeId::ROOT && self.split_tree(unit.node)
+            {
                 // Again, with the piece.
                 continue;
             }

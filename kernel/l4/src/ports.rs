@@ -7,7 +7,6 @@
 
 use heliox_abi::{Flexpage, FlexpageKind, PortRange};
 use heliox_hal::execution::{Execution, Registers};
-use heliox_hal::port::Ports;
 
 use crate::database::{Mapping, NodeId};
 use crate::kernel::{Kernel, Surroundings};

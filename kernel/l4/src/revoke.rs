@@ -7,14 +7,15 @@
 
 use heliox_abi::Flexpage;
 use heliox_hal::execution::Execution;
+use heliox_hal::execution::UserMemory2 as UserMemory;
 use heliox_hal::mapping::Change;
-use heliox_hal::memory::UserMemory;
 use heliox_types::VirtualAddress;
 
 use crate::database::NodeId;
 use crate::kernel::{Kernel, Surroundings};
 use crate::memory::{
-    MemoryNote, PAGE_SIZES, Place, Progress, Span, Unit, largest_size, part_of, rights_of, used_bits,
+    MemoryNote, PAGE_SIZES, Place, Progress, Span, Unit, largest_size, part_of, rights_of,
+    used_bits,
 };
 
 /// Mappings that a step deals with, at most.
@@ -106,11 +107,6 @@ impl<M: Execution, S: Surroundings> Kernel<'_, M, S> {
             self.remove_node(node);
         }
         true
-    }
-
-    /// Removes a mapping and all that was derived from it, in one go.
-    pub(crate) fn remove_whole_tree(&mut self, node: NodeId) {
-        self.remove_tree(node, true, &mut Step { budget: u32::MAX, used: 0 });
     }
 
     /// Takes rights, other than reading, from what was derived from a mapping, in one go.

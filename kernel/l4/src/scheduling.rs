@@ -45,8 +45,7 @@ impl<M: Execution, S: Surroundings> Kernel<'_, M, S> {
                 return current;
             }
             // What the thread itself woke up is no preemption.
-            if asynchronous && self.delays_preemption(current, highest.unwrap_or(u8::MAX))
-            {
+            if asynchronous && self.delays_preemption(current, highest.unwrap_or(u8::MAX)) {
                 return current;
             }
             // It comes back at once when the others have done.

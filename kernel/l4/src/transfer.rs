@@ -17,7 +17,7 @@ use heliox_hal::execution::{Execution, Registers};
 use heliox_hal::kernel_mapping::KernelMapping;
 use heliox_hal::memory::KernelMemory;
 use heliox_hal::region::PhysicalRegion;
-use heliox_types::rights::Rights;
+use heliox_hal::rights::Rights;
 use heliox_types::{PAGE_BYTES, VirtualAddress};
 
 use crate::kernel::{Kernel, MESSAGE_REGISTERS, Surroundings};
@@ -130,7 +130,7 @@ impl<M: Execution, S: Surroundings> Kernel<'_, M, S> {
                 self.transfer_message(sender, receiver);
             }
             (Outgoing::Message, Incoming::Start) => {
-                self.start(sender, receiver);
+                self.start_thread(sender, receiver);
                 self.complete(sender, receiver);
             }
             (Outgoing::Message, Incoming::ExceptionReply) => {
@@ -203,8 +203,7 @@ impl<M: Execution, S: Surroundings> Kernel<'_, M, S> {
         let Some(beyond) = (count + 1).checked_sub(first).filter(|beyond| *beyond > 0) else {
             return;
         };
-        let (Some(from), Some(to)) =
-            (self.threads.at(sender).utcb, self.threads.at(receiver).utcb)
+        let (Some(from), Some(to)) = (self.threads.at(sender).utcb, self.threads.at(receiver).utcb)
         else {
             return;
         };
@@ -373,8 +372,9 @@ impl<M: Execution, S: Surroundings> Kernel<'_, M, S> {
         let deadline = match transfer.deadline {
             Some(deadline) => deadline,
             None => {
-                let words = [transfer.sender, transfer.receiver]
-                    .map(|thread| Timeouts(self.control_word(thread, ControlWord::TransferTimeouts)));
+                let words = [transfer.sender, transfer.receiver].map(|thread| {
+                    Timeouts(self.control_word(thread, ControlWord::TransferTimeouts))
+                });
                 let [sender, receiver] = words;
                 let ends = [sender.send().deadline(now), receiver.receive().deadline(now)];
                 ends.into_iter().flatten().min()
@@ -443,7 +443,14 @@ impl<M: Execution, S: Surroundings> Kernel<'_, M, S> {
     }
 
     /// Copies an item's words to the receiver's message registers; the first says whether more items follow.
-    fn copy_item(&mut self, sender: Number, receiver: Number, from: usize, end: usize, last: usize) {
+    fn copy_item(
+        &mut self,
+        sender: Number,
+        receiver: Number,
+        from: usize,
+        end: usize,
+        last: usize,
+    ) {
         if self.threads.at(receiver).operation.incoming != Incoming::Message {
             return;
         }
@@ -516,8 +523,7 @@ impl<M: Execution, S: Surroundings> Kernel<'_, M, S> {
                     (source, target.base.wrapping_add(offset))
                 } else {
                     let offset = low_bits(base, source.bits) >> target.bits << target.bits;
-                    let part =
-                        Span { base: source.base.wrapping_add(offset), bits: target.bits };
+                    let part = Span { base: source.base.wrapping_add(offset), bits: target.bits };
                     (part, target.base)
                 };
                 Some(self.map_span(
@@ -567,7 +573,12 @@ impl<M: Execution, S: Surroundings> Kernel<'_, M, S> {
 
     /// The header that a position is at, and the address of its piece: of the sender's message, or of
     /// the receiver's buffers.
-    fn piece(&mut self, who: Number, position: Position, buffers: bool) -> Option<(StringItem, u64)> {
+    fn piece(
+        &mut self,
+        who: Number,
+        position: Position,
+        buffers: bool,
+    ) -> Option<(StringItem, u64)> {
         let word = |kernel: &mut Self, index: usize| {
             let limit = if buffers { utcb::BUFFER_REGISTERS } else { utcb::MESSAGE_REGISTERS };
             (index < limit).then(|| match buffers {
@@ -722,10 +733,9 @@ impl<M: Execution, S: Surroundings> Kernel<'_, M, S> {
             Some(other) => mapping(other),
         };
         let copied = match (source_mapping, target_mapping) {
-            (Some(source), Some(target)) => machine
-                .memory()
-                .copy((source, from_offset), (target, to_offset), count)
-                .is_ok(),
+            (Some(source), Some(target)) => {
+                machine.memory().copy((source, from_offset), (target, to_offset), count).is_ok()
+            }
             _ => false,
         };
         self.close(target);
@@ -775,19 +785,19 @@ impl<M: Execution, S: Surroundings> Kernel<'_, M, S> {
     }
 
     /// The message that starts a thread: two words, its instruction and stack pointers.
-    fn start(&mut self, sender: Number, receiver: Number) {
+    fn start_thread(&mut self, sender: Number, receiver: Number) {
         let tag = Tag(self.message_register(sender, 0));
         let (instruction, stack) =
             (self.message_register(sender, 1), self.message_register(sender, 2));
         let fits = (tag.untyped(), tag.typed()) == (2, 0);
         let thread = self.threads.at_mut(receiver);
         let entry = VirtualAddress::new(instruction).filter(|address| fits && address.is_user());
-        match (&mut thread.context, entry) {
-            (Some(context), Some(entry)) if context.set_instruction_pointer(entry).is_ok() => {
-                context.set_stack_pointer(stack);
-                thread.state = State::Ready;
-            }
-            _ => thread.state = State::Stopped,
+        thread.state = State::Stopped;
+        if let (Some(context), Some(entry)) = (&mut thread.context, entry)
+            && context.set_instruction_pointer(entry).is_ok()
+        {
+            context.set_stack_pointer(stack);
+            thread.state = State::Ready;
         }
     }
 }

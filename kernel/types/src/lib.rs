@@ -22,6 +22,7 @@
 )]
 
 mod frame;
+pub mod interrupt;
 mod page_size;
 mod physical_address;
 mod virtual_address;

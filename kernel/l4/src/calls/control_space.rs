@@ -3,8 +3,8 @@
 use heliox_abi::{CallError, Flexpage, GlobalId, ThreadId, kip};
 use heliox_hal::execution::Execution;
 use heliox_hal::memory::Paging;
+use heliox_hal::rights::Rights;
 use heliox_types::interrupt::Register;
-use heliox_types::rights::Rights;
 
 use crate::kernel::{Kernel, Surroundings};
 use crate::memory::Span;
@@ -132,7 +132,7 @@ impl<M: Execution, S: Surroundings> Kernel<'_, M, S> {
         let Some(Tables { map, held }) = self.spaces.at_mut(space).tables.take() else { return };
         let cpu = self.machine.cpu();
         self.machine.memory().detach(held);
-        match self.machine.memory().free_page_map(cpu, map) {
+        match heliox_hal::execution::UserMemory2::free_page_map(self.machine.memory(), cpu, map) {
             Ok(root) => self.keep_table(root),
             Err(refused) => self
                 .surroundings

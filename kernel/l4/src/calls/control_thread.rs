@@ -5,9 +5,9 @@ use heliox_abi::utcb::{self, ControlWord};
 use heliox_abi::{CallError, GlobalId, ThreadId, kip};
 use heliox_hal::execution::{Execution, Registers};
 use heliox_hal::memory::KernelMemory;
+use heliox_hal::rights::Rights;
 use heliox_types::VirtualAddress;
 use heliox_types::interrupt::Register;
-use heliox_types::rights::Rights;
 
 use crate::kernel::{Kernel, Surroundings};
 use crate::space::Space;
@@ -92,7 +92,12 @@ impl<M: Execution, S: Surroundings> Kernel<'_, M, S> {
     }
 
     /// Who handles an interrupt line: nobody if the pager is the interrupt itself.
-    fn control_interrupt(&mut self, me: Number, line: u8, pager: ThreadId) -> Result<(), CallError> {
+    fn control_interrupt(
+        &mut self,
+        me: Number,
+        line: u8,
+        pager: ThreadId,
+    ) -> Result<(), CallError> {
         if pager.global() == crate::interrupts::interrupt_id(line) {
             self.dissociate(line);
             return Ok(());
@@ -276,9 +281,9 @@ impl<M: Execution, S: Surroundings> Kernel<'_, M, S> {
         let pager = thread.pager;
         self.set_control_word(number, ControlWord::Pager, pager.0);
         let space = self.threads.at(number).space;
-        let from = pager.global().or_else(|| {
-            self.resolve(space, pager).and_then(|pager| self.threads.at(pager).id)
-        });
+        let from = pager
+            .global()
+            .or_else(|| self.resolve(space, pager).and_then(|pager| self.threads.at(pager).id));
         let thread = self.threads.at_mut(number);
         thread.operation = Operation {
             from: from.map_or(From::Nobody, From::Thread),
@@ -294,7 +299,12 @@ impl<M: Execution, S: Surroundings> Kernel<'_, M, S> {
 
     // --- Changing ---
 
-    fn modify(&mut self, me: Number, number: Number, arguments: Arguments) -> Result<(), CallError> {
+    fn modify(
+        &mut self,
+        me: Number,
+        number: Number,
+        arguments: Arguments,
+    ) -> Result<(), CallError> {
         let Arguments { destination, space, scheduler, pager, utcb } = arguments;
         let target = match space.global() {
             Some(id) if id.number() == number => self.threads.at(number).space,
@@ -325,7 +335,8 @@ impl<M: Execution, S: Surroundings> Kernel<'_, M, S> {
             self.leave_ipc(number);
         }
         let relocates = location.is_some()
-            && (moves || old_utcb.is_none_or(|old| Some(old.address - utcb::MR0_OFFSET) != location));
+            && (moves
+                || old_utcb.is_none_or(|old| Some(old.address - utcb::MR0_OFFSET) != location));
         if let Some(address) = location.filter(|_| relocates) {
             self.relocate(number, target, address)?;
         } else if moves {

@@ -21,7 +21,8 @@ impl<M: Execution, S: Surroundings> Kernel<'_, M, S> {
         let priority = PriorityControl(self.register(me, Register::Rsi));
         let processor = ProcessorControl(self.register(me, Register::R8));
         let preemption = PreemptionControl(self.register(me, Register::R9));
-        let (result, old) = match self.set_schedule(me, name, time, priority, processor, preemption) {
+        let (result, old) = match self.set_schedule(me, name, time, priority, processor, preemption)
+        {
             Ok((state, old)) => (state as u64, old.0),
             Err(error) => {
                 self.set_call_error(me, error);
