@@ -26,7 +26,6 @@ pub mod cpu;
 pub mod domain;
 pub mod entry;
 pub mod error;
-pub mod execution;
 pub mod flexpage;
 pub mod geometry;
 pub mod irq;

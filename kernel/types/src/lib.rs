@@ -22,7 +22,6 @@
 )]
 
 mod frame;
-pub mod interrupt;
 mod page_size;
 mod physical_address;
 mod virtual_address;
