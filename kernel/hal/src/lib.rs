@@ -26,6 +26,7 @@ pub mod cpu;
 pub mod domain;
 pub mod entry;
 pub mod error;
+pub mod execution;
 pub mod flexpage;
 pub mod geometry;
 pub mod irq;
