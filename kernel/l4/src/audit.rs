@@ -6,11 +6,11 @@ use std::string::String;
 use std::vec::Vec;
 
 use heliox_abi::kip;
-use heliox_hal::execution::{Execution, UserMemory2};
+use heliox_hal::shim::UserMemory2;
 use heliox_types::{USER_END, VirtualAddress};
 
 use crate::database::NodeId;
-use crate::kernel::{Kernel, Surroundings};
+use crate::kernel::{Kernel, Machine, Surroundings};
 use crate::memory::{bits_of, bits_of_level};
 use crate::space::SIGMA0;
 use crate::thread::{NOBODY, Number, State, Work};
@@ -35,7 +35,7 @@ pub struct Census {
     pub supply: usize,
 }
 
-impl<M: Execution, S: Surroundings> Kernel<'_, M, S> {
+impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
     /// The machine.
     pub fn machine(&mut self) -> &mut M {
         &mut self.machine

@@ -6,7 +6,7 @@ use heliox_abi::kip::{self, MemoryDescriptor, offset};
 use heliox_abi::{CallError, GlobalId, ThreadId};
 use heliox_hal::entry::Host;
 use heliox_hal::error::Error;
-use heliox_hal::execution::{Execution, Registers};
+use heliox_hal::execution::Registers;
 use heliox_hal::kernel_mapping::KernelMapping;
 use heliox_hal::memory::{KernelMemory, Paging};
 use heliox_hal::page_map::{PageMapUse, TableSupply};
@@ -17,7 +17,7 @@ use heliox_types::{PAGE_BYTES, VirtualAddress};
 use crate::calls::{KIP_AREA_BITS, UTCB_AREA_BITS};
 use crate::database::Database;
 use crate::interrupts::Interrupts;
-use crate::kernel::{Checks, Kernel, Objects, Surroundings};
+use crate::kernel::{Checks, Kernel, Machine, Objects, Surroundings};
 use crate::memory::PAGE_SIZES;
 use crate::ports::PORT_SIZES;
 use crate::run_queue::RunQueue;
@@ -128,7 +128,7 @@ impl From<Error> for StartError {
     }
 }
 
-impl<'k, M: Execution, S: Surroundings> Kernel<'k, M, S> {
+impl<'k, M: Machine, S: Surroundings> Kernel<'k, M, S> {
     /// A kernel that is ready to run sigma0 and root.
     ///
     /// `regions`: the memory that sigma0 has, by rising addresses.
@@ -300,7 +300,7 @@ impl<'k, M: Execution, S: Surroundings> Kernel<'k, M, S> {
 const _: () = assert!(offset::VERSION_TEXT + TEXTS.len() <= offset::MEMORY_DESCRIPTORS);
 
 /// A page for the kernel, mapped for it and clear.
-fn private_page<M: Execution, S: Surroundings>(
+fn private_page<M: Machine, S: Surroundings>(
     machine: &mut M,
     surroundings: &mut S,
 ) -> Result<KernelMapping, StartError> {
@@ -313,7 +313,7 @@ fn private_page<M: Execution, S: Surroundings>(
 }
 
 /// An address space in which nothing is mapped, and registers of no thread.
-fn spare<M: Execution, S: Surroundings>(
+fn spare<M: Machine, S: Surroundings>(
     machine: &mut M,
     surroundings: &mut S,
 ) -> Result<(PageMapUse, M::Context), StartError> {
@@ -327,7 +327,7 @@ fn spare<M: Execution, S: Surroundings>(
 }
 
 /// The page of the stubs, which programs can execute.
-fn stub_page<M: Execution, S: Surroundings>(
+fn stub_page<M: Machine, S: Surroundings>(
     machine: &mut M,
     surroundings: &mut S,
 ) -> Result<KernelMapping, StartError> {

@@ -14,22 +14,19 @@ pub(crate) use control_space::{KIP_AREA_BITS, UTCB_AREA_BITS};
 
 use heliox_abi::utcb::{self, ControlWord};
 use heliox_abi::{CallError, Flexpage, FlexpageKind, ThreadId};
-use heliox_hal::execution::{Execution, Registers};
+use heliox_hal::execution::Registers;
 use heliox_hal::region::RegionKind;
-use heliox_types::VirtualAddress;
-use heliox_types::interrupt::Register;
+use heliox_types::Register;
 
-use crate::kernel::{Kernel, Surroundings};
+use crate::kernel::{Kernel, Machine, Surroundings};
 use crate::memory::Place;
 use crate::stubs::{Stub, stub_of};
 use crate::thread::{NOBODY, Number, Work};
 
 /// Number of an exception: an instruction that means nothing here.
 const INVALID_OPCODE: u8 = 6;
-/// Number of an exception: an instruction pointer that leads nowhere.
-const GENERAL_PROTECTION: u8 = 13;
 
-impl<M: Execution, S: Surroundings> Kernel<'_, M, S> {
+impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
     /// A thread made a system call.
     pub(crate) fn system_call(&mut self, me: Number) {
         let at = self.threads.at(me).context.as_ref().map_or(0, Registers::instruction_pointer);
@@ -38,9 +35,6 @@ impl<M: Execution, S: Surroundings> Kernel<'_, M, S> {
             // Not from a stub: to a program the instruction means nothing.
             return self.exception(me, INVALID_OPCODE, 0);
         };
-        if stub.takes_return_address() && !self.return_to_caller(me) {
-            return self.exception(me, GENERAL_PROTECTION, 0);
-        }
         self.woken = NOBODY;
         match stub {
             Stub::Ipc => self.ipc(me),
@@ -51,7 +45,7 @@ impl<M: Execution, S: Surroundings> Kernel<'_, M, S> {
                 self.set_register(me, Register::Rax, now);
             }
             Stub::ThreadSwitch => {
-                let to = ThreadId(self.register(me, Register::Rsi));
+                let to = ThreadId(self.register(me, Register::Rdi));
                 self.thread_switch(me, to);
             }
             Stub::Schedule => self.schedule(me),
@@ -64,15 +58,6 @@ impl<M: Execution, S: Surroundings> Kernel<'_, M, S> {
         if woken != NOBODY && self.current == me {
             self.hand_over(woken);
         }
-    }
-
-    /// Continues a caller at the address that its stub passes in RDI.
-    fn return_to_caller(&mut self, me: Number) -> bool {
-        let address = VirtualAddress::new(self.register(me, Register::Rdi));
-        let context = self.threads.at_mut(me).context.as_mut();
-        context
-            .zip(address)
-            .is_some_and(|(context, address)| context.set_instruction_pointer(address).is_ok())
     }
 
     /// Ends a call that answers with a result in RAX, or an error code and 0.

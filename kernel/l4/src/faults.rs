@@ -2,13 +2,13 @@
 
 use heliox_abi::utcb::ControlWord;
 use heliox_abi::{Flexpage, KernelLabel, Tag, ThreadId, kip};
-use heliox_hal::execution::{Execution, Registers};
+use heliox_hal::execution::Registers;
 use heliox_hal::memory::KernelMemory;
 use heliox_hal::rights::Rights;
-use heliox_types::interrupt::{PageFaultError, Register};
 use heliox_types::{PAGE_BYTES, VirtualAddress};
+use heliox_types::{PageFaultError, Register};
 
-use crate::kernel::{Kernel, Surroundings};
+use crate::kernel::{Kernel, Machine, Surroundings};
 use crate::ports::port_access;
 use crate::space::SIGMA0;
 use crate::thread::{From, Incoming, Number, Operation, Outgoing, Work};
@@ -55,7 +55,7 @@ const EXCEPTION_WORDS: usize = 20;
 /// The flags that the answer to an exception sets: those of arithmetic.
 const ARITHMETIC_FLAGS: u64 = 1 | 1 << 2 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 11;
 
-impl<M: Execution, S: Surroundings> Kernel<'_, M, S> {
+impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
     fn instruction_pointer(&self, number: Number) -> u64 {
         self.threads.at(number).context.as_ref().map_or(0, Registers::instruction_pointer)
     }

@@ -4,10 +4,9 @@
 //! it is off until its handler acknowledges by sending to it.
 
 use heliox_abi::{GlobalId, IpcErrorCode, KernelLabel, Phase, kip};
-use heliox_hal::execution::Execution;
-use heliox_types::interrupt::Irq;
+use heliox_types::Irq;
 
-use crate::kernel::{Kernel, Surroundings, ipc_error};
+use crate::kernel::{Kernel, Machine, Surroundings, ipc_error};
 use crate::thread::{From, Incoming, NOBODY, Number, State};
 
 /// Lines.
@@ -79,7 +78,7 @@ impl Interrupts {
     }
 }
 
-impl<M: Execution, S: Surroundings> Kernel<'_, M, S> {
+impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
     /// The line that a global identifier names, if it names one.
     pub(crate) fn interrupt_line(&self, id: GlobalId) -> Option<u8> {
         let is_line = id.number() < kip::SYSTEM_BASE && id.version() == 1;

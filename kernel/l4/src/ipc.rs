@@ -13,10 +13,10 @@
 
 use heliox_abi::utcb::ControlWord;
 use heliox_abi::{GlobalId, IpcError, IpcErrorCode, Phase, Tag, ThreadId, Time, Timeouts, kip};
-use heliox_hal::execution::{Execution, Registers};
-use heliox_types::interrupt::Register;
+use heliox_hal::execution::Registers;
+use heliox_types::Register;
 
-use crate::kernel::{Kernel, Surroundings, ipc_error};
+use crate::kernel::{Kernel, Machine, Surroundings, ipc_error};
 use crate::space::Redirector;
 use crate::thread::{From, Incoming, Limit, NOBODY, Number, Operation, Outgoing, State, Work};
 
@@ -32,7 +32,7 @@ enum Destination {
     Interrupt(u8),
 }
 
-impl<M: Execution, S: Surroundings> Kernel<'_, M, S> {
+impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
     /// The system call Ipc, or Lipc, of the current thread.
     pub(crate) fn ipc(&mut self, me: Number) {
         let to = ThreadId(self.register(me, Register::Rsi));

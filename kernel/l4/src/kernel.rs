@@ -10,11 +10,13 @@ use core::fmt;
 use heliox_abi::utcb::{self, ControlWord};
 use heliox_abi::{IpcError, IpcErrorCode, Phase, ThreadId};
 use heliox_hal::execution::{Execution, Registers};
+use heliox_hal::irq::IrqControl;
 use heliox_hal::kernel_mapping::KernelMapping;
 use heliox_hal::memory::KernelMemory;
 use heliox_hal::page_map::{PageMapUse, TableSupply};
+use heliox_hal::port::Ports;
 use heliox_hal::region::PhysicalRegion;
-use heliox_types::interrupt::{Interrupt, Register};
+use heliox_types::{Interrupt, Register};
 
 use crate::database::{Database, Node, NodeId};
 use crate::interrupts::Interrupts;
@@ -26,6 +28,11 @@ use crate::threads::Threads;
 use crate::timers::{Deadline, Timers};
 use crate::transfer::{Transfer, Transfers};
 use crate::utcb::{UtcbPage, UtcbPages};
+
+/// The machine: everything that the kernel needs of the abstraction layer.
+pub trait Machine: Execution + IrqControl + Ports {}
+
+impl<M: Execution + IrqControl + Ports> Machine for M {}
 
 /// What the kernel needs besides the machine.
 pub trait Surroundings {
@@ -47,7 +54,7 @@ pub trait Surroundings {
 
 /// Memory for kernel objects, all of it taken when the kernel starts.
 #[derive(Debug)]
-pub struct Objects<'k, M: Execution> {
+pub struct Objects<'k, M: Machine> {
     /// One for each thread number; the length says which numbers there are.
     pub threads: &'k mut [Thread<M::Context>],
     /// As many as threads: their deadlines.
@@ -79,7 +86,7 @@ pub struct DatabaseParts<'k, R> {
 
 /// The kernel, on a machine `M` in surroundings `S`.
 #[derive(Debug)]
-pub struct Kernel<'k, M: Execution, S> {
+pub struct Kernel<'k, M: Machine, S> {
     pub(crate) machine: M,
     pub(crate) surroundings: S,
     pub(crate) supply: TableSupply,
@@ -151,7 +158,7 @@ impl<'k> Checks<'k> {
     }
 }
 
-impl<M: Execution, S: Surroundings> Kernel<'_, M, S> {
+impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
     /// Runs threads until the machine is to end; answers the status that it ends with.
     pub fn run(&mut self) -> u8 {
         loop {

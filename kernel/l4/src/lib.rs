@@ -53,7 +53,7 @@ mod utcb;
 pub use audit::Census;
 pub use boot::{Beginning, Server, StartError};
 pub use database::{EMPTY_BUCKET, Node, NodeId};
-pub use kernel::{DatabaseParts, Kernel, Objects, Surroundings};
+pub use kernel::{DatabaseParts, Kernel, Machine, Objects, Surroundings};
 pub use memory::MemoryNote;
 pub use space::Space;
 pub use thread::Thread;

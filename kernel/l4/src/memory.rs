@@ -12,22 +12,21 @@
 //! steps: they answer how far they came.
 
 use heliox_abi::Flexpage;
-use heliox_hal::execution::Execution;
-use heliox_hal::execution::UserMemory2 as UserMemory;
 use heliox_hal::flexpage::Flexpage as Range;
 use heliox_hal::mapping::{Change, MappingInfo};
 use heliox_hal::memory::Paging;
 use heliox_hal::page_map::{PageMapPage, SUPPLY_LIMIT};
 use heliox_hal::region::PhysicalRegion;
 use heliox_hal::rights::Rights;
+use heliox_hal::shim::UserMemory2 as UserMemory;
 use heliox_types::{PAGE_BITS, PhysicalAddress, USER_END, VirtualAddress};
 
 use crate::database::{Mapping, NodeId};
-use crate::kernel::{Kernel, Surroundings};
+use crate::kernel::{Kernel, Machine, Surroundings};
 use crate::space::SIGMA0;
 
 /// Log2 of the sizes of pages, smallest first.
-pub const PAGE_SIZES: &[u8] = &[12, 21, 30];
+pub(crate) const PAGE_SIZES: &[u8] = &[12, 21, 30];
 
 /// What is noted about a mapping of memory.
 #[derive(Clone, Copy, Debug, Default)]
@@ -137,7 +136,7 @@ pub(crate) fn used_bits(info: &MappingInfo) -> u8 {
     used as u8
 }
 
-impl<M: Execution, S: Surroundings> Kernel<'_, M, S> {
+impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
     /// What is at `address` of a space.
     pub(crate) fn place(&mut self, space: u32, address: u64) -> Place {
         if space == SIGMA0 {
@@ -173,8 +172,8 @@ impl<M: Execution, S: Surroundings> Kernel<'_, M, S> {
         if let Some(region) = region
             && address - first_address(&region) < 1 << region.bits()
         {
-            let sizes = PAGE_SIZES.iter().copied().filter(|&bits| u32::from(bits) <= region.bits());
-            let bits = sizes.last().unwrap_or(12);
+            let mut sizes = PAGE_SIZES.iter().copied().rev();
+            let bits = sizes.find(|&bits| u32::from(bits) <= region.bits()).unwrap_or(12);
             let object = address >> bits << bits;
             let unit = Unit {
                 node: NodeId::ROOT,
@@ -408,5 +407,5 @@ pub(crate) fn largest_size(addresses: &[u64], room: u64, most: u8) -> Option<u8>
             && 1 << bits <= room
             && addresses.iter().all(|address| address.trailing_zeros() >= u32::from(bits))
     };
-    PAGE_SIZES.iter().copied().filter(|&bits| fits(bits)).last()
+    PAGE_SIZES.iter().copied().rev().find(|&bits| fits(bits))
 }

@@ -2,19 +2,19 @@
 //!
 //! A port mapping is a node of a database of its own; its sizes are all powers of two, and its addresses
 //! are port numbers. Sigma0 has every port that the machine gives out. The bits that the processor
-//! looks at are those of a space's [`PortPermissions`](Execution::PortPermissions): they are set while a
+//! looks at are those of a space's [`PortPermissions`]: they are set while a
 //! node of the space covers the port.
 
 use heliox_abi::{Flexpage, FlexpageKind, PortRange};
-use heliox_hal::execution::{Execution, Registers};
+use heliox_hal::execution::{PortPermissions, Registers};
 
 use crate::database::{Mapping, NodeId};
-use crate::kernel::{Kernel, Surroundings};
+use crate::kernel::{Kernel, Machine, Surroundings};
 use crate::space::SIGMA0;
 use crate::thread::Number;
 
 /// Log2 of the sizes of port mappings.
-pub const PORT_SIZES: &[u8] = &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16];
+pub(crate) const PORT_SIZES: &[u8] = &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16];
 
 /// The ports that an instruction uses, as the first and log2 of their number, if it is one that uses
 /// ports; `dx` is what register DX holds.
@@ -51,7 +51,7 @@ fn pieces(range: PortRange) -> (u64, u8) {
     (u64::from(range.first), range.bits as u8)
 }
 
-impl<M: Execution, S: Surroundings> Kernel<'_, M, S> {
+impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
     /// Whether a space may use all ports of a range.
     pub(crate) fn has_ports(&self, space: u32, first: u16, bits: u8) -> bool {
         let last = u32::from(first) + (1 << bits);
@@ -202,7 +202,10 @@ impl<M: Execution, S: Surroundings> Kernel<'_, M, S> {
                     continue;
                 }
                 if let Ok(part) = range.derive(from as u16, to as u16) {
-                    M::change_port(ports, part, allow);
+                    match allow {
+                        true => ports.grant(part),
+                        false => ports.revoke(part),
+                    }
                 }
             }
         }

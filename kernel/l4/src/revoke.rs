@@ -6,13 +6,12 @@
 //! so that the next step passes over it quickly.
 
 use heliox_abi::Flexpage;
-use heliox_hal::execution::Execution;
-use heliox_hal::execution::UserMemory2 as UserMemory;
 use heliox_hal::mapping::Change;
+use heliox_hal::shim::UserMemory2 as UserMemory;
 use heliox_types::VirtualAddress;
 
 use crate::database::NodeId;
-use crate::kernel::{Kernel, Surroundings};
+use crate::kernel::{Kernel, Machine, Surroundings};
 use crate::memory::{
     MemoryNote, PAGE_SIZES, Place, Progress, Span, Unit, largest_size, part_of, rights_of,
     used_bits,
@@ -55,7 +54,7 @@ impl Step {
     }
 }
 
-impl<M: Execution, S: Surroundings> Kernel<'_, M, S> {
+impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
     /// A revocation.
     pub(crate) fn revocation(&mut self, rights: u64, flush: bool) -> Revocation {
         self.last_mark = self.last_mark.wrapping_add(1);

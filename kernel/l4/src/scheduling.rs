@@ -8,12 +8,11 @@
 
 use heliox_abi::ThreadId;
 use heliox_abi::utcb::{ControlWord, preemption};
-use heliox_hal::execution::Execution;
 
-use crate::kernel::{Kernel, Surroundings};
+use crate::kernel::{Kernel, Machine, Surroundings};
 use crate::thread::{From, Incoming, NOBODY, Number, Operation, Outgoing, State, Work};
 
-impl<M: Execution, S: Surroundings> Kernel<'_, M, S> {
+impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
     /// Chooses the thread that runs next and makes it the current one; [`NOBODY`] if none can run.
     pub(crate) fn dispatch(&mut self) -> Number {
         loop {

@@ -4,8 +4,8 @@
 //! says where. Each has [`SIZE`] bytes. Which stub made a system call is told by the address behind the
 //! SYSCALL instruction, so that no register is needed for that.
 //!
-//! A stub moves what SYSCALL destroys out of the way. Stubs of calls that a light path may answer (Ipc, SystemClock, ThreadSwitch) pass the address
-//! to return to in RDI, and return there directly.
+//! A stub returns to its caller with all that the kernel left in registers. One moves what SYSCALL destroys
+//! out of the way.
 
 /// Log2 of a stub's size.
 const SIZE_BITS: u32 = 7;
@@ -44,11 +44,6 @@ pub(crate) const STUBS: [Stub; 10] = [
 ];
 
 impl Stub {
-    /// Whether the stub passes the address to return to in RDI.
-    pub(crate) fn takes_return_address(self) -> bool {
-        matches!(self, Self::Ipc | Self::SystemClock | Self::ThreadSwitch)
-    }
-
     /// Where the stub begins in the page.
     pub(crate) const fn offset(self) -> u64 {
         (self as u64) << SIZE_BITS
@@ -57,8 +52,6 @@ impl Stub {
     /// The code. Every SYSCALL is followed by at least one byte of the stub.
     pub(crate) const fn code(self) -> &'static [u8] {
         match self {
-            Self::Ipc | Self::SystemClock => &RETURN_IN_RDI,
-            Self::ThreadSwitch => &THREAD_SWITCH,
             Self::MemoryControl => &MEMORY_CONTROL,
             _ => &PLAIN,
         }
@@ -72,12 +65,6 @@ pub(crate) fn stub_of(offset: u64) -> Option<Stub> {
     let call = stub.code().get(end.checked_sub(2)?..end)?;
     (call == [0x0f, 0x05]).then_some(stub)
 }
-
-/// `pop rdi; syscall; ud2`: the kernel returns to RDI.
-const RETURN_IN_RDI: [u8; 5] = [0x5f, 0x0f, 0x05, 0x0f, 0x0b];
-
-/// `mov rsi, rdi; pop rdi; syscall; ud2`
-const THREAD_SWITCH: [u8; 8] = [0x48, 0x89, 0xfe, 0x5f, 0x0f, 0x05, 0x0f, 0x0b];
 
 /// `syscall; ret`
 const PLAIN: [u8; 3] = [0x0f, 0x05, 0xc3];

@@ -13,14 +13,14 @@ use heliox_abi::{
     Acceptor, Flexpage, FlexpageKind, IpcError, IpcErrorCode, ItemKind, MapItem, Phase, StringItem,
     Tag, ThreadId, Timeouts,
 };
-use heliox_hal::execution::{Execution, Registers};
+use heliox_hal::execution::Registers;
 use heliox_hal::kernel_mapping::KernelMapping;
 use heliox_hal::memory::KernelMemory;
 use heliox_hal::region::PhysicalRegion;
 use heliox_hal::rights::Rights;
 use heliox_types::{PAGE_BYTES, VirtualAddress};
 
-use crate::kernel::{Kernel, MESSAGE_REGISTERS, Surroundings};
+use crate::kernel::{Kernel, MESSAGE_REGISTERS, Machine, Surroundings};
 use crate::memory::{Progress, Span};
 use crate::thread::{From, Incoming, Limit, NOBODY, Number, Operation, Outgoing, State, Work};
 
@@ -120,7 +120,7 @@ enum Window {
     Utcb(u32),
 }
 
-impl<M: Execution, S: Surroundings> Kernel<'_, M, S> {
+impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
     /// Transfers the message of `sender`, which `receiver` waits for.
     pub(crate) fn begin_transfer(&mut self, sender: Number, receiver: Number) {
         let outgoing = self.threads.at(sender).operation.outgoing;

@@ -1,12 +1,11 @@
 //! SpaceControl: the areas of a space, and its redirector; and the end of spaces.
 
 use heliox_abi::{CallError, Flexpage, GlobalId, ThreadId, kip};
-use heliox_hal::execution::Execution;
 use heliox_hal::memory::Paging;
 use heliox_hal::rights::Rights;
-use heliox_types::interrupt::Register;
+use heliox_types::Register;
 
-use crate::kernel::{Kernel, Surroundings};
+use crate::kernel::{Kernel, Machine, Surroundings};
 use crate::memory::Span;
 use crate::space::{Area, Redirector, Tables};
 use crate::thread::{Number, State};
@@ -16,7 +15,7 @@ pub(crate) const UTCB_AREA_BITS: u32 = 12;
 /// The size of the area for the kernel interface page, as log2.
 pub(crate) const KIP_AREA_BITS: u32 = 12;
 
-impl<M: Execution, S: Surroundings> Kernel<'_, M, S> {
+impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
     /// The system call SpaceControl.
     pub(crate) fn space_control(&mut self, me: Number) {
         let [specifier, kip_area, utcb_area, redirector] =
@@ -132,7 +131,7 @@ impl<M: Execution, S: Surroundings> Kernel<'_, M, S> {
         let Some(Tables { map, held }) = self.spaces.at_mut(space).tables.take() else { return };
         let cpu = self.machine.cpu();
         self.machine.memory().detach(held);
-        match heliox_hal::execution::UserMemory2::free_page_map(self.machine.memory(), cpu, map) {
+        match heliox_hal::shim::UserMemory2::free_page_map(self.machine.memory(), cpu, map) {
             Ok(root) => self.keep_table(root),
             Err(refused) => self
                 .surroundings

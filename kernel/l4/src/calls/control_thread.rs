@@ -3,13 +3,13 @@
 
 use heliox_abi::utcb::{self, ControlWord};
 use heliox_abi::{CallError, GlobalId, ThreadId, kip};
-use heliox_hal::execution::{Execution, Registers};
+use heliox_hal::execution::Registers;
 use heliox_hal::memory::KernelMemory;
 use heliox_hal::rights::Rights;
+use heliox_types::Register;
 use heliox_types::VirtualAddress;
-use heliox_types::interrupt::Register;
 
-use crate::kernel::{Kernel, Surroundings};
+use crate::kernel::{Kernel, Machine, Surroundings};
 use crate::space::Space;
 use crate::thread::{
     From, Incoming, NOBODY, Number, Operation, Scheduling, State, Thread, Utcb, Work,
@@ -28,7 +28,7 @@ struct Arguments {
     utcb: u64,
 }
 
-impl<M: Execution, S: Surroundings> Kernel<'_, M, S> {
+impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
     /// The system call ThreadControl.
     pub(crate) fn thread_control(&mut self, me: Number) {
         let [destination, space, scheduler, pager, utcb] =
@@ -154,7 +154,7 @@ impl<M: Execution, S: Surroundings> Kernel<'_, M, S> {
     fn check_utcb(&self, space: u32, address: u64, owner: Number) -> Result<(), CallError> {
         let space = self.spaces.at(space);
         if space.tables.is_none()
-            || address % utcb::BYTES != 0
+            || !address.is_multiple_of(utcb::BYTES)
             || !space.utcb_area.contains(address)
         {
             return Err(CallError::UtcbArea);

@@ -2,14 +2,14 @@
 
 use heliox_abi::utcb::ControlWord;
 use heliox_abi::{CallError, ExchangeControl, IpcErrorCode, Phase, ThreadId};
-use heliox_hal::execution::{Execution, Registers};
+use heliox_hal::execution::Registers;
+use heliox_types::Register;
 use heliox_types::VirtualAddress;
-use heliox_types::interrupt::Register;
 
-use crate::kernel::{Kernel, Surroundings, ipc_error};
+use crate::kernel::{Kernel, Machine, Surroundings, ipc_error};
 use crate::thread::{Incoming, Number, Outgoing, State};
 
-impl<M: Execution, S: Surroundings> Kernel<'_, M, S> {
+impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
     /// The system call ExchangeRegisters.
     pub(crate) fn exchange_registers(&mut self, me: Number) {
         let name = ThreadId(self.register(me, Register::Rax));

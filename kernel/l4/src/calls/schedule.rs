@@ -4,16 +4,15 @@ use heliox_abi::{
     CallError, PreemptionControl, PriorityControl, ProcessorControl, ThreadId, ThreadState, Time,
     TimeControl, kip,
 };
-use heliox_hal::execution::Execution;
-use heliox_types::interrupt::Register;
+use heliox_types::Register;
 
-use crate::kernel::{Kernel, Surroundings};
+use crate::kernel::{Kernel, Machine, Surroundings};
 use crate::thread::{NOBODY, Number, Outgoing, State};
 
 /// Number of the only processor.
 const PROCESSOR: u16 = 0;
 
-impl<M: Execution, S: Surroundings> Kernel<'_, M, S> {
+impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
     /// The system call Schedule.
     pub(crate) fn schedule(&mut self, me: Number) {
         let name = ThreadId(self.register(me, Register::Rdi));

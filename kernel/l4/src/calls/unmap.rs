@@ -2,15 +2,14 @@
 
 use heliox_abi::utcb::MESSAGE_REGISTERS;
 use heliox_abi::{Flexpage, FlexpageKind, UnmapControl};
-use heliox_hal::execution::Execution;
-use heliox_types::interrupt::Register;
+use heliox_types::Register;
 
-use crate::kernel::{Kernel, Surroundings};
+use crate::kernel::{Kernel, Machine, Surroundings};
 use crate::memory::{Progress, Span};
 use crate::revoke::Revocation;
 use crate::thread::{Number, Work};
 
-impl<M: Execution, S: Surroundings> Kernel<'_, M, S> {
+impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
     /// The system call Unmap: the flexpages are in the message registers from the first on.
     pub(crate) fn unmap(&mut self, me: Number) {
         let control = self.register(me, Register::Rdx);
