@@ -5,10 +5,11 @@
 //!
 //! - *checks*: every decision that memory-safety rests on, in safe Rust, generic over a
 //!   [`Machine`](machine::Machine);
-//! - *machines*: the raw operations, for the x86-64 processor and, for hosts, simulated.
+//! - *machines*: the raw operations, for the x86-64 processor and, on hosts, simulated.
 //!
-//! The same checks run on both, so that what is tested on a host is what boots. A client kernel
-//! for the bare machine begins with [`kernel_main!`] and gets a `Hal`.
+//! The same checks run on both, so that what is tested on a host is what boots. Operations deal
+//! with one entry of a table at a time; ranges are the business of the crate `heliox-memory`. A
+//! client kernel for the bare machine begins with [`kernel_main!`] and gets a `Hal`.
 
 #![no_std]
 #![deny(unsafe_code)]
@@ -17,32 +18,26 @@
     deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)
 )]
 
-#[cfg(any(test, feature = "simulated"))]
+#[cfg(not(target_os = "none"))]
 extern crate std;
 
-#[cfg(any(test, feature = "simulated"))]
+#[cfg(not(target_os = "none"))]
 pub mod audit;
 pub mod cpu;
-pub mod domain;
 pub mod entry;
-pub mod error;
 pub mod execution;
-pub mod flexpage;
-pub mod geometry;
 pub mod irq;
 pub mod kernel_mapping;
 pub mod machine;
 pub mod mapping;
 pub mod memory;
-mod ownership;
 pub mod page;
 pub mod page_map;
 pub mod pci;
 pub mod port;
 pub mod region;
-pub mod rights;
 pub mod share;
-#[cfg(any(test, feature = "simulated"))]
+#[cfg(not(target_os = "none"))]
 pub mod simulated;
 pub mod state;
 #[cfg(test)]
@@ -52,6 +47,7 @@ pub mod translation;
 #[expect(unsafe_code, reason = "the real machine: the kernel's only unsafe code")]
 mod x86_64;
 
+pub use heliox_types::{domain, error, flexpage, geometry, rights};
 #[cfg(target_os = "none")]
 pub use x86_64::*;
 

@@ -193,6 +193,13 @@ impl FrameRange {
         (Self { start: self.start, end: hole.start }, Self { start: hole.end, end: self.end })
     }
 
+    /// The largest blocks that the range consists of, in rising order: of each the first frame, and
+    /// log2 of the number of frames, of which the first one's number is a multiple.
+    #[must_use]
+    pub const fn blocks(self) -> Blocks {
+        Blocks(self)
+    }
+
     /// The frames of the range, in rising order.
     #[must_use]
     pub const fn iter(self) -> Frames {
@@ -244,6 +251,23 @@ impl Iterator for Frames {
     fn size_hint(&self) -> (usize, Option<usize>) {
         let left = usize::try_from(self.end - self.next).unwrap_or(usize::MAX);
         (left, Some(left))
+    }
+}
+
+/// Iterator over the [`FrameRange::blocks`] of a range.
+#[derive(Clone, Debug)]
+pub struct Blocks(FrameRange);
+
+impl Iterator for Blocks {
+    type Item = (Frame, u32);
+
+    fn next(&mut self) -> Option<(Frame, u32)> {
+        let FrameRange { start, end } = self.0;
+        // No larger than the range, nor than all physical memory, which begins at 0.
+        let most = (end - start).checked_ilog2()?;
+        let order = start.trailing_zeros().min(most);
+        self.0.start = start + (1 << order);
+        Some((Frame(start), order))
     }
 }
 
@@ -303,5 +327,17 @@ mod tests {
         assert!(!range(0, 10).contains_range(range(9, 11)));
         assert!(!range(0, 10).overlaps(range(10, 11)));
         assert!(range(2, 5).iter().map(Frame::number).eq([2, 3, 4]));
+    }
+
+    #[test]
+    fn blocks_are_maximal_and_cover_exactly() {
+        let blocks =
+            |start, end| range(start, end).blocks().map(|(first, order)| (first.number(), order));
+        assert!(blocks(7, 7).eq([]));
+        assert!(blocks(1, 8).eq([(1, 0), (2, 1), (4, 2)]));
+        assert!(blocks(512, 1536).eq([(512, 9), (1024, 9)]));
+        // The last frames, and all of them, without overflow.
+        assert!(blocks(Frame::LIMIT - 3, Frame::LIMIT).map(|(_, order)| order).eq([0, 1]));
+        assert!(blocks(0, Frame::LIMIT).eq([(0, 40)]));
     }
 }

@@ -26,15 +26,23 @@
 
 mod breakpoint;
 mod clock;
+pub mod cpu;
+pub mod domain;
+pub mod error;
 mod events;
+pub mod flexpage;
 mod frame;
+pub mod geometry;
 mod heap_error;
 mod interrupt;
 mod irq;
 mod light_call;
+pub mod mapping;
 mod page_size;
 mod physical_address;
 mod register;
+pub mod rights;
+pub mod status;
 mod virtual_address;
 
 #[cfg(test)]
@@ -43,7 +51,7 @@ extern crate std;
 pub use breakpoint::{Breakpoint, BreakpointError, BreakpointKind, BreakpointLength};
 pub use clock::Clock;
 pub use events::{Events, Measurement};
-pub use frame::{Frame, FrameRange, Frames};
+pub use frame::{Blocks, Frame, FrameRange, Frames};
 pub use heap_error::HeapError;
 pub use interrupt::{Interrupt, PageFaultError, exception_name};
 pub use irq::{Irq, NoSuchLine};

@@ -7,8 +7,8 @@ use std::{format, vec};
 use heliox_types::{Frame, FrameRange, PAGE_BYTES, PhysicalAddress, VirtualAddress};
 
 use super::*;
-use crate::geometry::FourLevel;
-use crate::rights::MemoryType;
+use heliox_types::geometry::FourLevel;
+use heliox_types::rights::MemoryType;
 
 fn frame(number: u64) -> Frame {
     Frame::new(number).unwrap()
@@ -38,11 +38,19 @@ fn leaf(level: u32, at: u64, rights: Rights) -> Entry {
     Host::leaf(level, frame(at), attributes)
 }
 
+fn is_accessed(entry: Entry) -> bool {
+    entry.0 & Host::ACCESSED != 0
+}
+
+fn is_dirty(entry: Entry) -> bool {
+    entry.0 & Host::DIRTY != 0
+}
+
 /// Opens and clears `root` and copies the kernel's half into it.
 fn make_root<G: Geometry>(machine: &mut Simulated<G>, root: u64) {
     let root = frame(root);
     machine.open_window(root, WindowEntry::PRIVATE);
-    machine.clear_frame(root);
+    machine.fill_bytes(root.address(), 4096, 0);
     for index in G::USER_ENTRIES..G::ENTRIES {
         let entry = machine.read_entry(machine.reference_root(), index);
         if entry != Entry::ABSENT {
@@ -54,7 +62,7 @@ fn make_root<G: Geometry>(machine: &mut Simulated<G>, root: u64) {
 /// Opens and clears `table` and enters it in `parent`.
 fn make_table<G: Geometry>(machine: &mut Simulated<G>, parent: u64, index: usize, table: u64) {
     machine.open_window(frame(table), WindowEntry::PRIVATE);
-    machine.clear_frame(frame(table));
+    machine.fill_bytes(frame(table).address(), 4096, 0);
     machine.write_entry(frame(parent), index, Host::table(frame(table)));
 }
 
@@ -100,7 +108,7 @@ fn the_window_leads_to_every_frame<G: Geometry>(frames: u64, environment: u64) {
         assert!(machine.is_open(frame));
         machine.write_word(frame.address(), frame.number());
         let supervisor = Access::supervisor(AccessKind::Read);
-        let address = machine.window_address(frame);
+        let address = machine.visible_address(frame);
         assert_eq!(machine.access(BOOT, address, supervisor), Ok(frame));
         let user_bits = PageFaultError::PROTECTION | PageFaultError::USER;
         let refused = machine.access(BOOT, address, READ);
@@ -108,7 +116,7 @@ fn the_window_leads_to_every_frame<G: Geometry>(frames: u64, environment: u64) {
     }
     for frame in machine.free_frames().iter() {
         assert_eq!(machine.read_word(frame.address()), frame.number());
-        machine.close_window(frame);
+        machine.close_window(cpu(0), frame);
         assert!(!machine.is_open(frame));
     }
     assert!(!machine.has_window(super::tests::frame(frames)));
@@ -199,7 +207,7 @@ fn operations_on_closed_frames_are_reported() {
     let at = closed.address();
     let open = Precondition::Open { frame: closed };
     type Use = fn(&mut Simulated<TwoByFour>, PhysicalAddress);
-    let uses: [(Operation, Use); 10] = [
+    let uses: [(Operation, Use); 9] = [
         (Operation::ReadEntry, |machine, at| {
             machine.read_entry(at.frame(), 0);
         }),
@@ -210,10 +218,7 @@ fn operations_on_closed_frames_are_reported() {
             machine.exchange_entry(at.frame(), 0, Entry::ABSENT);
         }),
         (Operation::CloseWindow, |machine, at| {
-            machine.close_window(at.frame());
-        }),
-        (Operation::ClearFrame, |machine, at| {
-            machine.clear_frame(at.frame());
+            machine.close_window(cpu(0), at.frame());
         }),
         (Operation::ReadWord, |machine, at| {
             machine.read_word(at);
@@ -238,6 +243,35 @@ fn operations_on_closed_frames_are_reported() {
     assert_eq!(machine.take_violations(), []);
     machine.copy_bytes(physical(TABLE << 12), at, 8);
     assert_broken(&mut machine, Operation::CopyBytes, open);
+}
+
+#[test]
+fn changing_an_entry_loses_no_mark_and_passes_no_greater_rights() {
+    for (before, after) in Rights::ALL.iter().flat_map(|a| Rights::ALL.map(|b| (*a, b))) {
+        // Before each of the two operations the processor caches what it finds, and marks it.
+        let caching = Caching { speculative: true, private_window: false };
+        let mut machine = build(Simulated::builder(12).caching(caching));
+        machine.write_entry(frame(TABLE), 2, leaf(1, 9, before));
+        let (clear, set) = Host::rights_bits(after);
+        let old = machine.change_entry(frame(TABLE), 2, clear, set);
+        assert_eq!((Host::attributes(old).rights, old.0 & Host::ACCESSED), (before, 1 << 5));
+        let now = machine.read_entry(frame(TABLE), 2);
+        assert_eq!((Host::attributes(now).rights, now.0 & Host::ACCESSED), (after, 1 << 5));
+        let cached = machine.cached_translations(BOOT);
+        for translation in cached.iter().filter(|translation| translation.page == 2) {
+            let rights = translation.allowed.rights();
+            assert!(before.contains(rights) || after.contains(rights), "{before} {after}");
+        }
+    }
+    let mut machine = small();
+    machine.change_entry(frame(TABLE), 3, 0, 2);
+    let present = Precondition::EntryPresent { table: frame(TABLE), index: 3 };
+    assert_broken(&mut machine, Operation::ChangeEntry, present);
+    machine.change_entry(frame(9), 0, 0, 1);
+    let open = Precondition::Open { frame: frame(9) };
+    let operation = Operation::ChangeEntry;
+    let broken = Violation::BrokenPrecondition { operation, precondition: open };
+    assert_eq!(machine.take_violations()[0], broken);
 }
 
 #[test]
@@ -280,9 +314,9 @@ fn other_broken_preconditions_are_reported() {
     machine.is_open(frame(12));
     let window = Precondition::HasWindow { frame: frame(12) };
     assert_broken(machine, Operation::IsOpen, window);
-    machine.window_address(frame(1));
+    machine.visible_address(frame(1));
     let window = Precondition::HasWindow { frame: frame(1) };
-    assert_broken(machine, Operation::WindowAddress, window);
+    assert_broken(machine, Operation::VisibleAddress, window);
 
     machine.load_root(cpu(0), frame(TABLE));
     let kernel_half = Precondition::KernelHalf { root: frame(TABLE), index: 2 };
@@ -336,16 +370,16 @@ fn marks_are_set_as_the_processor_sets_them() {
     let mut machine = small();
     let entry = |machine: &Simulated<TwoByFour>| machine.read_entry(frame(TABLE), 1);
     let pointer = |machine: &Simulated<TwoByFour>| machine.read_entry(frame(ROOT), 0);
-    assert!(!Host::is_accessed(entry(&machine)) && !Host::is_accessed(pointer(&machine)));
+    assert!(!is_accessed(entry(&machine)) && !is_accessed(pointer(&machine)));
     // A walk that ends at an absent entry marks what it used above.
     machine.access(BOOT, page(2), READ).unwrap_err();
-    assert!(!Host::is_accessed(entry(&machine)) && Host::is_accessed(pointer(&machine)));
+    assert!(!is_accessed(entry(&machine)) && is_accessed(pointer(&machine)));
     assert_eq!(machine.access(BOOT, page(1), READ), Ok(frame(8)));
-    assert!(Host::is_accessed(entry(&machine)) && !Host::is_dirty(entry(&machine)));
+    assert!(is_accessed(entry(&machine)) && !is_dirty(entry(&machine)));
     // The translation is cached, and not dirty: the write walks to mark the entry.
     let walks = machine.counts().walks;
     assert_eq!(machine.access(BOOT, page(1), WRITE), Ok(frame(8)));
-    assert!(Host::is_dirty(entry(&machine)));
+    assert!(is_dirty(entry(&machine)));
     assert_eq!(machine.counts().walks, walks + 1);
     machine.access(BOOT, page(1), WRITE).unwrap();
     assert_eq!(machine.counts().walks, walks + 1);
@@ -358,7 +392,7 @@ fn a_refused_access_marks_no_leaf() {
     let mut machine = small();
     machine.write_entry(frame(TABLE), 2, leaf(1, 9, Rights::Read));
     machine.access(BOOT, page(2), WRITE).unwrap_err();
-    assert!(!Host::is_accessed(machine.read_entry(frame(TABLE), 2)));
+    assert!(!is_accessed(machine.read_entry(frame(TABLE), 2)));
 }
 
 #[test]
@@ -448,7 +482,7 @@ fn large_pages_translate_all_their_frames() {
     assert_eq!(machine.counts().walks, 1);
     let cached = machine.cached_translations(BOOT);
     assert!(cached.iter().any(|it| it.level.number() == 2 && it.frame == frame(8)));
-    assert!(Host::is_dirty(machine.read_entry(frame(ROOT), 1)));
+    assert!(is_dirty(machine.read_entry(frame(ROOT), 1)));
     // Any address of the page invalidates all of it.
     remove(&mut machine, ROOT, 1);
     machine.invalidate_page(cpu(0), page(6));
@@ -623,7 +657,7 @@ fn a_freed_table_is_walked_until_the_flush() {
     );
     // The marks were written into the program's data.
     let word = Entry(machine.peek(table, 1));
-    assert!(Host::is_accessed(word) && Host::is_dirty(word));
+    assert!(is_accessed(word) && is_dirty(word));
 
     machine.flush(cpu(0));
     machine.access(BOOT, page(1), READ).unwrap_err();
@@ -632,17 +666,18 @@ fn a_freed_table_is_walked_until_the_flush() {
 
 #[test]
 fn the_kernel_half_survives_all_but_flush_all() {
-    let mut machine = small();
+    let mut machine = build(Simulated::builder(12).processors(2));
     make_root(&mut machine, 6);
     let everyone = WindowEntry { memory_type: MemoryType::WriteBack, programs: Some(Rights::Read) };
     machine.open_window(frame(10), everyone);
-    let address = machine.window_address(frame(10));
+    let address = machine.visible_address(frame(10));
     assert_eq!(machine.access(BOOT, address, READ), Ok(frame(10)));
     machine.access(BOOT, address, WRITE).unwrap_err();
     machine.access(BOOT, address, READ).unwrap();
     machine.access(BOOT, page(1), READ).unwrap();
 
-    machine.close_window(frame(10));
+    // Not on the processor that has cached it.
+    machine.close_window(cpu(1), frame(10));
     machine.load_root(cpu(0), frame(6));
     machine.flush(cpu(0));
     machine.access(BOOT, page(1), READ).unwrap_err();
@@ -660,16 +695,21 @@ fn the_kernel_half_survives_all_but_flush_all() {
 }
 
 #[test]
-fn the_kernel_fills_the_caches_too() {
-    let mut machine = small();
+fn the_kernel_fills_the_caches_too_and_closing_the_window_drops_what_it_left() {
+    let mut machine = build(Simulated::builder(12).processors(2));
+    machine.set_current(cpu(0));
     let everyone = WindowEntry { memory_type: MemoryType::WriteBack, programs: Some(Rights::Read) };
     machine.open_window(frame(10), everyone);
     // The kernel may write where programs may only read.
     machine.write_word(physical(10 << 12), 1);
-    machine.close_window(frame(10));
-    let address = machine.window_address(frame(10));
+    let mut on_this_one = machine.clone();
+    machine.close_window(cpu(1), frame(10));
+    let address = machine.visible_address(frame(10));
     assert_eq!(machine.access(BOOT, address, READ), Ok(frame(10)));
     assert_eq!(machine.take_violations()[0].stale_use_of(), Some(frame(10)));
+    on_this_one.close_window(cpu(0), frame(10));
+    on_this_one.access(BOOT, address, READ).unwrap_err();
+    assert_eq!(on_this_one.take_violations(), []);
 }
 
 #[test]
@@ -1177,7 +1217,7 @@ fn a_correct_kernel_is_never_reported(seed: u64, caching: Caching, steps: usize)
                 if has_second {
                     assert!(!Host::is_leaf(before, Level::new::<TwoByFour>(2).unwrap()));
                     machine.fill_bytes(second_table.address(), 4096, 0xff);
-                    machine.close_window(second_table);
+                    machine.close_window(cpu(0), second_table);
                 }
                 if random.one_in(2) {
                     make_table(&mut machine, ROOT, 1, second_table.number());

@@ -9,9 +9,8 @@ use core::fmt;
 use core::marker::PhantomData;
 use core::num::NonZeroU64;
 
-use heliox_types::{Frame, PAGE_BITS, PHYSICAL_BITS, PhysicalAddress, VirtualAddress};
-
 use crate::error::Error;
+use crate::{Frame, PAGE_BITS, PHYSICAL_BITS, PhysicalAddress, VirtualAddress};
 
 /// Marks a flexpage of physical addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -45,14 +44,12 @@ impl<Kind> Flexpage<Kind> {
 
     /// Log2 of the size in bytes.
     #[must_use]
-    #[inline]
     pub const fn bits(self) -> u32 {
         self.bits
     }
 
     /// Number of 4 KiB pages.
     #[must_use]
-    #[inline]
     pub const fn pages(self) -> u64 {
         1 << (self.bits - PAGE_BITS)
     }
@@ -70,7 +67,6 @@ impl Flexpage<Physical> {
 
     /// The first frame.
     #[must_use]
-    #[inline]
     pub const fn first_frame(self) -> Frame {
         match Frame::new(self.start >> PAGE_BITS) {
             Some(frame) => frame,
@@ -81,19 +77,12 @@ impl Flexpage<Physical> {
 
     /// The first byte.
     #[must_use]
-    #[inline]
     pub const fn start(self) -> PhysicalAddress {
         self.first_frame().address()
     }
 }
 
 impl Flexpage<Virtual> {
-    /// The start as a number.
-    #[inline]
-    pub(crate) const fn start_number(self) -> u64 {
-        self.start
-    }
-
     /// The `1 << bits` bytes of an address space from `start` on.
     ///
     /// # Errors
@@ -105,7 +94,6 @@ impl Flexpage<Virtual> {
 
     /// The first address.
     #[must_use]
-    #[inline]
     pub const fn start(self) -> VirtualAddress {
         // It is canonical: made from a virtual address.
         VirtualAddress::sign_extended(self.start)
@@ -152,7 +140,6 @@ impl VirtualRange {
 
     /// The first address.
     #[must_use]
-    #[inline]
     pub const fn start(self) -> VirtualAddress {
         // It is canonical: made from a virtual address.
         VirtualAddress::sign_extended(self.start)
@@ -160,35 +147,27 @@ impl VirtualRange {
 
     /// Number of pages, not 0.
     #[must_use]
-    #[inline]
     pub const fn pages(self) -> u64 {
         self.pages.get()
     }
 
-    /// The start as a number.
-    #[inline]
-    pub(crate) const fn start_number(self) -> u64 {
-        self.start
+    /// The first address behind the range, as a number; `u64::MAX` for a range that ends with the
+    /// last address of all.
+    #[must_use]
+    pub const fn end(self) -> u64 {
+        self.start.saturating_add(self.pages() << PAGE_BITS)
     }
 
-    /// Start and end as numbers, if the range ends at or below `limit`.
-    #[inline]
-    pub(crate) const fn below(self, limit: u64) -> Result<(u64, u64), Error> {
-        let error = Err(Error::NotUser { start: self.start(), pages: self.pages() });
-        // Cannot overflow in the lower half; in the upper half the start alone is too high.
-        match self.start.checked_add(self.pages() << PAGE_BITS) {
-            Some(end) if end <= limit => Ok((self.start, end)),
-            _ => error,
-        }
-    }
-
-    /// The pages from `start` to `end`, part of a range, or `None` if there are none.
-    #[inline]
-    pub(crate) const fn rest(start: u64, end: u64) -> Option<Self> {
-        if start >= end {
+    /// The part of the range that begins with the page of `start`, at or behind its beginning, or
+    /// `None` if the range ends before.
+    #[must_use]
+    pub const fn rest(self, start: u64) -> Option<Self> {
+        let start = start >> PAGE_BITS << PAGE_BITS;
+        if start < self.start || start >= self.end() {
             return None;
         }
-        match NonZeroU64::new((end - start) >> PAGE_BITS) {
+        let done = (start - self.start) >> PAGE_BITS;
+        match NonZeroU64::new(self.pages() - done) {
             Some(pages) => Some(Self { start, pages }),
             None => None,
         }
@@ -196,7 +175,6 @@ impl VirtualRange {
 }
 
 impl From<Flexpage<Virtual>> for VirtualRange {
-    #[inline]
     fn from(flexpage: Flexpage<Virtual>) -> Self {
         Self {
             start: flexpage.start,
@@ -262,9 +240,21 @@ mod tests {
         assert!(VirtualRange::new(virtual_address(0xffff_ffff_ffff_f000), 1).is_ok());
         let range = VirtualRange::new(virtual_address(0x1fff), 2).unwrap();
         assert_eq!(range.start().get(), 0x1000);
-        assert_eq!(range.below(0x3000), Ok((0x1000, 0x3000)));
-        assert!(range.below(0x2fff).is_err());
-        let top = VirtualRange::new(virtual_address(0xffff_ffff_ffff_f000), 1).unwrap();
-        assert!(top.below(0x7fff_ffff_f000).is_err());
+        assert_eq!(range.end(), 0x3000);
+    }
+
+    #[test]
+    fn the_rest_of_a_range_ends_where_the_range_does() {
+        let range = VirtualRange::new(virtual_address(0x1000), 3).unwrap();
+        assert_eq!(range.rest(0x1fff), Some(range));
+        let rest = range.rest(0x2000).unwrap();
+        assert_eq!((rest.start().get(), rest.end()), (0x2000, 0x4000));
+        // A jump past the end, or back before the beginning.
+        for start in [0x4000, 0x5000, u64::MAX, 0, 0xfff] {
+            assert_eq!(range.rest(start), None, "{start:#x}");
+        }
+        let top = VirtualRange::new(virtual_address(0xffff_ffff_ffff_e000), 2).unwrap();
+        assert_eq!(top.end(), u64::MAX);
+        assert_eq!(top.rest(0xffff_ffff_ffff_f000).unwrap().pages(), 1);
     }
 }

@@ -2,12 +2,11 @@
 
 use core::fmt;
 
-use heliox_types::{Frame, FrameRange, PhysicalAddress, VirtualAddress};
-
 use crate::cpu::CpuIndex;
 use crate::domain::Owner;
-use crate::page::Status;
 use crate::rights::Rights;
+use crate::status::Status;
+use crate::{Frame, FrameRange, PhysicalAddress, VirtualAddress};
 
 /// The reason of a refusal, with the values that it rests on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -37,7 +36,8 @@ pub enum Error {
         /// The region's first frame.
         frame: Frame,
     },
-    /// The operation is for one page; the region has another size.
+    /// The operation is for one page of a size that the machine has, at times only for the smallest;
+    /// the region has another size.
     NotOnePage {
         /// Log2 of the region's size in bytes.
         bits: u32,
@@ -64,26 +64,19 @@ pub enum Error {
         /// Number of pages.
         pages: u64,
     },
-    /// Virtual and physical size differ.
-    SizesDiffer {
-        /// Log2 of the virtual size.
-        virtual_bits: u32,
-        /// Log2 of the physical size.
-        physical_bits: u32,
-    },
-    /// A mapping cannot be resumed there: not where an earlier step ended.
-    BadResume {
-        /// Pages said to be done.
-        done: u64,
-    },
-    /// The address is mapped already, there or in part of what the new mapping would cover.
+    /// What the new mapping would cover is mapped already, at least in part.
     AlreadyMapped {
-        /// The first such address.
+        /// Where the new mapping was to be.
         address: VirtualAddress,
     },
     /// Nothing is mapped at the address.
     NotMapped {
-        /// The first such address.
+        /// The address.
+        address: VirtualAddress,
+    },
+    /// The mapping at the address is of a smallest page, which has no parts.
+    NotLarge {
+        /// The address.
         address: VirtualAddress,
     },
     /// More page-map pages are needed for tables than were supplied.
@@ -95,21 +88,16 @@ pub enum Error {
     },
     /// A page's status does not allow the operation.
     WrongStatus {
-        /// The page.
+        /// The page, or the first of a larger one.
         frame: Frame,
         /// What it is.
         status: Status,
-    },
-    /// A larger page cannot be treated as one: it has pages that are not normal memory.
-    NotAllNormal {
-        /// Its first frame.
-        frame: Frame,
     },
     /// A page belongs to somebody else.
     NotOwner {
         /// The page, or the first of a larger one.
         frame: Frame,
-        /// Who owns it, or `None` if its parts have different owners.
+        /// Who owns it, or `None` if its parts may have different owners.
         owner: Option<Owner>,
     },
     /// Mappings or shares of the memory exist.
@@ -152,6 +140,11 @@ pub enum Error {
         asked: Rights,
         /// What it allows.
         held: Rights,
+    },
+    /// There are mappings in the page map.
+    NotEmpty {
+        /// How many entries of its root are in use.
+        entries: u32,
     },
     /// Contexts use the page map.
     PageMapUsed {

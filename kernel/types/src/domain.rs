@@ -46,18 +46,23 @@ pub enum Owner {
     Nobody,
 }
 
-/// An [`Owner`] in 16 bits; one value more says that the parts of a larger page have different
+/// An [`Owner`] in 16 bits; one value more says that the parts of a larger page may have different
 /// owners. Zero is the hypervisor, so that a record of zeros is one of a page that does not exist;
 /// domain number *n* is *n* + 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct OwnerCode(pub(crate) u16);
+pub struct OwnerCode(u16);
 
 impl OwnerCode {
-    pub(crate) const HYPERVISOR: Self = Self(0);
-    pub(crate) const NOBODY: Self = Self(0xfffe);
-    pub(crate) const MIXED: Self = Self(0xfffd);
+    /// The hypervisor.
+    pub const HYPERVISOR: Self = Self(0);
+    /// Nobody.
+    pub const NOBODY: Self = Self(0xfffe);
+    /// Perhaps several owners.
+    pub const MIXED: Self = Self(0xfffd);
 
-    pub(crate) const fn new(owner: Owner) -> Self {
+    /// The code of `owner`.
+    #[must_use]
+    pub const fn new(owner: Owner) -> Self {
         match owner {
             // Not past DomainId::LIMIT.
             Owner::Domain(domain) => Self(domain.0 + 1),
@@ -66,8 +71,27 @@ impl OwnerCode {
         }
     }
 
-    /// The owner, or `None` if there are several.
-    pub(crate) const fn owner(self) -> Option<Owner> {
+    /// The code of a domain.
+    #[must_use]
+    pub const fn of(domain: DomainId) -> Self {
+        Self::new(Owner::Domain(domain))
+    }
+
+    /// The code that is this number: [`OwnerCode::MIXED`] for numbers that no code has.
+    #[must_use]
+    pub const fn from_bits(bits: u16) -> Self {
+        if bits <= DomainId::LIMIT || bits == Self::NOBODY.0 { Self(bits) } else { Self::MIXED }
+    }
+
+    /// The code as a number.
+    #[must_use]
+    pub const fn bits(self) -> u16 {
+        self.0
+    }
+
+    /// The owner, or `None` if there may be several.
+    #[must_use]
+    pub const fn owner(self) -> Option<Owner> {
         match self {
             Self::HYPERVISOR => Some(Owner::Hypervisor),
             Self::NOBODY => Some(Owner::Nobody),
@@ -91,8 +115,11 @@ mod tests {
             Owner::Domain(DomainId::ZERO),
             Owner::Domain(DomainId::new(DomainId::LIMIT - 1).unwrap()),
         ] {
-            assert_eq!(OwnerCode::new(owner).owner(), Some(owner));
+            let code = OwnerCode::new(owner);
+            assert_eq!(code.owner(), Some(owner));
+            assert_eq!(OwnerCode::from_bits(code.bits()), code);
         }
+        assert_eq!(OwnerCode::from_bits(u16::MAX), OwnerCode::MIXED);
         assert_eq!(OwnerCode::MIXED.owner(), None);
         assert_eq!(DomainId::new(DomainId::LIMIT), None);
     }
