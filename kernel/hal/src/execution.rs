@@ -212,6 +212,10 @@ pub trait Execution: Heap + Sized {
     /// wait. The only place in the kernel where interrupts are let in.
     fn wait_for_interrupt(&mut self) -> Option<Interrupt>;
 
+    /// Takes an interrupt that is pending, if one is, as [`Execution::wait_for_interrupt`] would, but does not wait
+    /// for one. For the middle of something long.
+    fn poll_interrupt(&mut self) -> Option<Interrupt>;
+
     /// Microseconds on the machine's clock.
     fn now(&self) -> u64;
 

@@ -6,7 +6,7 @@ use std::string::String;
 use std::vec::Vec;
 
 use heliox_abi::kip;
-use heliox_hal::shim::UserMemory2;
+use heliox_hal::memory::UserMemory;
 use heliox_types::{USER_END, VirtualAddress};
 
 use crate::database::NodeId;

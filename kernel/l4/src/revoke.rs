@@ -6,8 +6,8 @@
 //! so that the next step passes over it quickly.
 
 use heliox_abi::Flexpage;
-use heliox_hal::mapping::Change;
-use heliox_hal::shim::UserMemory2 as UserMemory;
+use heliox_types::mapping::Change;
+use heliox_hal::memory::UserMemory;
 use heliox_types::VirtualAddress;
 
 use crate::database::NodeId;

@@ -10,7 +10,7 @@ use super::State;
 use super::caches::{Allowed, CachedTable, CachedTranslation};
 use super::layout::{Layout, PageNumber, index, kernel_half, page_of};
 use super::memory::Memory;
-use super::program::PageFaultError;
+use heliox_types::PageFaultError;
 use super::violation::{Mark, Source, Violation};
 use crate::entry::{Entry, Host, RootKind};
 use heliox_types::cpu::CpuIndex;

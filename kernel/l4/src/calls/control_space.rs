@@ -131,7 +131,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         let Some(Tables { map, held }) = self.spaces.at_mut(space).tables.take() else { return };
         let cpu = self.machine.cpu();
         self.machine.memory().detach(held);
-        match heliox_hal::shim::UserMemory2::free_page_map(self.machine.memory(), cpu, map) {
+        match self.machine.memory().free_page_map(cpu, map) {
             Ok(root) => self.keep_table(root),
             Err(refused) => self
                 .surroundings
