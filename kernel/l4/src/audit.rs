@@ -5,7 +5,7 @@ use std::format;
 use std::string::String;
 use std::vec::Vec;
 
-use heliox_abi::kip;
+use heliox_abi::{GlobalId, kip};
 use heliox_hal::memory::UserMemory;
 use heliox_types::{USER_END, VirtualAddress};
 
@@ -13,7 +13,7 @@ use crate::database::NodeId;
 use crate::kernel::{Kernel, Machine, Surroundings};
 use crate::memory::{bits_of, bits_of_level};
 use crate::space::SIGMA0;
-use crate::thread::{NOBODY, Number, State, Work};
+use crate::thread::{Incoming, NOBODY, Number, State, Work};
 
 /// Everything that does not hold.
 type Findings = Vec<String>;
@@ -35,7 +35,51 @@ pub struct Census {
     pub supply: usize,
 }
 
+/// What a test can know of a thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ThreadView {
+    /// Its global identifier.
+    pub id: u64,
+    /// Its local identifier; 0 if it has no UTCB.
+    pub local: u64,
+    /// Number of its space.
+    pub space: u32,
+    /// Whether its space may use privileged calls.
+    pub privileged: bool,
+    /// What it is doing.
+    pub state: &'static str,
+}
+
 impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
+    /// All threads.
+    pub fn threads(&self) -> Vec<ThreadView> {
+        let view = |number| {
+            let thread = self.threads.at(number);
+            ThreadView {
+                id: thread.id.map_or(0, GlobalId::word),
+                local: thread.utcb.map_or(0, |utcb| utcb.address),
+                space: thread.space,
+                privileged: self.spaces.at(thread.space).privileged,
+                state: match thread.state {
+                    State::Inactive => "inactive",
+                    State::Ready if thread.halted => "halted",
+                    State::Ready => "ready",
+                    State::Sending => "sending",
+                    State::Receiving if thread.operation.incoming == Incoming::Start => "starting",
+                    State::Receiving => "receiving",
+                    State::Transferring => "transferring",
+                    State::Stopped => "stopped",
+                },
+            }
+        };
+        self.numbers().map(view).collect()
+    }
+
+    /// Where the stubs are.
+    pub fn stub_address(&self) -> u64 {
+        self.stubs.address().get()
+    }
+
     /// The machine.
     pub fn machine(&mut self) -> &mut M {
         &mut self.machine

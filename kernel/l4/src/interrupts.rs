@@ -119,7 +119,6 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         };
         self.interrupts.set(line, me, Phases::Delivered);
         self.timers.cancel(&mut self.threads, me);
-        self.threads.at_mut(me).checking = false;
         self.set_result(me, id.into(), KernelLabel::Interrupt.tag(0, 0, 0));
         self.end_operation(me);
         true

@@ -208,7 +208,6 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         }
         self.timers.cancel(&mut self.threads, sender);
         self.timers.cancel(&mut self.threads, receiver);
-        self.threads.at_mut(receiver).checking = false;
         self.begin_transfer(sender, receiver);
     }
 
@@ -240,7 +239,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         }
     }
 
-    /// Has the receive phase of a thread looked at.
+    /// Has a thread looked at.
     pub(crate) fn check_later(&mut self, me: Number) {
         if !core::mem::replace(&mut self.threads.at_mut(me).checking, true) {
             self.checks.push(me);
@@ -259,10 +258,14 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         }
     }
 
-    /// Looks whether somebody is there from whom a thread receives.
+    /// Looks at a thread: whether somebody is there from whom it receives, and whether its quantum is used
+    /// up.
     pub(crate) fn check_receiver(&mut self, me: Number) {
         if !core::mem::take(&mut self.threads.at_mut(me).checking) {
             return;
+        }
+        if self.threads.at(me).is_exhausted() {
+            return self.exhausted(me);
         }
         let thread = self.threads.at(me);
         if thread.state != State::Receiving || thread.halted {
@@ -309,7 +312,6 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
     pub(crate) fn fail(&mut self, me: Number, error: IpcError) {
         self.timers.cancel(&mut self.threads, me);
         let thread = self.threads.at_mut(me);
-        thread.checking = false;
         let operation = thread.operation;
         if thread.outer.is_some() {
             // The page fault of a transfer cannot be served.
@@ -354,18 +356,22 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
 
     /// Ends whatever IPC a thread is in, for whoever is in it too, without telling the thread.
     pub(crate) fn leave_ipc(&mut self, me: Number) {
-        if self.threads.at(me).state == State::Sending {
+        let thread = self.threads.at(me);
+        let (state, starts) = (thread.state, thread.operation.incoming == Incoming::Start);
+        if state == State::Sending {
             self.leave_queue(me);
         }
         self.timers.cancel(&mut self.threads, me);
-        self.threads.at_mut(me).checking = false;
         if self.threads.at(me).transfer.is_some() {
             self.abort_transfer(me, IpcErrorCode::Aborted);
         }
         let thread = self.threads.at_mut(me);
-        thread.state = State::Ready;
-        thread.outer = None;
         thread.work = Work::None;
+        match state {
+            State::Inactive | State::Stopped => {}
+            State::Receiving if starts => thread.state = State::Inactive,
+            _ => thread.state = State::Ready,
+        }
     }
 
     /// A thread is no more, or has another version: nobody can send to it or wait for it any longer.

@@ -50,7 +50,7 @@ mod transfer;
 mod utcb;
 
 #[cfg(not(target_os = "none"))]
-pub use audit::Census;
+pub use audit::{Census, ThreadView};
 pub use boot::{Beginning, Server, StartError};
 pub use database::{EMPTY_BUCKET, Node, NodeId};
 pub use kernel::{DatabaseParts, Kernel, Machine, Objects, Surroundings};

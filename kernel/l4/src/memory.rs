@@ -172,8 +172,8 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         if let Some(region) = region
             && address - first_address(&region) < 1 << region.bits()
         {
-            let mut sizes = PAGE_SIZES.iter().copied().rev();
-            let bits = sizes.find(|&bits| u32::from(bits) <= region.bits()).unwrap_or(12);
+            // The size of a page: at most 30.
+            let bits = self.machine.memory_view().page_bits(region.bits()) as u8;
             let object = address >> bits << bits;
             let unit = Unit {
                 node: NodeId::ROOT,

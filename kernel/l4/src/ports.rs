@@ -139,11 +139,12 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
             .initial_ports()
             .find(|range| (range.first()..=range.last()).contains(&port))?;
         // The largest aligned piece of the range around the port.
+        let (port, first, last) =
+            (u32::from(port), u32::from(range.first()), u32::from(range.last()));
         let mut size = 0;
         while size < 16 {
             let start = port >> (size + 1) << (size + 1);
-            let last = u32::from(start) + (2 << size) - 1;
-            if start < range.first() || last > u32::from(range.last()) {
+            if start < first || start + (2 << size) - 1 > last {
                 break;
             }
             size += 1;

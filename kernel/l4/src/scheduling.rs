@@ -10,7 +10,7 @@ use heliox_abi::ThreadId;
 use heliox_abi::utcb::{ControlWord, preemption};
 
 use crate::kernel::{Kernel, Machine, Surroundings};
-use crate::thread::{From, Incoming, NOBODY, Number, Operation, Outgoing, State, Work};
+use crate::thread::{From, Incoming, NOBODY, Number, Operation, Outgoing, Work};
 
 impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
     /// Chooses the thread that runs next and makes it the current one; [`NOBODY`] if none can run.
@@ -48,8 +48,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
                 return current;
             }
             // It comes back at once when the others have done.
-            self.leave();
-            self.ready.add(&mut self.threads, current, priority, true);
+            self.step_aside(current, true);
         } else {
             self.leave();
         }
@@ -76,6 +75,17 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         self.current = NOBODY;
     }
 
+    /// The current thread waits for its turn, if it still can run: behind the others of its priority, or with
+    /// `first` before them.
+    fn step_aside(&mut self, current: Number, first: bool) {
+        self.leave();
+        let thread = self.threads.at(current);
+        let priority = thread.scheduling.priority;
+        if thread.is_runnable() {
+            self.ready.add(&mut self.threads, current, priority, first);
+        }
+    }
+
     /// Charges the current thread for its time until now.
     pub(crate) fn charge(&mut self) {
         if self.current == NOBODY {
@@ -88,8 +98,8 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         if let Some(total) = &mut scheduling.total {
             *total = total.saturating_sub(spent);
         }
-        if scheduling.total == Some(0) {
-            self.exhausted(self.current);
+        if self.threads.at(self.current).is_exhausted() {
+            self.check_later(self.current);
         }
     }
 
@@ -98,6 +108,9 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         let thread = self.threads.at(number);
         let (runnable, queued) = (thread.is_runnable(), thread.run.is_queued());
         let priority = thread.scheduling.priority;
+        if thread.is_exhausted() {
+            self.check_later(number);
+        }
         if number == self.current || number == NOBODY {
             return;
         }
@@ -185,8 +198,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
             if self.delays_preemption(current, priority) {
                 return;
             }
-            self.leave();
-            self.ready.add(&mut self.threads, current, priority, false);
+            self.step_aside(current, false);
         } else {
             self.note_preemption(current);
         }
@@ -207,8 +219,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         scheduling.delayed_until = None;
         let priority = scheduling.priority;
         if self.ready.highest().is_some_and(|other| other >= priority) {
-            self.leave();
-            self.ready.add(&mut self.threads, current, priority, false);
+            self.step_aside(current, false);
         }
     }
 
@@ -227,8 +238,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
             to_scheduling.left = to_scheduling.left.saturating_add(left);
             self.refill(current);
         }
-        self.leave();
-        self.ready.add(&mut self.threads, current, priority, false);
+        self.step_aside(current, false);
         self.ready.remove(&mut self.threads, to);
         self.enter(to);
     }
@@ -335,11 +345,9 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
 
     /// The total quantum of a thread is used up: its scheduler is told, and it does not run until it
     /// gets another.
-    fn exhausted(&mut self, number: Number) {
-        let thread = self.threads.at(number);
-        if thread.state != State::Ready || thread.work != Work::None {
-            return;
-        }
+    pub(crate) fn exhausted(&mut self, number: Number) {
+        let thread = self.threads.at_mut(number);
+        thread.scheduling.told = true;
         let (scheduler, at) = (thread.scheduler, self.machine.now());
         if self.threads.find_word(scheduler).is_none() {
             self.threads.at_mut(number).halted = true;

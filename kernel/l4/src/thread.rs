@@ -172,6 +172,8 @@ pub(crate) struct Scheduling {
     pub(crate) left: u64,
     /// What is left of the total quantum; `None`: without end.
     pub(crate) total: Option<u64>,
+    /// Its scheduler was told that the quantum is used up, or that is of no use.
+    pub(crate) told: bool,
     /// A preemption is held back until then.
     pub(crate) delayed_until: Option<u64>,
     /// It was preempted at this moment, and its exception handler is to be told.
@@ -193,6 +195,7 @@ impl Scheduling {
             slice: Some(Self::SLICE),
             left: Self::SLICE,
             total: None,
+            told: false,
             delayed_until: None,
             preempted_at: None,
         }
@@ -242,7 +245,7 @@ pub struct Thread<C> {
     /// Neighbours in that queue: a ring.
     pub(crate) next_sender: Number,
     pub(crate) previous_sender: Number,
-    /// It has a receive phase to be looked at, since somebody may be there to receive from.
+    /// It is to be looked at: somebody may be there to receive from, or its quantum is used up.
     pub(crate) checking: bool,
     /// A system call that goes on when it is the thread's turn.
     pub(crate) work: Work,
@@ -313,6 +316,14 @@ impl<C> Thread<C> {
             }
             _ => true,
         }
+    }
+
+    /// Whether its quantum is used up, and its scheduler is to be told.
+    pub(crate) fn is_exhausted(&self) -> bool {
+        self.state == State::Ready
+            && self.work == Work::None
+            && self.scheduling.total == Some(0)
+            && !self.scheduling.told
     }
 
     /// Whether it has begun to live: it has a UTCB.

@@ -49,6 +49,12 @@ impl<'k, C> Threads<'k, C> {
         self.table.get_mut(number as usize).unwrap_or(&mut self.nobody)
     }
 
+    /// Puts another thread into a place, or none. That it is to be looked at, if it is, concerns the place.
+    pub(crate) fn reset(&mut self, number: Number, thread: Thread<C>) {
+        let checking = self.at(number).checking;
+        *self.at_mut(number) = Thread { checking, ..thread };
+    }
+
     /// The number of the thread with exactly this identifier.
     pub(crate) fn find(&self, id: GlobalId) -> Option<Number> {
         let number = id.number();

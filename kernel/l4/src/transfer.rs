@@ -352,7 +352,6 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
                     self.threads.dequeue_sender(thread);
                 }
                 self.timers.cancel(&mut self.threads, thread);
-                self.threads.at_mut(thread).checking = false;
                 self.threads.at_mut(thread).operation = outer;
             }
         }

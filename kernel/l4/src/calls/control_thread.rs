@@ -12,7 +12,7 @@ use heliox_types::VirtualAddress;
 use crate::kernel::{Kernel, Machine, Surroundings};
 use crate::space::Space;
 use crate::thread::{
-    From, Incoming, NOBODY, Number, Operation, Scheduling, State, Thread, Utcb, Work,
+    From, Incoming, NOBODY, Number, Operation, State, Thread, Utcb, Work,
 };
 
 /// The UTCB location that means no change.
@@ -133,14 +133,8 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
             None => self.spaces.allocate().ok_or(CallError::NoMemory)?,
         };
         self.spaces.at_mut(space).threads += 1;
-        *self.threads.at_mut(number) = Thread {
-            id: Some(destination),
-            space,
-            scheduler,
-            pager,
-            scheduling: Scheduling::NEW,
-            ..Thread::free()
-        };
+        let thread = Thread { id: Some(destination), space, scheduler, pager, ..Thread::free() };
+        self.threads.reset(number, thread);
         self.thread_limit = self.thread_limit.max(number + 1);
         if wants_utcb && let Err(error) = self.give_utcb(number, utcb) {
             self.delete(me, number);
@@ -456,7 +450,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         self.lose(number, id);
         self.take_utcb(number);
         let space = self.threads.at(number).space;
-        *self.threads.at_mut(number) = Thread::free();
+        self.threads.reset(number, Thread::free());
         let Space { threads, .. } = self.spaces.at_mut(space);
         *threads -= 1;
         if *threads == 0 {

@@ -155,7 +155,6 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         if operation.incoming == Incoming::Start {
             // It never began: whoever aborted this sets where it is to.
             self.timers.cancel(&mut self.threads, target);
-            self.threads.at_mut(target).checking = false;
             self.threads.at_mut(target).state = State::Stopped;
             return;
         }
@@ -164,7 +163,6 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
             _ => {
                 // The kernel's own: the thread goes on where it is.
                 self.timers.cancel(&mut self.threads, target);
-                self.threads.at_mut(target).checking = false;
                 self.threads.at_mut(target).state = State::Ready;
                 self.settle(target);
             }

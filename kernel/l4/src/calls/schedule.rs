@@ -77,6 +77,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         }
         if let Some(total) = time.total() {
             scheduling.total = total.period();
+            scheduling.told = false;
             scheduling.left = scheduling.slice.unwrap_or(u64::MAX);
         }
         if let Some(sensitive) = preemption.sensitive_priority() {

@@ -1,11 +1,8 @@
 //! A kernel on the simulated machine, and random programs that know what there is.
 
-use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
-use std::rc::Rc;
 
-use heliox_abi::kip::{self, MemoryDescriptor, MemoryType};
+use heliox_abi::kip::{MemoryDescriptor, MemoryType};
 use heliox_hal::execution::{Execution, Heap};
 use heliox_hal::geometry::FourLevel;
 use heliox_hal::memory::{Memory, PhysicalMemory};
@@ -15,22 +12,24 @@ use heliox_l4_kernel::{
     Beginning, DatabaseParts, Deadline, EMPTY_BUCKET, Kernel, Node, Objects, Server, Space,
     Surroundings, Thread, Transfer, UtcbPage,
 };
-use heliox_types::{FrameRange, VirtualAddress};
+use heliox_hal::state::Layout;
+use heliox_types::flexpage::Flexpage;
+use heliox_types::{FrameRange, PhysicalAddress, VirtualAddress};
 
 /// Where sigma0's and root's programs are said to be.
-pub const SIGMA0_ENTRY: u64 = 0x10_0000;
-pub const ROOT_ENTRY: u64 = 0x20_0000;
+pub(crate) const SIGMA0_ENTRY: u64 = 0x10_0000;
+pub(crate) const ROOT_ENTRY: u64 = 0x20_0000;
 
 /// Pages for the kernel's own use.
-pub struct Support {
+pub(crate) struct Support {
     free: Vec<PhysicalRegion>,
-    pub lines: Vec<String>,
-    pub printed: Vec<u8>,
+    pub(crate) lines: Vec<String>,
+    pub(crate) printed: Vec<u8>,
 }
 
 impl Support {
     /// Pages that are not in use.
-    pub fn free_pages(&self) -> usize {
+    pub(crate) fn free_pages(&self) -> usize {
         self.free.len()
     }
 }
@@ -63,18 +62,18 @@ impl Surroundings for Support {
 
 /// How large a machine is.
 #[derive(Clone, Copy, Debug)]
-pub struct Size {
-    pub frames: u64,
-    pub pool: u64,
-    pub threads: usize,
-    pub spaces: usize,
-    pub utcb_pages: usize,
-    pub mappings: usize,
-    pub heap_pages: u64,
+pub(crate) struct Size {
+    pub(crate) frames: u64,
+    pub(crate) pool: u64,
+    pub(crate) threads: usize,
+    pub(crate) spaces: usize,
+    pub(crate) utcb_pages: usize,
+    pub(crate) mappings: usize,
+    pub(crate) heap_pages: u64,
 }
 
 impl Size {
-    pub const SMALL: Self = Self {
+    pub(crate) const SMALL: Self = Self {
         frames: 4096,
         pool: 1024,
         threads: 128,
@@ -85,7 +84,13 @@ impl Size {
     };
 }
 
-pub type TestKernel = Kernel<'static, SimulatedHal, Support>;
+fn derive(region: PhysicalRegion, start: u64, bits: u32) -> PhysicalRegion {
+    let start = PhysicalAddress::new(start).expect("it is an address");
+    let part = Flexpage::physical(start, bits).expect("it is aligned");
+    region.derive(part).expect("it is within")
+}
+
+pub(crate) type TestKernel = Kernel<'static, SimulatedHal, Support>;
 
 fn slice<T>(count: usize, make: impl FnMut() -> T) -> &'static mut [T] {
     let mut items = Vec::with_capacity(count);
@@ -94,12 +99,18 @@ fn slice<T>(count: usize, make: impl FnMut() -> T) -> &'static mut [T] {
 }
 
 /// A kernel that has started sigma0 and root, which have not run yet.
-pub fn kernel(size: Size) -> TestKernel {
+pub(crate) fn kernel(size: Size) -> TestKernel {
     let machine = Simulated::<FourLevel>::builder(size.frames)
         .caching(Caching { speculative: false, private_window: false })
         .build()
         .expect("the machine can be laid out");
-    let memory = Memory::simulated(machine).expect("the layout is right");
+    let layout = Layout {
+        environment: vec![machine.environment()],
+        free: vec![machine.free_frames()],
+        modules: vec![],
+        io: vec![],
+    };
+    let memory = Memory::simulated(machine, layout).expect("the layout is right");
     let mut hal = SimulatedHal::new(memory, size.heap_pages);
     let heap = hal.heap_frames();
     hal.grow_heap(heap).expect("nothing of the heap was taken");
@@ -110,15 +121,13 @@ pub fn kernel(size: Size) -> TestKernel {
     let end = all.iter().map(|region| region.first_frame().number() + region.pages()).max();
     let first = end.expect("there is memory") - size.pool;
     for region in all {
-        for page in region.frames_one_by_one() {
-            if page.first_frame().number() >= first {
-                pool.push(page);
-            }
+        let (start, end) = (region.frames().start(), region.frames().end());
+        let part = |from: u64, to: u64| FrameRange::new(from, to).unwrap_or(FrameRange::EMPTY);
+        for frame in part(start.max(first), end) {
+            pool.push(derive(region, frame.address().get(), 12));
         }
-        let start = region.first_frame().number();
-        let range = FrameRange::new(start, (start + region.pages()).min(first));
-        if let Some(range) = range.filter(|range| !range.is_empty()) {
-            regions.extend(parts(region, range));
+        for (frame, bits) in part(start, end.min(first)).blocks() {
+            regions.push(derive(region, frame.address().get(), bits + 12));
         }
     }
     regions.sort_by_key(|region| region.first_frame().number());
