@@ -125,6 +125,23 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         pages
     }
 
+    /// A thread, for a message.
+    pub fn describe_thread(&self, number: u32) -> String {
+        let thread = self.threads.at(number);
+        format!(
+            "{number}: {:?} halted {} {:?} {:?} work {:?} timer {} checking {} transfer {:?} outer {}",
+            thread.state,
+            thread.halted,
+            thread.operation,
+            thread.scheduling,
+            thread.work,
+            thread.timer.is_running(),
+            thread.checking,
+            thread.transfer,
+            thread.outer.is_some()
+        )
+    }
+
     /// Everything that does not hold; empty if all is well.
     pub fn audit(&mut self) -> Vec<String> {
         let mut findings = Findings::new();
@@ -135,6 +152,13 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         if let Err((what, node)) = self.port_mappings.audit() {
             findings.push(format!("port mappings: {what} at {node:?}"));
         }
+        findings
+    }
+
+    /// What does not hold of threads alone: cheap.
+    pub fn audit_quickly(&self) -> Vec<String> {
+        let mut findings = Findings::new();
+        self.audit_threads(&mut findings);
         findings
     }
 
@@ -157,8 +181,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
                 "is in a queue of senders or is not, as it should not",
             );
             check(
-                (thread.state == State::Transferring || thread.outer.is_some())
-                    == thread.transfer.is_some(),
+                (thread.state == State::Transferring) == thread.transfer.is_some(),
                 "has a transfer or has none, as it should not",
             );
             check(

@@ -15,8 +15,8 @@ pub(crate) use control_space::{KIP_AREA_BITS, UTCB_AREA_BITS};
 use heliox_abi::utcb::{self, ControlWord};
 use heliox_abi::{CallError, Flexpage, FlexpageKind, ThreadId};
 use heliox_hal::execution::Registers;
-use heliox_types::mapping::RegionKind;
 use heliox_types::Register;
+use heliox_types::mapping::RegionKind;
 
 use crate::kernel::{Kernel, Machine, Surroundings};
 use crate::memory::Place;

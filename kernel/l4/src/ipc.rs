@@ -246,6 +246,14 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         }
     }
 
+    /// Has the thread looked at to which another one waits to send.
+    pub(crate) fn check_queue(&mut self, sender: Number) {
+        let thread = self.threads.at(sender);
+        if thread.state == State::Sending {
+            self.check_later(thread.queue);
+        }
+    }
+
     /// Nobody is there to receive from: the thread waits, if it is to wait at all.
     fn wait(&mut self, me: Number) {
         let now = self.machine.now();
@@ -299,7 +307,8 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         thread.state = State::Ready;
         if let Some(outer) = thread.outer.take() {
             // A page fault of its transfer was served.
-            thread.operation = outer;
+            thread.operation = outer.operation;
+            thread.transfer = Some(outer.transfer);
             thread.state = State::Transferring;
             self.resume_transfer(me);
             return;
@@ -313,13 +322,13 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         self.timers.cancel(&mut self.threads, me);
         let thread = self.threads.at_mut(me);
         let operation = thread.operation;
-        if thread.outer.is_some() {
+        if let Some(outer) = thread.outer {
             // The page fault of a transfer cannot be served.
             let code = match error.code {
                 IpcErrorCode::Timeout => IpcErrorCode::TransferTimeoutOwn,
                 _ => IpcErrorCode::Aborted,
             };
-            return self.abort_transfer(me, code);
+            return self.abort_transfer(outer.transfer, me, code);
         }
         thread.state = State::Ready;
         let is_lost = error.code == IpcErrorCode::NoPartner;
@@ -362,9 +371,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
             self.leave_queue(me);
         }
         self.timers.cancel(&mut self.threads, me);
-        if self.threads.at(me).transfer.is_some() {
-            self.abort_transfer(me, IpcErrorCode::Aborted);
-        }
+        self.abort_transfer_of(me);
         let thread = self.threads.at_mut(me);
         thread.work = Work::None;
         match state {
@@ -390,8 +397,9 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
                 continue;
             }
             if thread.operation.virtual_sender == Some(id) {
-                // It speaks for itself from now on.
+                // It speaks for itself from now on, and so may be accepted now.
                 self.threads.at_mut(number).operation.virtual_sender = None;
+                self.check_queue(number);
             }
             let thread = self.threads.at(number);
             if thread.state == State::Receiving && thread.operation.from == From::Thread(id) {

@@ -13,12 +13,12 @@
 
 use heliox_abi::Flexpage;
 use heliox_hal::flexpage::Flexpage as Range;
-use heliox_types::mapping::{Change, MappingInfo};
 use heliox_hal::memory::Paging;
+use heliox_hal::memory::UserMemory;
 use heliox_hal::page_map::{PageMapPage, SUPPLY_LIMIT};
 use heliox_hal::region::PhysicalRegion;
 use heliox_hal::rights::Rights;
-use heliox_hal::memory::UserMemory;
+use heliox_types::mapping::{Change, MappingInfo};
 use heliox_types::{PAGE_BITS, PhysicalAddress, USER_END, VirtualAddress};
 
 use crate::database::{Mapping, NodeId};

@@ -6,9 +6,9 @@
 //! so that the next step passes over it quickly.
 
 use heliox_abi::Flexpage;
-use heliox_types::mapping::Change;
 use heliox_hal::memory::UserMemory;
 use heliox_types::VirtualAddress;
+use heliox_types::mapping::Change;
 
 use crate::database::NodeId;
 use crate::kernel::{Kernel, Machine, Surroundings};

@@ -158,6 +158,14 @@ pub(crate) struct Operation {
     pub(crate) limit: Limit,
 }
 
+/// An IPC that waits until a page fault of its transfer is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Outer {
+    pub(crate) operation: Operation,
+    /// Number of the transfer.
+    pub(crate) transfer: u32,
+}
+
 /// What the scheduler knows of a thread. Times are in microseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Scheduling {
@@ -231,9 +239,9 @@ pub struct Thread<C> {
     /// It must not run at user level.
     pub(crate) halted: bool,
     pub(crate) operation: Operation,
-    /// The IPC that a page fault of its transfer interrupted.
-    pub(crate) outer: Option<Operation>,
-    /// Number of the transfer that it takes part in.
+    /// What a page fault of its transfer interrupted.
+    pub(crate) outer: Option<Outer>,
+    /// Number of the transfer that it takes part in, but for the interrupted one.
     pub(crate) transfer: Option<u32>,
     pub(crate) scheduling: Scheduling,
     pub(crate) run: RunLink,

@@ -73,6 +73,7 @@ impl<'k, C> Threads<'k, C> {
 
     /// Appends `sender` to the queue of those that wait to send to `receiver`.
     pub(crate) fn enqueue_sender(&mut self, receiver: Number, sender: Number) {
+        debug_assert_eq!(self.at(sender).next_sender, NOBODY);
         self.at_mut(sender).queue = receiver;
         let first = self.at(receiver).senders;
         if first == NOBODY {
@@ -93,6 +94,7 @@ impl<'k, C> Threads<'k, C> {
         let thread = self.at_mut(sender);
         let receiver = core::mem::replace(&mut thread.queue, NOBODY);
         let (next, previous) = (thread.next_sender, thread.previous_sender);
+        debug_assert_ne!(next, NOBODY);
         (thread.next_sender, thread.previous_sender) = (NOBODY, NOBODY);
         if next == sender {
             self.at_mut(receiver).senders = NOBODY;

@@ -22,7 +22,9 @@ use heliox_types::{PAGE_BYTES, VirtualAddress};
 
 use crate::kernel::{Kernel, MESSAGE_REGISTERS, Machine, Surroundings};
 use crate::memory::{Progress, Span};
-use crate::thread::{From, Incoming, Limit, NOBODY, Number, Operation, Outgoing, State, Work};
+use crate::thread::{
+    From, Incoming, Limit, NOBODY, Number, Operation, Outer, Outgoing, State, Work,
+};
 
 /// Where in the pieces of a string the copying is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -308,7 +310,9 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
                 }
                 self.complete(sender, receiver);
             }
-            Outcome::Impossible { who } => self.abort_transfer(who, IpcErrorCode::Aborted),
+            Outcome::Impossible { who } => {
+                self.abort_transfer(number, who, IpcErrorCode::Aborted);
+            }
             Outcome::Overflow => {
                 self.end_transfer(number);
                 self.overflow(sender, receiver, bytes);
@@ -325,9 +329,12 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         self.settle(sender);
     }
 
-    /// Whether a thread sends the message of the transfer that it takes part in.
+    /// Whether a thread sends the message of the transfer that it takes part in, or that its page fault
+    /// interrupted.
     pub(crate) fn is_transfer_sender(&self, me: Number) -> bool {
-        self.threads.at(me).transfer.is_some_and(|number| self.transfers.get(number).sender == me)
+        let thread = self.threads.at(me);
+        let number = thread.outer.map(|outer| outer.transfer).or(thread.transfer);
+        number.is_some_and(|number| self.transfers.get(number).sender == me)
     }
 
     fn end_transfer(&mut self, number: u32) {
@@ -341,18 +348,23 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         self.transfers.remove(number);
     }
 
+    /// Aborts the transfer that a thread takes part in, if it takes part in one.
+    pub(crate) fn abort_transfer_of(&mut self, me: Number) {
+        let thread = self.threads.at(me);
+        // The one that serves a page fault comes before the one that the fault interrupted, which then
+        // cannot go on either.
+        if let Some(number) = thread.transfer.or(thread.outer.map(|outer| outer.transfer)) {
+            self.abort_transfer(number, me, IpcErrorCode::Aborted);
+        }
+    }
+
     /// Ends a transfer that cannot go on because of `me`. Both sides are told: with `code`, or, if time ran
     /// out, with whose it was.
-    pub(crate) fn abort_transfer(&mut self, me: Number, code: IpcErrorCode) {
-        let Some(number) = self.threads.at(me).transfer else { return };
+    pub(crate) fn abort_transfer(&mut self, number: u32, me: Number, code: IpcErrorCode) {
         let Transfer { sender, receiver, bytes, .. } = self.transfers.get(number);
         for thread in [sender, receiver] {
-            if let Some(outer) = self.threads.at_mut(thread).outer.take() {
-                if self.threads.at(thread).state == State::Sending {
-                    self.threads.dequeue_sender(thread);
-                }
-                self.timers.cancel(&mut self.threads, thread);
-                self.threads.at_mut(thread).operation = outer;
+            if self.threads.at(thread).outer.is_some_and(|outer| outer.transfer == number) {
+                self.leave_page_fault(thread);
             }
         }
         self.end_transfer(number);
@@ -362,6 +374,24 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         };
         let codes = if me == sender { (code, other) } else { (other, code) };
         self.fail_both(sender, receiver, codes, bytes);
+    }
+
+    /// A thread gives up having a page fault of its transfer served.
+    fn leave_page_fault(&mut self, me: Number) {
+        let Some(outer) = self.threads.at_mut(me).outer.take() else { return };
+        if self.threads.at(me).state == State::Sending {
+            self.threads.dequeue_sender(me);
+        }
+        self.timers.cancel(&mut self.threads, me);
+        let thread = self.threads.at_mut(me);
+        thread.operation = outer.operation;
+        if let Some(serving) = thread.transfer.take() {
+            // The pager was about to map the memory.
+            let Transfer { sender, bytes, .. } = self.transfers.get(serving);
+            self.end_transfer(serving);
+            let code = IpcErrorCode::Aborted;
+            self.fail(sender, IpcError { phase: Phase::Send, code, offset: bytes });
+        }
     }
 
     /// Has the pager of `who` asked for memory that a string needs.
@@ -382,12 +412,13 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         transfer.deadline = Some(deadline);
         self.transfers.set(number, transfer);
         if deadline.is_some_and(|deadline| deadline <= now) {
-            return self.abort_transfer(who, IpcErrorCode::TransferTimeoutOwn);
+            return self.abort_transfer(number, who, IpcErrorCode::TransferTimeoutOwn);
         }
         let instruction =
             self.threads.at(who).context.as_ref().map_or(0, Registers::instruction_pointer);
         let thread = self.threads.at_mut(who);
-        thread.outer = Some(thread.operation);
+        thread.outer = Some(Outer { operation: thread.operation, transfer: number });
+        thread.transfer = None;
         let outgoing = Outgoing::PageFault { address, access, instruction };
         self.ask_pager(who, outgoing, deadline);
     }

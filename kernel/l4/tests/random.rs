@@ -789,9 +789,10 @@ fn random_calls_keep_every_invariant() {
     kernel.machine().set_program(Box::new(move |cpu, context| {
         let world = &mut *played.borrow_mut();
         let utcb = context.gs_base().wrapping_add(24);
-        let me = world.threads.iter().find(|thread| thread.local == utcb && utcb != 24).copied();
+        let id = cpu.load(at(utcb.wrapping_sub(120)))?;
+        let me = world.threads.iter().find(|thread| thread.id == id).copied();
         let me = me.unwrap_or(ThreadView {
-            id: 0,
+            id,
             local: utcb,
             space: u32::MAX,
             privileged: false,
@@ -799,6 +800,7 @@ fn random_calls_keep_every_invariant() {
         });
         Actor { world, cpu, context, utcb, me }.act()
     }));
+    let quick = std::env::var("HELIOX_QUICK").is_ok();
     let mut next = every;
     let mut most = (0, 0, 0);
     let mut idle = 0;
@@ -824,8 +826,17 @@ fn random_calls_keep_every_invariant() {
             kernel.machine().machine().raise_line(line);
         }
         kernel.step();
+        if quick {
+            let findings = kernel.audit_quickly();
+            assert!(findings.is_empty(), "after {done} calls: {findings:#?}");
+        }
         idle = if kernel.current_thread() == 0 { idle + 1 } else { 0 };
-        assert!(idle < 1000, "nothing runs any more after {done} calls: {:#?}", view(&kernel));
+        assert!(
+            idle < 1000,
+            "nothing runs any more after {done} calls: {} {}",
+            kernel.describe_thread(48),
+            kernel.describe_thread(50)
+        );
     }
     check(&mut kernel, calls);
     let missing = report(&world.borrow());

@@ -11,9 +11,7 @@ use heliox_types::VirtualAddress;
 
 use crate::kernel::{Kernel, Machine, Surroundings};
 use crate::space::Space;
-use crate::thread::{
-    From, Incoming, NOBODY, Number, Operation, State, Thread, Utcb, Work,
-};
+use crate::thread::{From, Incoming, NOBODY, Number, Operation, State, Thread, Utcb, Work};
 
 /// The UTCB location that means no change.
 const NO_CHANGE: u64 = u64::MAX;
@@ -362,6 +360,14 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         self.spaces.at_mut(space).threads += 1;
         if let Some(context) = &mut self.threads.at_mut(number).context {
             context.set_port_permissions(None);
+        }
+        // Who speaks for the thread may be accepted now.
+        let id = self.threads.at(number).id;
+        for sender in kip::USER_BASE..self.thread_limit {
+            let thread = self.threads.at(sender);
+            if id.is_some() && thread.operation.virtual_sender == id {
+                self.check_queue(sender);
+            }
         }
     }
 

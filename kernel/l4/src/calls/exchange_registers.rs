@@ -146,7 +146,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
             return;
         }
         if thread.transfer.is_some() || outer {
-            return self.abort_transfer(target, IpcErrorCode::Aborted);
+            return self.abort_transfer_of(target);
         }
         let operation = thread.operation;
         if state == State::Sending {
@@ -180,10 +180,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
             State::Stopped => thread.state = State::Ready,
             // Its partner may have come meanwhile.
             State::Receiving => self.check_later(target),
-            State::Sending => {
-                let receiver = thread.queue;
-                self.check_later(receiver);
-            }
+            State::Sending => self.check_queue(target),
             _ => {}
         }
     }

@@ -8,11 +8,11 @@ use heliox_hal::geometry::FourLevel;
 use heliox_hal::memory::{Memory, PhysicalMemory};
 use heliox_hal::region::PhysicalRegion;
 use heliox_hal::simulated::{Caching, Simulated, SimulatedHal};
+use heliox_hal::state::Layout;
 use heliox_l4_kernel::{
     Beginning, DatabaseParts, Deadline, EMPTY_BUCKET, Kernel, Node, Objects, Server, Space,
     Surroundings, Thread, Transfer, UtcbPage,
 };
-use heliox_hal::state::Layout;
 use heliox_types::flexpage::Flexpage;
 use heliox_types::{FrameRange, PhysicalAddress, VirtualAddress};
 
