@@ -167,7 +167,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
             let thread = self.threads.at(number);
             let mut check = |holds: bool, what: &str| {
                 if !holds {
-                    findings.push(format!("thread {number}: {what} ({:?})", thread.state));
+                    findings.push(format!("{what}: {}", self.describe_thread(number)));
                 }
             };
             check(thread.id.is_some_and(|id| id.number() == number), "has another's number");

@@ -372,6 +372,9 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         }
         self.timers.cancel(&mut self.threads, me);
         self.abort_transfer_of(me);
+        if let Work::Dismantle { space, .. } = self.threads.at(me).work {
+            self.dismantle_later(space);
+        }
         let thread = self.threads.at_mut(me);
         thread.work = Work::None;
         match state {

@@ -80,6 +80,8 @@ struct World {
     pending: BTreeMap<u64, u64>,
     results: BTreeMap<(&'static str, String), u64>,
     calls: u64,
+    /// All is to be given back: how many calls for that were made.
+    ending: Option<u32>,
 }
 
 /// Addresses that programs use for memory: small pages, and large ones.
@@ -635,8 +637,62 @@ impl Actor<'_, '_> {
         self.call(IPC)
     }
 
+    /// Gives everything back: root deletes all threads, and both servers take all memory and ports
+    /// back, and then wait.
+    fn end(&mut self, done: u32) -> Step {
+        self.world.ending = Some(done + 1);
+        let number = NUMBERS.start + done / 2;
+        if NUMBERS.contains(&number) && self.me.id >> 32 == 50 {
+            let id = u64::from(number) << 32 | 1;
+            self.set(Register::Rdi, id);
+            self.set(Register::R8, 0);
+            return self.call(THREAD_CONTROL);
+        }
+        self.message(0, Flexpage::COMPLETE.with_rights(Flexpage::ALL).0)?;
+        self.message(1, Flexpage::ports(0, 16, Flexpage::ALL).0)?;
+        self.set(Register::Rdx, UnmapControl::new(2, true).0);
+        self.call(UNMAP)
+    }
+
+    /// Sends strings to somebody who receives.
+    fn send_string(&mut self) -> Step {
+        let waiting = self.world.threads.iter().filter(|thread| thread.state == "receiving");
+        let waiting: Vec<_> = waiting.map(|thread| thread.id).collect();
+        let to = self.world.random.pick(&waiting).unwrap_or(0);
+        let timeouts = Timeouts::new(self.world.timeout(), self.world.timeout());
+        self.set_control(ControlWord::TransferTimeouts, timeouts.0)?;
+        let mut words = Vec::new();
+        for _ in 0..1 + self.world.random.below(2) {
+            words.push(StringItem::simple(self.world.random.below(9000)).0);
+            words.push(self.world.address() + self.world.random.below(4096));
+        }
+        self.message(0, Tag::new(1, 0, words.len()).0)?;
+        for (index, word) in (1..).zip(words) {
+            self.message(index, word)?;
+        }
+        self.set(Register::Rsi, to);
+        self.set(Register::Rdx, ThreadId::ANY.0);
+        self.set(Register::R8, Timeouts::new(Time::ZERO, Time::from_period(50)).0);
+        self.call(IPC)
+    }
+
+    /// Receives strings.
+    fn receive_string(&mut self) -> Step {
+        self.set_word(-16, Acceptor::new(Flexpage::COMPLETE, true).0)?;
+        self.buffers()?;
+        let timeouts = Timeouts::new(self.world.timeout(), self.world.timeout());
+        self.set_control(ControlWord::TransferTimeouts, timeouts.0)?;
+        self.set(Register::Rsi, 0);
+        self.set(Register::Rdx, ThreadId::ANY.0);
+        self.set(Register::R8, Timeouts::new(Time::ZERO, Time::from_period(200)).0);
+        self.call(IPC)
+    }
+
     fn act(&mut self) -> Step {
         self.look_back()?;
+        if let Some(done) = self.world.ending {
+            return self.end(done);
+        }
         if self.is_server() {
             let got = Tag(self.context.register(Register::R9));
             if got.label() >> 4 == KernelLabel::PageFault.label(0) >> 4 {
@@ -648,8 +704,13 @@ impl Actor<'_, '_> {
                 2..=3 => return self.give(),
                 _ => {}
             }
-        } else if self.world.random.one_in(20) {
-            return self.revive();
+        } else {
+            match self.world.random.below(20) {
+                0 => return self.revive(),
+                1..=2 => return self.send_string(),
+                3..=4 => return self.receive_string(),
+                _ => {}
+            }
         }
         if self.world.random.one_in(10) && !self.is_server() {
             // Own control registers, with anything, but mostly with somebody who answers.
@@ -767,6 +828,21 @@ fn check(kernel: &mut TestKernel, calls: u64) {
     assert!(findings.is_empty(), "after {calls} calls: {findings:#?}");
 }
 
+/// Has everything given back; what there is then, and how many of the kernel's pages are free.
+fn give_all_back(
+    kernel: &mut TestKernel,
+    world: &RefCell<World>,
+) -> (heliox_l4_kernel::Census, usize) {
+    world.borrow_mut().ending = Some(0);
+    while world.borrow().ending.is_some_and(|calls| calls < 1000) {
+        kernel.step();
+    }
+    world.borrow_mut().ending = None;
+    check(kernel, world.borrow().calls);
+    let census = kernel.census();
+    (census, kernel.surroundings().free_pages() + census.supply)
+}
+
 #[test]
 fn random_calls_keep_every_invariant() {
     let calls = std::env::var("HELIOX_CALLS").ok().and_then(|text| text.parse().ok());
@@ -782,9 +858,9 @@ fn random_calls_keep_every_invariant() {
         pending: BTreeMap::new(),
         results: BTreeMap::new(),
         calls: 0,
+        ending: None,
     }));
     check(&mut kernel, 0);
-    let before = (kernel.census(), kernel.surroundings().free_pages());
     let played = Rc::clone(&world);
     kernel.machine().set_program(Box::new(move |cpu, context| {
         let world = &mut *played.borrow_mut();
@@ -800,6 +876,7 @@ fn random_calls_keep_every_invariant() {
         });
         Actor { world, cpu, context, utcb, me }.act()
     }));
+    let (_, fresh) = give_all_back(&mut kernel, &world);
     let quick = std::env::var("HELIOX_QUICK").is_ok();
     let mut next = every;
     let mut most = (0, 0, 0);
@@ -841,6 +918,11 @@ fn random_calls_keep_every_invariant() {
     check(&mut kernel, calls);
     let missing = report(&world.borrow());
     println!("at most {} mappings, {} of ports, {} threads", most.0, most.1, most.2);
-    let _ = before;
+    // Everything comes back.
+    let before = give_all_back(&mut kernel, &world);
+    assert_eq!(before.0.threads, 2);
+    assert_eq!((before.0.spaces, before.0.mappings, before.0.port_mappings), (2, 0, 0));
+    assert_eq!(before.0.utcb_pages, 2);
+    assert_eq!(before.1, fresh, "pages of the kernel's were lost");
     assert!(missing.is_empty(), "too few: {missing:#?}");
 }

@@ -321,11 +321,8 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         {
             self.check_utcb(target, address, if moves { NOBODY } else { number })?;
         }
-        // Now the thread changes; only memory can still be missing, for a new UTCB.
+        // Only memory can still be missing, for a new UTCB.
         let old_id = self.threads.at(number).id;
-        if moves {
-            self.leave_ipc(number);
-        }
         let relocates = location.is_some()
             && (moves
                 || old_utcb.is_none_or(|old| Some(old.address - utcb::MR0_OFFSET) != location));
@@ -333,6 +330,10 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
             self.relocate(number, target, address)?;
         } else if moves {
             self.change_space(number, target);
+        }
+        // Now nothing can fail any more.
+        if moves {
+            self.leave_ipc(number);
         }
         if old_id != Some(destination) {
             self.rename(number, destination);

@@ -75,10 +75,10 @@ pub(crate) struct Size {
 impl Size {
     pub(crate) const SMALL: Self = Self {
         frames: 4096,
-        pool: 1024,
+        pool: 160,
         threads: 128,
-        spaces: 24,
-        utcb_pages: 48,
+        spaces: 10,
+        utcb_pages: 14,
         mappings: 4096,
         heap_pages: 256,
     };
