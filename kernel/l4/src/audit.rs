@@ -125,6 +125,25 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         pages
     }
 
+    /// What is mapped in a space: address, log2 of the size, physical address.
+    pub fn mapped(&mut self, space: u32) -> Vec<(u64, u8, u64)> {
+        let mut found = Vec::new();
+        let mut at = 0;
+        while at < USER_END {
+            let Some(tables) = &self.spaces.at(space).tables else { break };
+            let Some(address) = VirtualAddress::new(at) else { break };
+            match self.machine.memory().read_mapping(&tables.map, address) {
+                Err(next) => at = next,
+                Ok(info) => {
+                    let (start, bits) = (info.address.get(), bits_of_level(&info));
+                    found.push((start, bits, info.frame.address().get()));
+                    at = start + (1 << bits);
+                }
+            }
+        }
+        found
+    }
+
     /// A thread, for a message.
     pub fn describe_thread(&self, number: u32) -> String {
         let thread = self.threads.at(number);

@@ -281,20 +281,18 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
 
     /// Takes the ports of a piece from all to whom the holder of a mapping gave them.
     fn revoke_given_ports(&mut self, node: NodeId, at: u64, piece: u8) {
-        // Given in larger pieces: they are split.
-        for size in (piece + 1..=16).rev() {
-            while let Some(child) = self.port_mappings.child(node, at, size) {
-                let Some(found) = self.port_mappings.get(child).copied() else { break };
-                if !self.split_ports(found.space, at, piece) {
-                    self.remove_port_tree(child);
-                }
-            }
-        }
-        for size in 0..=piece {
-            for part in 0..1_u64 << (piece - size) {
-                while let Some(child) = self.port_mappings.child(node, at + (part << size), size) {
-                    self.remove_port_tree(child);
-                }
+        let end = at + (1 << piece);
+        let mut cursor = node;
+        while let Some(child) = self.port_mappings.next_derived(node, cursor) {
+            let Some(found) = self.port_mappings.get(child).copied() else { return };
+            let overlaps = found.object < end && at < found.object + (1 << found.bits);
+            if self.port_mappings.parent(child) != Some(node) || !overlaps {
+                cursor = child;
+            } else if found.bits > piece && self.split_ports(found.space, at, piece) {
+                // The pieces are somewhere else in the list.
+                cursor = node;
+            } else {
+                self.remove_port_tree(child);
             }
         }
     }

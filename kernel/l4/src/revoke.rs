@@ -258,8 +258,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         }
         if unit.node == NodeId::ROOT && revocation.flush && revocation.removes() {
             // What sigma0 touched; it gets it back when it touches it again.
-            let info = self.remove_from_tables(space, at);
-            step.used |= info.map_or(0, |info| used_bits(&info));
+            return self.remove_own(space, Span { base: at, bits: u32::from(bits) }, step);
         }
         true
     }
@@ -309,6 +308,31 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         } else {
             (Progress::Until(at - span.base), step.used)
         }
+    }
+
+    /// Removes what is in the tables of sigma0's space in a range; `false` if the step ended before.
+    fn remove_own(&mut self, space: u32, span: Span, step: &mut Step) -> bool {
+        let mut at = span.base;
+        while at < span.end() {
+            let Some(tables) = &self.spaces.at(space).tables else { return true };
+            let start = VirtualAddress::new(at).unwrap_or(VirtualAddress::ZERO);
+            match self.machine.memory().read_mapping(&tables.map, start) {
+                Err(next) => at = next,
+                Ok(info) => {
+                    let (base, bits) = (info.address.get(), crate::memory::bits_of_level(&info));
+                    at = base + (1 << bits);
+                    if self.spaces.at(space).is_kept_free(base, u32::from(bits)) {
+                        continue;
+                    }
+                    if !step.spend() {
+                        return false;
+                    }
+                    let removed = self.remove_from_tables(space, base);
+                    step.used |= removed.map_or(0, |info| used_bits(&info));
+                }
+            }
+        }
+        true
     }
 
     /// Removes everything that is mapped in a range of a space, which is not larger than the largest page.

@@ -640,13 +640,25 @@ impl Actor<'_, '_> {
     /// Gives everything back: root deletes all threads, and both servers take all memory and ports
     /// back, and then wait.
     fn end(&mut self, done: u32) -> Step {
-        self.world.ending = Some(done + 1);
-        let number = NUMBERS.start + done / 2;
+        if !self.is_server() {
+            self.set(Register::Rsi, 0);
+            self.set(Register::Rdx, ThreadId::ANY.0);
+            self.set(Register::R8, 0);
+            return self.call(IPC);
+        }
+        let number = NUMBERS.start + done;
+        if self.me.id >> 32 == 50 {
+            self.world.ending = Some(done + 1);
+        }
         if NUMBERS.contains(&number) && self.me.id >> 32 == 50 {
             let id = u64::from(number) << 32 | 1;
             self.set(Register::Rdi, id);
             self.set(Register::R8, 0);
             return self.call(THREAD_CONTROL);
+        }
+        if self.world.random.one_in(2) {
+            self.set(Register::Rdi, 0);
+            return self.call(THREAD_SWITCH);
         }
         self.message(0, Flexpage::COMPLETE.with_rights(Flexpage::ALL).0)?;
         self.message(1, Flexpage::ports(0, 16, Flexpage::ALL).0)?;
@@ -834,12 +846,13 @@ fn give_all_back(
     world: &RefCell<World>,
 ) -> (heliox_l4_kernel::Census, usize) {
     world.borrow_mut().ending = Some(0);
-    while world.borrow().ending.is_some_and(|calls| calls < 1000) {
+    while world.borrow().ending.is_some_and(|calls| calls < 600) {
         kernel.step();
     }
     world.borrow_mut().ending = None;
     check(kernel, world.borrow().calls);
     let census = kernel.census();
+    println!("{census:?}");
     (census, kernel.surroundings().free_pages() + census.supply)
 }
 
@@ -923,6 +936,15 @@ fn random_calls_keep_every_invariant() {
     assert_eq!(before.0.threads, 2);
     assert_eq!((before.0.spaces, before.0.mappings, before.0.port_mappings), (2, 0, 0));
     assert_eq!(before.0.utcb_pages, 2);
+    println!("{:x?} {:x?}", kernel.mapped(0), kernel.mapped(1));
+    let free: Vec<u64> = kernel.surroundings().free_numbers();
+    for number in 4096 - 160..4096 {
+        if !free.contains(&number) {
+            let frame = heliox_types::Frame::new(number).unwrap();
+            use heliox_hal::execution::Execution;
+            println!("{number} {:?}", kernel.machine().memory_view().state().page(frame));
+        }
+    }
     assert_eq!(before.1, fresh, "pages of the kernel's were lost");
     assert!(missing.is_empty(), "too few: {missing:#?}");
 }

@@ -28,6 +28,11 @@ pub(crate) struct Support {
 }
 
 impl Support {
+    /// Their numbers.
+    pub(crate) fn free_numbers(&self) -> Vec<u64> {
+        self.free.iter().map(|page| page.first_frame().number()).collect()
+    }
+
     /// Pages that are not in use.
     pub(crate) fn free_pages(&self) -> usize {
         self.free.len()
