@@ -61,6 +61,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
                 space: thread.space,
                 privileged: self.spaces.at(thread.space).privileged,
                 state: match thread.state {
+                    _ if thread.outer.is_some() => "faulting",
                     State::Inactive => "inactive",
                     State::Ready if thread.halted => "halted",
                     State::Ready => "ready",
@@ -123,25 +124,6 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
             }
         }
         pages
-    }
-
-    /// What is mapped in a space: address, log2 of the size, physical address.
-    pub fn mapped(&mut self, space: u32) -> Vec<(u64, u8, u64)> {
-        let mut found = Vec::new();
-        let mut at = 0;
-        while at < USER_END {
-            let Some(tables) = &self.spaces.at(space).tables else { break };
-            let Some(address) = VirtualAddress::new(at) else { break };
-            match self.machine.memory().read_mapping(&tables.map, address) {
-                Err(next) => at = next,
-                Ok(info) => {
-                    let (start, bits) = (info.address.get(), bits_of_level(&info));
-                    found.push((start, bits, info.frame.address().get()));
-                    at = start + (1 << bits);
-                }
-            }
-        }
-        found
     }
 
     /// A thread, for a message.

@@ -28,11 +28,6 @@ pub(crate) struct Support {
 }
 
 impl Support {
-    /// Their numbers.
-    pub(crate) fn free_numbers(&self) -> Vec<u64> {
-        self.free.iter().map(|page| page.first_frame().number()).collect()
-    }
-
     /// Pages that are not in use.
     pub(crate) fn free_pages(&self) -> usize {
         self.free.len()
@@ -80,7 +75,7 @@ pub(crate) struct Size {
 impl Size {
     pub(crate) const SMALL: Self = Self {
         frames: 4096,
-        pool: 160,
+        pool: 110,
         threads: 128,
         spaces: 10,
         utcb_pages: 14,
