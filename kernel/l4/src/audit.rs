@@ -13,7 +13,7 @@ use crate::database::NodeId;
 use crate::kernel::{Kernel, Machine, Surroundings};
 use crate::memory::{bits_of, bits_of_level};
 use crate::space::SIGMA0;
-use crate::thread::{Incoming, NOBODY, Number, State, Work};
+use crate::thread::{Incoming, Limit, NOBODY, Number, State, Work};
 
 /// Everything that does not hold.
 type Findings = Vec<String>;
@@ -190,6 +190,10 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
                     || matches!(thread.state, State::Sending | State::Receiving),
                 "has a timer but does not wait",
             );
+            let must_wake = thread.state == State::Receiving
+                && thread.operation.limit != Limit::Never
+                && !thread.checking;
+            check(!must_wake || thread.timer.is_running(), "waits with a limit and has no timer");
             check(thread.context.is_some() || thread.utcb.is_none(), "has no registers");
             check(
                 thread.work != Work::Transfer || thread.transfer.is_some(),

@@ -17,6 +17,7 @@ use heliox_hal::execution::Registers;
 use heliox_types::Register;
 
 use crate::kernel::{Kernel, Machine, Surroundings, ipc_error};
+use crate::planted::{Fault, is_planted};
 use crate::space::Redirector;
 use crate::thread::{From, Incoming, Limit, NOBODY, Number, Operation, Outgoing, State, Work};
 
@@ -197,7 +198,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
                 .threads
                 .find(id)
                 .is_some_and(|from| self.threads.at(from).space == thread.space),
-            From::Thread(wanted) => wanted == id,
+            From::Thread(wanted) => wanted == id || is_planted(Fault::ClosedReceiveIsOpen),
         }
     }
 
@@ -262,6 +263,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
             Some(deadline) if deadline <= now => {
                 self.fail(me, ipc_error(Phase::Receive, IpcErrorCode::Timeout));
             }
+            Some(_) if is_planted(Fault::TimeoutNeverFires) => {}
             Some(deadline) => self.timers.start(&mut self.threads, me, deadline),
         }
     }
@@ -347,6 +349,10 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
 
     /// The timer of a thread has ended.
     pub(crate) fn timed_out(&mut self, me: Number) {
+        if is_planted(Fault::LostWakeup) && self.threads.at(me).state == State::Receiving {
+            self.threads.at_mut(me).state = State::Ready;
+            return;
+        }
         match self.threads.at(me).state {
             State::Sending => {
                 self.leave_queue(me);
@@ -359,6 +365,10 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
 
     /// Takes a sender out of the queue that it waits in.
     pub(crate) fn leave_queue(&mut self, me: Number) {
+        if is_planted(Fault::SenderStaysQueued) {
+            self.threads.at_mut(me).state = State::Ready;
+            return;
+        }
         self.threads.dequeue_sender(me);
         self.threads.at_mut(me).state = State::Ready;
     }
@@ -416,7 +426,9 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
     pub(crate) fn set_result(&mut self, me: Number, from: ThreadId, tag: Tag) {
         let address = self.threads.at(me).utcb.map_or(0, |utcb| utcb.address);
         if let Some(context) = &mut self.threads.at_mut(me).context {
-            context.set_register(Register::Rsi, from.0);
+            if !is_planted(Fault::StaleFrom) {
+                context.set_register(Register::Rsi, from.0);
+            }
             context.set_register(Register::R9, tag.0);
             context.set_register(Register::Rdi, address);
         }

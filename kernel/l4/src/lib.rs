@@ -37,6 +37,7 @@ mod ipc;
 mod kernel;
 mod light;
 mod memory;
+mod planted;
 mod ports;
 mod revoke;
 mod run_queue;
@@ -55,6 +56,8 @@ pub use boot::{Beginning, Server, StartError};
 pub use database::{EMPTY_BUCKET, Node, NodeId};
 pub use kernel::{DatabaseParts, Kernel, Machine, Objects, Surroundings};
 pub use memory::MemoryNote;
+#[cfg(feature = "planted-faults")]
+pub use planted::{Fault, plant};
 pub use space::Space;
 pub use thread::Thread;
 pub use timers::Deadline;

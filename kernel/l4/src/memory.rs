@@ -23,6 +23,7 @@ use heliox_types::{PAGE_BITS, PhysicalAddress, USER_END, VirtualAddress};
 
 use crate::database::{Mapping, NodeId};
 use crate::kernel::{Kernel, Machine, Surroundings};
+use crate::planted::{Fault, is_planted};
 use crate::space::SIGMA0;
 
 /// Log2 of the sizes of pages, smallest first.
@@ -263,7 +264,8 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         grant: bool,
     ) -> bool {
         let object = unit.object + (from - unit.address);
-        let rights = rights & unit.rights;
+        let held = if is_planted(Fault::RightsNotMasked) { Flexpage::ALL } else { unit.rights };
+        let rights = rights & held;
         let Some(asked) = rights_of(rights) else { return true };
         if to >= USER_END || self.spaces.at(to_space).is_kept_free(to, u32::from(bits)) {
             return true;
@@ -305,7 +307,13 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
             return false;
         }
         if all {
-            let used = self.remove_from_tables(from_space, from).map_or(0, |info| used_bits(&info));
+            let used = match is_planted(Fault::GrantKeepsSource) {
+                true => 0,
+                false => {
+                    let removed = self.remove_from_tables(from_space, from);
+                    removed.map_or(0, |info| used_bits(&info))
+                }
+            };
             self.mappings.relocate(unit.node, to_space, to);
             self.note(unit.node, |note| {
                 note.used |= used;

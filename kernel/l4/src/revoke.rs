@@ -16,6 +16,7 @@ use crate::memory::{
     MemoryNote, PAGE_SIZES, Place, Progress, Span, Unit, largest_size, part_of, rights_of,
     used_bits,
 };
+use crate::planted::{Fault, is_planted};
 
 /// Mappings that a step deals with, at most.
 const BUDGET: u32 = 64;
@@ -77,7 +78,9 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         if let Some(parent) = self.mappings.parent(node) {
             self.note(parent, |note| note.used |= used);
         }
-        self.mappings.remove(node);
+        if !is_planted(Fault::NodeLeaked) {
+            self.mappings.remove(node);
+        }
     }
 
     /// Removes what was derived from a mapping, and with `itself` the mapping; `false` if the step ended
@@ -85,6 +88,9 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
     fn remove_tree(&mut self, node: NodeId, itself: bool, step: &mut Step) -> bool {
         let mut at = node;
         loop {
+            if is_planted(Fault::DerivedMappingsStay) {
+                break;
+            }
             if let Some(deeper) = self.mappings.first_derived(at) {
                 at = deeper;
                 continue;

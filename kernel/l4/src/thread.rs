@@ -9,6 +9,7 @@
 
 use heliox_abi::{GlobalId, ThreadId};
 
+use crate::planted::{Fault, is_planted};
 use crate::run_queue::RunLink;
 use crate::timers::Timer;
 
@@ -320,7 +321,8 @@ impl<C> Thread<C> {
     pub(crate) fn is_runnable(&self) -> bool {
         match self.work {
             Work::None => {
-                self.state == State::Ready && !self.halted && self.scheduling.total != Some(0)
+                let halted = self.halted && !is_planted(Fault::HaltedRuns);
+                self.state == State::Ready && !halted && self.scheduling.total != Some(0)
             }
             _ => true,
         }

@@ -22,6 +22,7 @@ use heliox_types::{PAGE_BYTES, VirtualAddress};
 
 use crate::kernel::{Kernel, MESSAGE_REGISTERS, Machine, Surroundings};
 use crate::memory::{Progress, Span};
+use crate::planted::{Fault, is_planted};
 use crate::thread::{
     From, Incoming, Limit, NOBODY, Number, Operation, Outer, Outgoing, State, Work,
 };
@@ -669,6 +670,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
             }
         }
         let in_page = |address: u64| PAGE_BYTES - address % PAGE_BYTES;
+        let room = if is_planted(Fault::BufferOverrun) { available } else { room };
         let count = available.min(room).min(in_page(from)).min(in_page(to));
         let Some(read) = self.string_page(sender, from, false) else {
             return Outcome::Fault { who: sender, address: from, access: Flexpage::READ };

@@ -20,7 +20,7 @@ use heliox_abi::{
 use heliox_hal::execution::Registers;
 use heliox_hal::geometry::FourLevel;
 use heliox_hal::simulated::{SimulatedContext, UserCpu};
-use heliox_l4_kernel::ThreadView;
+use heliox_l4_kernel::{Fault, ThreadView};
 use heliox_types::{Interrupt, Register, VirtualAddress};
 
 /// Calls of the default run; `HELIOX_CALLS` asks for another number.
@@ -76,10 +76,12 @@ struct World {
     random: Random,
     stubs: u64,
     threads: Vec<ThreadView>,
-    /// What each context (by name) called last.
-    pending: BTreeMap<u64, u64>,
+    /// What each context (by name) called last, and from whom alone it receives.
+    pending: BTreeMap<u64, (u64, ThreadId)>,
     results: BTreeMap<(&'static str, String), u64>,
     calls: u64,
+    /// Spaces may have redirectors, which change who answers.
+    redirects: bool,
     /// All is to be given back: how many calls for that were made.
     ending: Option<u32>,
 }
@@ -232,14 +234,33 @@ impl Actor<'_, '_> {
     fn call(&mut self, stub: u64) -> Step {
         let offset = if stub == MEMORY_CONTROL { 39 } else { 2 };
         self.context.jump(self.world.stubs + stub * STUB_SIZE + offset);
-        self.world.pending.insert(self.context.name(), stub);
+        let from = ThreadId(self.context.register(Register::Rdx));
+        self.world.pending.insert(self.context.name(), (stub, from));
         self.world.calls += 1;
         Err(Interrupt::SystemCall)
     }
 
+    /// Who received from one thread alone, and from nobody who speaks for others, got the message of that
+    /// thread.
+    fn check_sender(&self, wanted: ThreadId, tag: Tag) {
+        let from = ThreadId(self.context.register(Register::Rsi));
+        let is_plain = !tag.has(Tag::PROPAGATED) && !tag.has(Tag::REDIRECTED);
+        let redirected = self.world.redirects;
+        if wanted.global().is_none() || !is_plain || redirected || wanted.0 >> 32 < 48 {
+            return;
+        }
+        let same = self.world.threads.iter().find(|thread| thread.id == wanted.0);
+        let local = same.map_or(0, |thread| thread.local);
+        assert!(
+            from == wanted || from.0 == local || same.is_none() || from.is_local(),
+            "asked for {wanted:?}, got {from:?}"
+        );
+    }
+
     /// Notes how the last call ended.
     fn look_back(&mut self) -> Step {
-        let Some(stub) = self.world.pending.remove(&self.context.name()) else { return Ok(()) };
+        let pending = self.world.pending.remove(&self.context.name());
+        let Some((stub, wanted)) = pending else { return Ok(()) };
         let code = self.word(i64::from(ControlWord::ErrorCode as i8))?;
         let rax = self.context.register(Register::Rax);
         let simple = |ok: bool| if ok { "ok".to_string() } else { format!("error {code}") };
@@ -250,7 +271,10 @@ impl Actor<'_, '_> {
                     Some(error) if tag.has(Tag::ERROR) => {
                         format!("{:?} {:?}", error.phase, error.code)
                     }
-                    _ => "ok".to_string(),
+                    _ => {
+                        self.check_sender(wanted, tag);
+                        "ok".to_string()
+                    }
                 };
                 ("Ipc", result)
             }
@@ -503,6 +527,7 @@ impl Actor<'_, '_> {
             _ => Flexpage::memory(0xbff0_0000, 12, 0),
         };
         let redirector = match random.below(8) {
+            _ if !self.world.redirects => ThreadId::NIL,
             0..=3 => ThreadId::NIL,
             4..=5 => ThreadId::ANY,
             6 => ThreadId(random.next()),
@@ -861,7 +886,11 @@ fn give_all_back(
             for number in 48..90 {
                 println!("{}", kernel.describe_thread(number));
             }
-            panic!("not at an end, {:?}, current {}", world.borrow().ending, kernel.current_thread());
+            panic!(
+                "not at an end, {:?}, current {}",
+                world.borrow().ending,
+                kernel.current_thread()
+            );
         }
     }
     world.borrow_mut().ending = None;
@@ -877,6 +906,8 @@ fn random_calls_keep_every_invariant() {
     let seed = std::env::var("HELIOX_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
     let every = std::env::var("HELIOX_AUDIT").ok().and_then(|text| text.parse().ok());
     let every = every.unwrap_or(AUDIT_EVERY);
+    let fault = std::env::var("HELIOX_FAULT").ok().and_then(|text| text.parse::<u8>().ok());
+    heliox_l4_kernel::plant(Fault::ALL.into_iter().find(|it| Some(*it as u8) == fault));
     let mut kernel = kernel(Size::SMALL);
     let world = Rc::new(RefCell::new(World {
         random: Random(seed),
@@ -885,6 +916,7 @@ fn random_calls_keep_every_invariant() {
         pending: BTreeMap::new(),
         results: BTreeMap::new(),
         calls: 0,
+        redirects: std::env::var("HELIOX_REDIRECT").as_deref() != Ok("no"),
         ending: None,
     }));
     check(&mut kernel, 0);

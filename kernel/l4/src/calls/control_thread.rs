@@ -10,6 +10,7 @@ use heliox_types::Register;
 use heliox_types::VirtualAddress;
 
 use crate::kernel::{Kernel, Machine, Surroundings};
+use crate::planted::{Fault, is_planted};
 use crate::space::Space;
 use crate::thread::{From, Incoming, NOBODY, Number, Operation, State, Thread, Utcb, Work};
 
@@ -258,7 +259,9 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         if let Some(mapping) = mapping {
             let cpu = self.machine.cpu();
             let (region, _) = self.machine.memory().remove_kernel_mapping(cpu, mapping);
-            self.surroundings.give_back(region);
+            if !is_planted(Fault::PageLeaked) {
+                self.surroundings.give_back(region);
+            }
         }
     }
 
