@@ -985,3 +985,30 @@ fn random_calls_keep_every_invariant() {
     assert_eq!(before.1, fresh, "pages of the kernel's were lost");
     assert!(missing.is_empty(), "too few: {missing:#?}");
 }
+
+/// Each planted fault is found by a random run, in a process of its own.
+#[test]
+fn each_planted_fault_is_found() {
+    let own = std::env::current_exe().expect("the program has a path");
+    let mut missed = Vec::new();
+    for fault in Fault::ALL {
+        let output = std::process::Command::new(&own)
+            .args(["--exact", "random_calls_keep_every_invariant"])
+            .env("HELIOX_FAULT", (fault as u8).to_string())
+            .env("HELIOX_CALLS", "400000")
+            .env("HELIOX_AUDIT", "500")
+            .env("HELIOX_REDIRECT", "no")
+            .env("RUST_BACKTRACE", "0")
+            .output()
+            .expect("the random run starts");
+        let text =
+            String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
+        let why = text.lines().skip_while(|line| !line.contains("panicked at")).nth(1);
+        println!("{fault:?}: {}", why.unwrap_or("not found"));
+        let by_count = why.is_some_and(|why| why.contains("too few"));
+        if output.status.success() || by_count {
+            missed.push(fault);
+        }
+    }
+    assert!(missed.is_empty(), "not found: {missed:?}");
+}
