@@ -13,13 +13,13 @@ use heliox::boot::Boot;
 use heliox::programs::{CompiledProgram, compile_c};
 use heliox::provision::Consent;
 
-use super::fixtures::{HEADERS, c_program};
+use super::fixtures::{HEADERS, c_program, first_light};
 
 /// Boots the C program that measures system calls of the first-light kernel.
 fn measured() -> Measured {
     let program = c_program("bench", include_str!("../fixtures/bench.c"));
-    let kernel = bare::kernel(Consent::Unattended).unwrap();
-    let boot = Boot::new().module(program.path(), "");
+    let kernel = bare::program("first-light-kernel", Consent::Unattended).unwrap();
+    let boot = first_light().module(program.path(), "");
     measure(boot, &kernel, program.path()).unwrap()
 }
 
@@ -118,17 +118,17 @@ fn a_program_that_does_not_end_well_is_told() {
         void trace_end(void) { __asm__ volatile(\"# end\"); }\n\
         int program(void) { print(\"bench: begun\\n\"); return 3; }\n";
     let program = c_program("bench", source);
-    let kernel = bare::kernel(Consent::Unattended).unwrap();
-    let boot = Boot::new().module(program.path(), "");
+    let kernel = bare::program("first-light-kernel", Consent::Unattended).unwrap();
+    let boot = first_light().module(program.path(), "");
     let error = measure(boot, &kernel, program.path()).err().unwrap().to_string();
     assert!(error.contains("did not end well") && error.contains("Status(3)"), "{error}");
 }
 
 #[test]
 fn a_program_without_marks_and_one_that_marks_too_much_are_refused() {
-    let kernel = bare::kernel(Consent::Unattended).unwrap();
+    let kernel = bare::program("first-light-kernel", Consent::Unattended).unwrap();
     let hello = c_program("hello", include_str!("../fixtures/hello.c"));
-    let boot = || Boot::new().module(hello.path(), "");
+    let boot = || first_light().module(hello.path(), "");
     let error = measure(boot(), &kernel, hello.path()).err().unwrap().to_string();
     assert!(error.contains("`trace_begin`"), "{error}");
 
@@ -139,7 +139,7 @@ fn a_program_without_marks_and_one_that_marks_too_much_are_refused() {
     let endless = c_program("endless", source);
     let open = |path| Image::open(path).unwrap();
     let code = Code::new(open(&kernel), open(endless.path()));
-    let boot = Boot::new().kernel(&kernel).module(endless.path(), "").icount(true);
+    let boot = first_light().kernel(&kernel).module(endless.path(), "").icount(true);
     let error = session::run(boot, code).err().unwrap().to_string();
     assert!(error.contains("MiB of execution log"), "{error}");
 }
@@ -147,10 +147,10 @@ fn a_program_without_marks_and_one_that_marks_too_much_are_refused() {
 #[test]
 fn code_that_is_in_no_file_is_read_from_memory() {
     let program = c_program("bench", include_str!("../fixtures/bench.c"));
-    let kernel = bare::kernel(Consent::Unattended).unwrap();
+    let kernel = bare::program("first-light-kernel", Consent::Unattended).unwrap();
     let open = |path| Image::open(path).unwrap();
     let first_visit = |code| {
-        let boot = Boot::new().kernel(&kernel).module(program.path(), "").icount(true);
+        let boot = first_light().kernel(&kernel).module(program.path(), "").icount(true);
         let traced = session::run(boot, code).unwrap();
         let visits = visit::visits(&traced.sections[0], &traced.code);
         let groups = visit::by_site(visits);

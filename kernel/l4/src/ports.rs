@@ -317,7 +317,7 @@ mod tests {
         assert_eq!(port_access([0x66, 0xef, 0, 0], 0x3f8), Some((0x3f8, 1)));
         assert_eq!(port_access([0xe4, 0x60, 0, 0], 0), Some((0x60, 0)));
         assert_eq!(port_access([0xf3, 0x6c, 0, 0], 0x1f0), Some((0x1f0, 0)));
-        assert_eq!(port_access([0x66, 0xef, 0, 0], 0x3ff), Some((0x200, 10)));
+        assert_eq!(port_access([0x66, 0xef, 0, 0], 0x3ff), Some((0, 11)));
         assert_eq!(port_access([0xef, 0, 0, 0], 0xffff), Some((0xffff, 0)).map(|_| (0xfffc, 2)));
         assert_eq!(port_access([0xfa, 0, 0, 0], 0x3f8), None);
     }

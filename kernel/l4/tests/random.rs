@@ -189,7 +189,7 @@ impl Actor<'_, '_> {
     fn victim(&mut self) -> ThreadId {
         let thread = self.world.thread(self.me.space);
         let is_local = self.world.threads.iter().any(|server| {
-            is_server(server.id) && server.local == thread.0 && server.space == self.me.space
+            is_server(server.id) && server.local == thread.0
         });
         if is_server(thread.0) || is_local { ThreadId(0x40_0000_0001) } else { thread }
     }
@@ -542,12 +542,11 @@ impl Actor<'_, '_> {
     }
 
     fn schedule(&mut self) -> Step {
-        let faulting = self.world.threads.iter().filter(|thread| thread.state == "faulting");
-        let faulting: Vec<_> = faulting.map(|thread| thread.id).collect();
-        let target = match self.world.random.pick(&faulting) {
-            Some(id) if self.is_server() => ThreadId(id),
-            _ => self.victim(),
-        };
+        let target = self.victim();
+        self.schedule_thread(target)
+    }
+
+    fn schedule_thread(&mut self, target: ThreadId) -> Step {
         let random = &mut self.world.random;
         let time = match random.below(6) {
             0 => random.next(),
@@ -740,7 +739,12 @@ impl Actor<'_, '_> {
         if self.is_server() {
             let got = Tag(self.context.register(Register::R9));
             if got.label() >> 4 == KernelLabel::PageFault.label(0) >> 4 {
-                return self.ipc();
+                // Some faults are looked at, and then not served.
+                let from = ThreadId(self.context.register(Register::Rsi));
+                return match self.world.random.one_in(2) && !is_server(from.0) {
+                    true => self.schedule_thread(from),
+                    false => self.ipc(),
+                };
             }
             match self.world.random.below(8) {
                 0 => return self.start(),
