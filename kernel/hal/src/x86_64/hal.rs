@@ -100,8 +100,7 @@ impl Hal {
             let bytes = (count * size_of::<Record>()) as u64;
             let records = FrameRange::new(next, next + bytes.div_ceil(PAGE_BYTES))?;
             next = records.end();
-            // SAFETY: any word is a record.
-            unsafe { heap::zeroed(records) }.ok()?.get_mut(..count)
+            heap::slice(records, count, |_| Record::NOT_INSTALLED).ok()
         };
         let (second, third) = larger(2).zip(larger(3)).ok_or(contradiction)?;
         // SAFETY: E3, as `build` has built it; this is the only use.
