@@ -1,4 +1,4 @@
-//! The bootable image: a small kernel that runs every module as a program.
+//! A small kernel that runs every boot module as a program.
 //!
 //! It stands on the HAL alone and has no unsafe code. Each module gets an address space and a
 //! set of registers; programs take turns, one millisecond each, until all have ended. The
@@ -37,7 +37,7 @@ fn overflow_stack(depth: u64) -> u64 {
 
 fn main(mut hal: Hal) -> ! {
     let rates = heliox_clock::start(&mut hal);
-    report::machine(&hal, &rates);
+    heliox_log::report::machine(&hal, &rates);
     match Options::parse(hal.report.information.command_line(), |_| {}).crash {
         #[expect(clippy::panic, reason = "that is what was asked for")]
         Some(Crash::Panic) => panic!("as the command line asked"),

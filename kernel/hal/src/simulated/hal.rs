@@ -306,9 +306,18 @@ impl Heap for SimulatedHal {
         Ok(())
     }
 
-    fn heap_words(&mut self, frames: FrameRange) -> Result<&'static mut [u64], HeapError> {
+    fn place_slice<T: 'static>(
+        &mut self,
+        frames: FrameRange,
+        count: usize,
+        make: impl FnMut(usize) -> T,
+    ) -> Result<&'static mut [T], HeapError> {
+        let bytes = count.saturating_mul(size_of::<T>());
+        if bytes as u64 > frames.bytes() {
+            return Err(HeapError::TooLarge { bytes });
+        }
         self.take_heap(frames)?;
-        Ok(std::vec![0; frames.bytes() as usize / 8].leak())
+        Ok((0..count).map(make).collect::<Vec<T>>().leak())
     }
 }
 
