@@ -95,6 +95,7 @@ fn a_module_that_is_a_program_has_an_entry_point() {
     let program = program();
     let bytes = std::fs::read(program.path()).unwrap();
     let entry = u64::from_le_bytes(bytes[24..32].try_into().unwrap());
-    let outcome = first_light().module(program.path(), "").kernel_option("log=debug").run().unwrap();
+    let outcome =
+        first_light().module(program.path(), "").kernel_option("log=debug").run().unwrap();
     outcome.require_status(0).require_line(&format!("module devices: entry point {entry:#x}"));
 }

@@ -1,6 +1,5 @@
 //! Memory in the booted kernel: it is handed out, taken back, and never shows what was in it.
 
-
 use super::fixtures::{c_program, demonstration, first_light};
 
 /// Looks at 4 MiB of memory that should be clear, and leaves a pattern in it.

@@ -177,6 +177,7 @@ impl<'k, M: Machine, S: Surroundings> Kernel<'k, M, S> {
             checks: Checks::new(objects.checks),
             current: NOBODY,
             since: 0,
+            lent: None,
             armed: None,
             woken: NOBODY,
             asynchronous: false,

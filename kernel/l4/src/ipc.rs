@@ -64,6 +64,9 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
             limit: limit_of(timeouts.receive(), now),
         };
         if to.is_nil() {
+            if from == From::Nobody {
+                self.set_result(me, ThreadId::NIL, Tag(0));
+            }
             self.begin_receiving(me);
         } else {
             self.begin_sending(me, timeouts.send().deadline(now));
@@ -391,6 +394,26 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
             State::Inactive | State::Stopped => {}
             State::Receiving if starts => thread.state = State::Inactive,
             _ => thread.state = State::Ready,
+        }
+    }
+
+    /// Ends whatever IPC a thread is in, and tells it if the IPC was its own.
+    pub(crate) fn abort_ipc(&mut self, me: Number) {
+        let thread = self.threads.at(me);
+        let operation = thread.outer.map_or(thread.operation, |outer| outer.operation);
+        let is_own = operation.outgoing == Outgoing::Message
+            && operation.incoming == Incoming::Message
+            && matches!(thread.state, State::Sending | State::Receiving | State::Transferring);
+        let (phase, code) = match thread.state {
+            _ if thread.outer.is_some() => (Phase::Receive, IpcErrorCode::Aborted),
+            State::Sending => (Phase::Send, IpcErrorCode::Cancelled),
+            State::Receiving => (Phase::Receive, IpcErrorCode::Cancelled),
+            _ => (Phase::Receive, IpcErrorCode::Aborted),
+        };
+        self.leave_ipc(me);
+        if is_own {
+            self.set_ipc_error(me, ipc_error(phase, code));
+            self.set_result(me, ThreadId::NIL, Tag::FAILED);
         }
     }
 

@@ -23,6 +23,7 @@ use crate::database::{Database, Node, NodeId};
 use crate::interrupts::Interrupts;
 use crate::memory::MemoryNote;
 use crate::run_queue::RunQueue;
+use crate::scheduling::Lent;
 use crate::space::{Space, Spaces};
 use crate::thread::{NOBODY, Number, Thread, Work};
 use crate::threads::Threads;
@@ -123,6 +124,8 @@ pub struct Kernel<'k, M: Machine, S> {
     pub(crate) current: Number,
     /// Since when it runs.
     pub(crate) since: u64,
+    /// What the thread that runs got from another one.
+    pub(crate) lent: Option<Lent>,
     /// The deadline that the machine's timer is set to.
     pub(crate) armed: Option<u64>,
     /// The thread that got a message in the current system call, or [`NOBODY`].

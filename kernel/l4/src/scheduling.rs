@@ -12,6 +12,14 @@ use heliox_abi::utcb::{ControlWord, preemption};
 use crate::kernel::{Kernel, Machine, Surroundings};
 use crate::thread::{From, Incoming, NOBODY, Number, Operation, Outgoing, Work};
 
+/// What the current thread got from the one that switched to it: with a priority that is no lower
+/// than that, it runs until then.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lent {
+    priority: u8,
+    until: u64,
+}
+
 impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
     /// Chooses the thread that runs next and makes it the current one; [`NOBODY`] if none can run.
     pub(crate) fn dispatch(&mut self) -> Number {
@@ -39,7 +47,8 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         let stays = current != NOBODY && self.threads.at(current).is_runnable();
         let highest = self.ready.highest();
         if stays {
-            let priority = self.threads.at(current).scheduling.priority;
+            let own = self.threads.at(current).scheduling.priority;
+            let priority = self.lent.map_or(own, |lent| own.max(lent.priority));
             if highest.is_none_or(|highest| highest <= priority) {
                 return current;
             }
@@ -72,6 +81,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
     pub(crate) fn leave(&mut self) {
         self.charge();
         self.threads.at_mut(self.current).scheduling.delayed_until = None;
+        self.lent = None;
         self.current = NOBODY;
     }
 
@@ -148,6 +158,9 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         if let Some(until) = scheduling.delayed_until {
             at_most(until);
         }
+        if let Some(lent) = self.lent {
+            at_most(lent.until);
+        }
         if scheduling.slice.is_some() {
             let others = self.ready.highest().is_some_and(|other| other >= scheduling.priority);
             let flags = self.control_word(number, ControlWord::Flags);
@@ -179,6 +192,9 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
             return;
         }
         self.charge();
+        if self.lent.is_some_and(|lent| lent.until <= now) {
+            self.lent = None;
+        }
         let scheduling = self.threads.at(current).scheduling;
         if scheduling.delayed_until.is_some_and(|until| until <= now) {
             self.end_delay(current);
@@ -234,13 +250,17 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         let scheduling = &mut self.threads.at_mut(current).scheduling;
         let (priority, left) = (scheduling.priority, scheduling.left);
         let to_scheduling = &mut self.threads.at_mut(to).scheduling;
-        if to_scheduling.priority <= priority {
+        let lends = to_scheduling.priority <= priority;
+        if lends {
             to_scheduling.left = to_scheduling.left.saturating_add(left);
             self.refill(current);
         }
         self.step_aside(current, false);
         self.ready.remove(&mut self.threads, to);
         self.enter(to);
+        if lends {
+            self.lent = Some(Lent { priority, until: self.since.saturating_add(left) });
+        }
     }
 
     /// A thread's priority changes.

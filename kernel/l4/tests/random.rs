@@ -188,9 +188,11 @@ impl Actor<'_, '_> {
     /// A thread that may be halted, aborted, changed and deleted.
     fn victim(&mut self) -> ThreadId {
         let thread = self.world.thread(self.me.space);
-        let is_local = self.world.threads.iter().any(|server| {
-            is_server(server.id) && server.local == thread.0
-        });
+        let is_local = self
+            .world
+            .threads
+            .iter()
+            .any(|server| is_server(server.id) && server.local == thread.0);
         if is_server(thread.0) || is_local { ThreadId(0x40_0000_0001) } else { thread }
     }
 

@@ -137,8 +137,7 @@ pub fn write_bytes(bytes: &[u8]) {
 
 /// A byte that was received, if one was.
 pub fn read_byte() -> Option<u8> {
-    let is_there =
-        PRESENT.load(Ordering::Relaxed) && read_debug_port(LINE_STATUS) & RECEIVED != 0;
+    let is_there = PRESENT.load(Ordering::Relaxed) && read_debug_port(LINE_STATUS) & RECEIVED != 0;
     is_there.then(|| read_debug_port(DATA))
 }
 

@@ -336,7 +336,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         }
         // Now nothing can fail any more.
         if moves {
-            self.leave_ipc(number);
+            self.abort_ipc(number);
         }
         if old_id != Some(destination) {
             self.rename(number, destination);
@@ -439,9 +439,10 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
 
     /// Everybody who knew a thread by an identifier loses it.
     fn lose(&mut self, number: Number, id: GlobalId) {
+        // First, so that what was redirected to it waits for another redirector.
+        self.lose_redirector(id);
         self.lose_partners(number, id);
         self.dissociate_all(number);
-        self.lose_redirector(id);
     }
 
     // --- Deleting ---
