@@ -21,12 +21,11 @@ unsafe extern "Rust" {
 }
 
 /// What the boot needs room for, which is not on its stack.
-static mut STORAGE: (BootInformation, MemoryRanges, [FrameRange; 2], [IoRange; 2], [CpuRecord; 1]) = (
+static mut STORAGE: (BootInformation, MemoryRanges, [FrameRange; 2], [IoRange; 2]) = (
     BootInformation::empty(),
     MemoryRanges::EMPTY,
     [FrameRange::EMPTY; 2],
     [IoRange { frames: FrameRange::EMPTY, kind: IoKind::VideoMemory }; 2],
-    [CpuRecord::new(Frame::ZERO)],
 );
 
 /// All memory of the machine.
@@ -68,7 +67,7 @@ impl Hal {
         start: u64,
     ) -> Result<Self, BootError> {
         // SAFETY: the only use of the storage: `start` is called once, and calls this once.
-        let (information, ranges, environment, io, cpus) = unsafe { &mut *(&raw mut STORAGE) };
+        let (information, ranges, environment, io) = unsafe { &mut *(&raw mut STORAGE) };
         let mut memory = BootMemory(1 << features.physical_bits.clamp(32, 52));
         let limits = Limits::new(features.physical_bits, memory::WINDOW_FRAMES);
         let image = memory::image_frames();
@@ -106,6 +105,7 @@ impl Hal {
         // SAFETY: E3, as `build` has built it; this is the only use.
         let units = [unsafe { memory::page_records(plan.managed_frames) }, second, third];
         let machine = RealMachine::new(plan.managed_frames, features.gigabyte_pages);
+        let cpus = [CpuRecord::new(Frame::ZERO)];
         let memory = Memory::new(machine, units, cpus, Layout { environment, free, modules, io });
         let bus_masters = (!options.unsafe_dma).then(disable_bus_masters);
         Ok(Self {
