@@ -10,7 +10,7 @@
 use Register::{R8, R9, Rdi, Rdx, Rsi};
 
 use super::context::{BREAKPOINTS, FLOATING_POINT, Registers};
-use super::cpu::{MESSAGE, SYSTEM_CALL};
+use super::cpu::{LightOutcome, MESSAGE, SYSTEM_CALL};
 use super::interrupts::{CURRENT_COUNT, INITIAL_COUNT, InterruptController};
 use super::memory::BootMemory;
 use super::*;
@@ -146,17 +146,16 @@ impl Hal {
     #[inline(never)]
     fn stopped<K: Kernel<Machine = Self>>(kernel: &mut K) -> Option<Interrupt> {
         let Running { machine, context, .. } = kernel.running();
-        let message = CPU.message.each_ref().map(|word| word.load(Relaxed));
-        let words = CPU.light_words.each_ref().map(|word| word.load(Relaxed));
-        let outcome = CPU.light_outcome.swap(cpu::OPEN, Relaxed);
-        if outcome == cpu::DECLINED {
-            context.end_light_call(message, words);
-            return Some(Interrupt::SystemCall);
-        }
-        if outcome == cpu::ANSWERED {
-            let [result, ..] = words;
-            context.answer(message, result);
-            return None;
+        match cpu::light_outcome() {
+            Some(LightOutcome { message, words, is_declined: true }) => {
+                context.end_light_call(message, words);
+                return Some(Interrupt::SystemCall);
+            }
+            Some(LightOutcome { message, words: [result, ..], .. }) => {
+                context.answer(message, result);
+                return None;
+            }
+            None => {}
         }
         let saved = context.registers.saved;
         let SavedRegisters { vector, instruction_pointer, error_code, .. } = saved;
