@@ -17,8 +17,7 @@ use crate::page::Record;
 pub use crate::page_map::Paging;
 use crate::region::PhysicalRegion;
 pub use crate::share::Ownership;
-use crate::state::{Layout, Records, State};
-use crate::translation::CpuRecord;
+use crate::state::{CpuRecords, Layout, Records, State};
 
 /// Finding memory.
 pub trait PhysicalMemory {
@@ -59,7 +58,7 @@ impl<M: Machine> Memory<M> {
     pub(crate) fn new(
         machine: M,
         units: [Records<Record>; MAX_LEAF_LEVELS],
-        cpus: Records<CpuRecord>,
+        cpus: CpuRecords,
         layout: Layout,
     ) -> Result<Self, Error> {
         let state = State::new(units, cpus, &layout, machine.reference_root())?;

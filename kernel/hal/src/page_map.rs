@@ -261,8 +261,7 @@ impl<M: Machine> Paging for Memory<M> {
             return Err(Refused { handle: map, error });
         }
         let reference = self.machine.reference_root();
-        let record = self.state.cpus.get(cpu.index().get());
-        if record.is_some_and(|record| record.loaded == map.root) {
+        if self.state.cpu(cpu.index()).is_some_and(|record| record.loaded == map.root) {
             self.load_root(cpu, reference);
         }
         // L1: no processor translates with the root any more, and each that did has dropped what
@@ -299,7 +298,7 @@ impl<M: Machine> Paging for Memory<M> {
     fn enter(&mut self, cpu: CurrentCpu) {
         // No debt without an event: with one processor this is all.
         if self.state.epoch > 0
-            && let Some(record) = self.state.cpus.get_mut(cpu.index().get())
+            && let Some(record) = self.state.cpu(cpu.index())
             && record.owes != NEVER
         {
             record.owes = NEVER;

@@ -81,6 +81,14 @@ impl DrainingPage {
 }
 
 impl<G: Geometry> State<G> {
+    /// The record of processor `cpu`.
+    pub(crate) fn cpu(&mut self, cpu: CpuIndex) -> Option<&mut CpuRecord> {
+        match &mut self.cpus[..] {
+            [only] => Some(only),
+            all => all.get_mut(cpu.get()),
+        }
+    }
+
     /// The oldest epoch since which a processor owes.
     pub(crate) fn oldest_debt(&self) -> u64 {
         self.cpus.iter().map(|cpu| cpu.owes).min().unwrap_or(NEVER)
@@ -130,7 +138,7 @@ impl<G: Geometry> State<G> {
 impl<M: Machine> Memory<M> {
     /// Makes `root` the root of this processor. The caller vouches that it is one (L2).
     pub(crate) fn load_root(&mut self, cpu: CurrentCpu, root: Frame) {
-        if let Some(record) = self.state.cpus.get_mut(cpu.index().get())
+        if let Some(record) = self.state.cpu(cpu.index())
             && record.loaded != root
         {
             record.loaded = root;

@@ -42,11 +42,8 @@ pub(super) const SYSTEM_CALL: u64 = 256;
 pub(super) const PORTS_OPEN: u16 = (offset_of!(CpuArea, port_bitmap) - 4) as u16;
 pub(super) const PORTS_CLOSED: u16 = u16::MAX;
 
-/// What became of a light system call that did not end by the short way: the kernel was not asked;
-/// it wants it to be handled as any other call; it answered.
-pub(super) const OPEN: u64 = 0;
-pub(super) const DECLINED: u64 = 1;
-pub(super) const ANSWERED: u64 = 2;
+/// The address of this stands for the answer that a light system call is to be handled as any other.
+static DECLINED: Registers = Registers::declined();
 
 /// The registers that a light system call passes on, in the order in which the area has them:
 /// first those that a call in the kernel does not preserve.
@@ -78,9 +75,11 @@ pub(super) struct CpuArea {
     kernel: AtomicPtr<()>,
     /// The highest bit if system calls of the kernel's half are light now, else 0.
     light_mask: AtomicU64,
-    /// [`OPEN`], [`DECLINED`] or [`ANSWERED`]; RDI (or the result of an answer), RSI, RDX and R8.
-    pub(super) light_outcome: AtomicU64,
-    pub(super) light_words: [AtomicU64; 4],
+    /// Of a light system call that did not end by the short way, the registers of the program that
+    /// was to go on, or [`DECLINED`]; null if the kernel was not asked.
+    light_outcome: AtomicPtr<Registers>,
+    /// The result of an answer; or RDI, RSI, RDX and R8.
+    light_words: [AtomicU64; 4],
     /// The vector that ended [`take_interrupt`].
     pending_vector: AtomicU64,
     /// How extended state is saved: the mask for XSAVE; 0 for FXSAVE.
@@ -174,6 +173,7 @@ macro_rules! entry_code {
             ".set registers, {registers}; .set kernel_stack, {kernel_stack}",
             ".set message, {message}; .set light_mask, {light_mask}; .set pending_vector, {pending}",
             ".set gs_base, {gs_base}; .set light_word, {light_word}; .set initial_flags, {flags}",
+            ".set light_outcome, {outcome}; .set light_words, {words}; .set special, {special}",
             ".macro push_registers
                 .irp name, rax, rbx, rcx, rdx, rsi, rdi, rbp, r8, r9, r10, r11, r12, r13, r14, r15
                     push \\name
@@ -189,6 +189,9 @@ macro_rules! entry_code {
             gs_base = const offset_of!(Registers, gs_base),
             light_word = const offset_of!(Registers, light_word),
             flags = const INITIAL_FLAGS,
+            outcome = const offset_of!(CpuArea, light_outcome),
+            words = const offset_of!(CpuArea, light_words),
+            special = const offset_of!(Registers, special),
             $($operand)*
         )
     };
@@ -327,8 +330,11 @@ unsafe extern "C" fn system_call<K: Kernel<Machine = Hal>>() {
         "mov gs:[message + 16], r10",
         "mov rsp, gs:[kernel_stack]",
         "call {light}",
-        "test rax, rax",
-        "jz 3f",
+        // F1: what neither of the two contexts has of its own need not be switched. The one that
+        // called has nothing but perhaps an FS base: else the call would not be light.
+        "rdfsbase rcx",
+        "or rcx, [rax + special]",
+        "jnz 3f",
         "mov gs:[registers], rax",
         "mov rsi, rdx",
         "mov rdi, [rax + light_word]",
@@ -344,6 +350,8 @@ unsafe extern "C" fn system_call<K: Kernel<Machine = Hal>>() {
         "sysretq",
         // Not by the short way: the registers that Rust has preserved are saved after all.
         "3:",
+        "mov gs:[light_outcome], rax",
+        "mov gs:[light_words], rdx",
         "mov gs:[message + 24], rbx",
         "mov gs:[message + 32], rbp",
         "mov gs:[message + 40], r12",
@@ -369,7 +377,25 @@ pub(super) fn begin_light_calls<K: Kernel<Machine = Hal>>(kernel: *mut K) {
 /// Makes all system calls full ones; whether a light one has asked the kernel.
 pub(super) fn end_light_calls() -> bool {
     CPU.light_mask.store(0, Relaxed);
-    CPU.light_outcome.load(Relaxed) != OPEN
+    !CPU.light_outcome.load(Relaxed).is_null()
+}
+
+/// How a light system call ended that asked the kernel and did not end by the short way: what the
+/// kernel answered.
+pub(super) fn light_outcome() -> Option<LightOutcome> {
+    let message = CPU.message.each_ref().map(|word| word.load(Relaxed));
+    let words = CPU.light_words.each_ref().map(|word| word.load(Relaxed));
+    let outcome = CPU.light_outcome.swap(ptr::null_mut(), Relaxed);
+    let is_declined = ptr::eq(outcome, &DECLINED);
+    (!outcome.is_null()).then_some(LightOutcome { message, words, is_declined })
+}
+
+/// See [`light_outcome`].
+pub(super) struct LightOutcome {
+    pub(super) message: [u64; MESSAGE.len()],
+    /// The result of an answer; or RDI, RSI, RDX and R8.
+    pub(super) words: [u64; 4],
+    pub(super) is_declined: bool,
 }
 
 /// Makes the system calls of a kernel `K` arrive where they are to.
@@ -394,13 +420,12 @@ pub(super) unsafe fn run() {
     }
 }
 
-/// Where the way out of a light system call finds the program that goes on, or null, and its
-/// result.
+/// Where the way out of a light system call finds the program that goes on, and its result; or
+/// [`DECLINED`], and RDI.
 #[repr(C)]
-struct Exit(*mut Registers, u64);
+struct Exit(*const Registers, u64);
 
-/// Asks the kernel; called with the registers of the program. If the answer needs no more than the
-/// short way, the CPU holds the program that goes on after this. If not, the area says why.
+/// Asks the kernel; called with the registers of the program.
 extern "sysv64" fn light<K: Kernel<Machine = Hal>>(
     rdi: u64,
     rsi: u64,
@@ -413,23 +438,17 @@ extern "sysv64" fn light<K: Kernel<Machine = Hal>>(
     let kernel = unsafe { &mut *CPU.kernel.load(Relaxed).cast::<K>() };
     let call = LightCall { rdi, rsi, rdx, r8, r9, instruction_pointer };
     let Some(LightReturn { next, result }) = kernel.light_call(call) else {
-        return leave_short_way(DECLINED, [rdi, rsi, rdx, r8]);
+        return decline([rdi, rsi, rdx, r8]);
     };
-    // F1: what neither of the two contexts has of its own need not be switched. The one that called
-    // has nothing but perhaps an FS base: else the call would not be light.
-    if read!("rdfsbase {}") | next.context.registers.special != 0 {
-        return leave_short_way(ANSWERED, [result; 4]);
-    }
     let registers = next.context.registers.as_ptr();
     next.machine.load(next.map);
     Exit(registers, result)
 }
 
 #[cold]
-fn leave_short_way(outcome: u64, words: [u64; 4]) -> Exit {
-    CPU.light_outcome.store(outcome, Relaxed);
+fn decline(words: [u64; 4]) -> Exit {
     CPU.light_words.iter().zip(words).for_each(|(place, word)| place.store(word, Relaxed));
-    Exit(ptr::null_mut(), 0)
+    Exit(&DECLINED, words[0])
 }
 
 /// Lets interrupts in, and if `wait` waits for one; its vector, or `None` if none came that can be

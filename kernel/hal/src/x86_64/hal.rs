@@ -10,7 +10,7 @@
 use Register::{R8, R9, Rdi, Rdx, Rsi};
 
 use super::context::{BREAKPOINTS, FLOATING_POINT, Registers};
-use super::cpu::{MESSAGE, SYSTEM_CALL};
+use super::cpu::{LightOutcome, MESSAGE, SYSTEM_CALL};
 use super::interrupts::{CURRENT_COUNT, INITIAL_COUNT, InterruptController};
 use super::memory::BootMemory;
 use super::*;
@@ -21,12 +21,11 @@ unsafe extern "Rust" {
 }
 
 /// What the boot needs room for, which is not on its stack.
-static mut STORAGE: (BootInformation, MemoryRanges, [FrameRange; 2], [IoRange; 2], [CpuRecord; 1]) = (
+static mut STORAGE: (BootInformation, MemoryRanges, [FrameRange; 2], [IoRange; 2]) = (
     BootInformation::empty(),
     MemoryRanges::EMPTY,
     [FrameRange::EMPTY; 2],
     [IoRange { frames: FrameRange::EMPTY, kind: IoKind::VideoMemory }; 2],
-    [CpuRecord::new(Frame::ZERO)],
 );
 
 /// All memory of the machine.
@@ -68,7 +67,7 @@ impl Hal {
         start: u64,
     ) -> Result<Self, BootError> {
         // SAFETY: the only use of the storage: `start` is called once, and calls this once.
-        let (information, ranges, environment, io, cpus) = unsafe { &mut *(&raw mut STORAGE) };
+        let (information, ranges, environment, io) = unsafe { &mut *(&raw mut STORAGE) };
         let mut memory = BootMemory(1 << features.physical_bits.clamp(32, 52));
         let limits = Limits::new(features.physical_bits, memory::WINDOW_FRAMES);
         let image = memory::image_frames();
@@ -106,6 +105,7 @@ impl Hal {
         // SAFETY: E3, as `build` has built it; this is the only use.
         let units = [unsafe { memory::page_records(plan.managed_frames) }, second, third];
         let machine = RealMachine::new(plan.managed_frames, features.gigabyte_pages);
+        let cpus = [CpuRecord::new(Frame::ZERO)];
         let memory = Memory::new(machine, units, cpus, Layout { environment, free, modules, io });
         let bus_masters = (!options.unsafe_dma).then(disable_bus_masters);
         Ok(Self {
@@ -146,17 +146,16 @@ impl Hal {
     #[inline(never)]
     fn stopped<K: Kernel<Machine = Self>>(kernel: &mut K) -> Option<Interrupt> {
         let Running { machine, context, .. } = kernel.running();
-        let message = CPU.message.each_ref().map(|word| word.load(Relaxed));
-        let words = CPU.light_words.each_ref().map(|word| word.load(Relaxed));
-        let outcome = CPU.light_outcome.swap(cpu::OPEN, Relaxed);
-        if outcome == cpu::DECLINED {
-            context.end_light_call(message, words);
-            return Some(Interrupt::SystemCall);
-        }
-        if outcome == cpu::ANSWERED {
-            let [result, ..] = words;
-            context.answer(message, result);
-            return None;
+        match cpu::light_outcome() {
+            Some(LightOutcome { message, words, is_declined: true }) => {
+                context.end_light_call(message, words);
+                return Some(Interrupt::SystemCall);
+            }
+            Some(LightOutcome { message, words: [result, ..], .. }) => {
+                context.answer(message, result);
+                return None;
+            }
+            None => {}
         }
         let saved = context.registers.saved;
         let SavedRegisters { vector, instruction_pointer, error_code, .. } = saved;
