@@ -108,8 +108,8 @@ pub const RULES: &[Rule] = &[
     ("heliox_l4_kernel::ipc::wait", Phase::Receive),
 ];
 
-/// How the paths of this project's functions begin.
-const OWN_CRATES: &str = "heliox_";
+/// How the paths of functions begin that are not this project's: the language's own.
+const OTHER_CRATES: [&str; 4] = ["core::", "alloc::", "compiler_builtins::", "<"];
 
 /// Instructions by phase; all phases are there.
 pub type Shares = BTreeMap<Phase, u64>;
@@ -146,7 +146,9 @@ impl<'code> Attribution<'code> {
         let mut counts: BTreeMap<(Phase, String), u64> = BTreeMap::new();
         for (address, phase) in self.attribute(round) {
             let functions = self.code.functions(address);
-            let own = functions.iter().find(|name| name.starts_with(OWN_CRATES));
+            let own = functions
+                .iter()
+                .find(|name| !OTHER_CRATES.iter().any(|beginning| name.starts_with(beginning)));
             let name = own.or(functions.last()).cloned().unwrap_or_else(|| format!("{address:#x}"));
             *counts.entry((phase, name)).or_default() += 1;
         }

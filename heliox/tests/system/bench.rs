@@ -83,11 +83,10 @@ fn l4_programs_can_be_built_and_have_their_marks() {
 #[test]
 fn instructions_are_attributed_to_phases_by_debug_information() {
     const RULES: &[Rule] = &[
-        ("system_call_entry", Phase::ContextSwitch),
-        ("enter_user", Phase::ContextSwitch),
-        ("heliox_hal::x86_64::execution", Phase::ContextSwitch),
-        ("heliox_kernel::system_call", Phase::Rendezvous),
-        ("heliox_kernel", Phase::Scheduling),
+        ("heliox_hal", Phase::ContextSwitch),
+        ("heliox_types", Phase::ContextSwitch),
+        ("first_light_kernel::system_call", Phase::Rendezvous),
+        ("first_light_kernel", Phase::Scheduling),
     ];
     let Measured { rows, code, .. } = measured();
     let call = row(&rows, "call");
@@ -104,8 +103,8 @@ fn instructions_are_attributed_to_phases_by_debug_information() {
     let profile = attribution.profile(&call.round);
     assert_eq!(profile.iter().map(|(.., count)| count).sum::<u64>(), call.kernel_instructions);
     let names: Vec<_> = profile.iter().map(|(_, name, _)| name.as_str()).collect();
-    assert!(names.contains(&"enter_user"), "{names:?}");
-    assert!(names.iter().any(|name| name.starts_with("heliox_kernel::")), "{names:?}");
+    assert!(names.contains(&"heliox_hal::x86_64::cpu::enter"), "{names:?}");
+    assert!(names.iter().any(|name| name.starts_with("first_light_kernel::")), "{names:?}");
     // Without rules nothing is known but the SYSCALL itself.
     let shares = Attribution::new(&code, &[]).shares(&call.round);
     assert_eq!(shares[&Phase::Unattributed], call.kernel_instructions - 1);
