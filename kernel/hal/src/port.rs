@@ -182,7 +182,7 @@ mod tests {
             for pair in ranges.windows(2) {
                 assert!(pair[0].last < pair[1].first && pair[0].first <= pair[0].last);
             }
-            for port in 0..=u16::MAX {
+            for port in (0..=u16::MAX).step_by(if cfg!(miri) { 97 } else { 1 }) {
                 let withheld = WITHHELD.iter().any(|withheld| {
                     (withheld.first..=withheld.last).contains(&port)
                         && !(unsafe_dma && withheld.reaches_memory)
