@@ -328,7 +328,8 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         self.set_control_word(number, ControlWord::Flags, cleared);
         self.threads.at_mut(number).scheduling.delayed_until = None;
         if flags & preemption::SIGNAL != 0 {
-            if was_on {
+            // A thread in the middle of a system call has no instruction to be stopped at.
+            if was_on && self.threads.at(number).work == Work::None {
                 self.send_exception(
                     number,
                     Outgoing::Exception { vector: 0, code: 0, preemption: true },
