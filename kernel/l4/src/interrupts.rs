@@ -94,7 +94,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
             return;
         }
         self.interrupts.set(line, handler, Phases::Pending);
-        let thread = self.threads.at(handler);
+        let thread = self.threads.at_mut(handler);
         if thread.state == State::Receiving && !thread.halted {
             self.take_interrupt(handler);
         }

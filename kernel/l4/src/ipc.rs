@@ -260,6 +260,10 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
 
     /// Nobody is there to receive from: the thread waits, if it is to wait at all.
     fn wait(&mut self, me: Number) {
+        if self.threads.at(me).operation.limit == Limit::Never {
+            self.waits = me;
+            return;
+        }
         let now = self.machine.now();
         match self.threads.at(me).operation.limit.deadline(now) {
             None => {}

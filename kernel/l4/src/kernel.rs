@@ -124,6 +124,12 @@ pub struct Kernel<'k, M: Machine, S> {
     pub(crate) current: Number,
     /// Since when it runs.
     pub(crate) since: u64,
+    /// The thread that last began to wait for a message, or [`NOBODY`].
+    pub(crate) waits: Number,
+    /// The lowest priority that a thread must have for the light path to switch to it.
+    pub(crate) gate: u32,
+    /// Where the stub of Ipc goes on.
+    pub(crate) after_ipc: u64,
     /// What the thread that runs got from another one.
     pub(crate) lent: Option<Lent>,
     /// The deadline that the machine's timer is set to.
@@ -209,7 +215,10 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
                 self.poll();
                 return;
             }
-            _ => M::execute_kernel(self),
+            number => {
+                self.allow_light_path(number);
+                M::execute_kernel(self)
+            }
         };
         self.take(interrupt);
     }

@@ -1,9 +1,43 @@
-//! System calls that are answered without leaving the program's registers: the light path.
+//! The light path: IPC that is done without leaving the program's registers.
+//!
+//! An ordinary message (untyped words only) to a thread that waits for it, from one that waits for
+//! an answer or for anybody afterwards, without end. Everything is checked before anything is
+//! changed; whatever is not ordinary is left to the other path, which means the same.
+//!
+//! What is rare is not looked at message by message. A thread carries two permissions
+//! ([`Thread::accepts`], [`Thread::sends`]) which stand for all that must hold of it; they are given
+//! when the other path lets a thread run or wait, and taken back by any access there that could
+//! change the thread. The kernel's `gate` stands for what must hold of the run queue. So what holds
+//! when a permission is found has been checked when it was given:
+//!
+//! - `accepts`: the thread waits for an ordinary message, without end, in nobody's name, and is not
+//!   halted;
+//! - both: it has registers and a block; nobody waits to send to it, no interrupt of its is pending,
+//!   its space has no redirector, its quantum is without end, and the kernel does nothing for it;
+//! - `gate`: nobody of the receiver's priority or a higher one waits for the processor, which the
+//!   current thread has in its own right.
+//!
+//! The receiver goes on with what is left of the sender's time slice, so that the clock need not be
+//! read.
+//!
+//! [`Thread::accepts`]: crate::thread::Thread::accepts
+//! [`Thread::sends`]: crate::thread::Thread::sends
 
+use heliox_abi::{ThreadId, utcb};
 use heliox_hal::execution::{self, LightReturn, Running};
+use heliox_hal::memory::KernelMemory;
 use heliox_types::LightCall;
 
-use crate::kernel::{Kernel, Machine, Surroundings};
+use crate::kernel::{Kernel, MESSAGE_REGISTERS, Machine, Surroundings};
+use crate::space::Redirector;
+use crate::thread::{ANYBODY, From, Incoming, Limit, NOBODY, Number, Operation, State, Work};
+
+/// What a tag has that is not ordinary: flags, and the number of typed words.
+const NOT_ORDINARY: u64 = 0xffc0;
+/// The number of untyped words.
+const UNTYPED: u64 = 0x3f;
+/// As many words travel in registers, besides the tag.
+const IN_REGISTERS: u64 = MESSAGE_REGISTERS.len() as u64 - 1;
 
 impl<M: Machine, S: Surroundings> execution::Kernel for Kernel<'_, M, S> {
     type Machine = M;
@@ -12,7 +46,7 @@ impl<M: Machine, S: Surroundings> execution::Kernel for Kernel<'_, M, S> {
 
     fn running(&mut self) -> Running<'_, M> {
         let machine = &mut self.machine;
-        let thread = self.threads.at_mut(self.current);
+        let thread = self.threads.at_light(self.current);
         let tables = &self.spaces.at(thread.space).tables;
         match (tables, &mut thread.context) {
             (Some(tables), Some(context)) => Running { machine, map: &tables.held, context },
@@ -20,7 +54,142 @@ impl<M: Machine, S: Surroundings> execution::Kernel for Kernel<'_, M, S> {
         }
     }
 
-    fn light_call(&mut self, _: LightCall) -> Option<LightReturn<'_, M>> {
-        None
+    #[inline(always)]
+    fn light_call(&mut self, call: LightCall) -> Option<LightReturn<'_, M>> {
+        // Behind the other stubs, with an end to the receive phase, or with typed words.
+        if call.instruction_pointer != self.after_ipc
+            || call.r8 as u16 != 0
+            || call.r9 & NOT_ORDINARY != 0
+        {
+            return None;
+        }
+        if call.r9 & UNTYPED <= IN_REGISTERS {
+            self.switch::<false>(call)
+        } else {
+            self.switch_long(call)
+        }
     }
 }
+
+impl<'k, M: Machine, S: Surroundings> Kernel<'k, M, S> {
+    /// As [`Kernel::switch`], with words beyond those in registers.
+    #[inline(never)]
+    fn switch_long(&mut self, call: LightCall) -> Option<LightReturn<'_, M>> {
+        self.switch::<true>(call)
+    }
+
+    /// Gives the current thread's message to the receiver, which runs from now on.
+    #[inline(always)]
+    fn switch<const LONG: bool>(&mut self, call: LightCall) -> Option<LightReturn<'_, M>> {
+        let Self { machine, threads, spaces, utcbs, current, gate, .. } = self;
+        let table = &mut *threads.table;
+        let to = call.rsi;
+        let number = to >> 32;
+        let receiver = table.get(number as usize)?;
+        let id = receiver.id?;
+        let sender = table.get(*current as usize)?;
+        let own = sender.id?;
+        if id.word() != to || receiver.accepts != own.word() && receiver.accepts != ANYBODY {
+            return None;
+        }
+        let (from, accepts) = match call.rdx {
+            ANYBODY => (From::Anybody, ANYBODY),
+            same if same == to => (From::Thread(id), to),
+            _ => return None,
+        };
+        if !sender.sends || u32::from(receiver.scheduling.priority) < *gate {
+            return None;
+        }
+        let space = receiver.space;
+        let tables = spaces.table.get(space as usize)?.tables.as_ref()?;
+        receiver.context.as_ref()?;
+        let result = if sender.space == space { sender.utcb?.address } else { own.word() };
+        if LONG {
+            let words = (call.r9 & UNTYPED) as usize;
+            let (source, target) = (sender.utcb?, receiver.utcb?);
+            let first = MESSAGE_REGISTERS.len();
+            let offset =
+                |slot: u8| (usize::from(slot) * utcb::WORDS + utcb::message_word(first)) * 8;
+            let from = (utcbs.at(source.page).mapping.as_ref()?, offset(source.slot));
+            let to = (utcbs.at(target.page).mapping.as_ref()?, offset(target.slot));
+            machine.memory().copy(from, to, (words + 1 - first) * 8).ok()?;
+        }
+        // Nothing fails from here on.
+        if let Some(sender) = table.get_mut(*current as usize) {
+            sender.state = State::Receiving;
+            sender.operation.from = from;
+            sender.accepts = accepts;
+        }
+        let receiver = table.get_mut(number as usize)?;
+        receiver.state = State::Ready;
+        receiver.operation.from = From::Nobody;
+        receiver.accepts = 0;
+        *current = number as Number;
+        let context = receiver.context.as_mut()?;
+        Some(LightReturn { next: Running { machine, map: &tables.held, context }, result })
+    }
+
+    /// Says what the light path may do from now on: `number` is about to run.
+    pub(crate) fn allow_light_path(&mut self, number: Number) {
+        let waits = core::mem::replace(&mut self.waits, NOBODY);
+        let thread = self.threads.at(number);
+        let is_own = self.lent.is_none() && thread.scheduling.delayed_until.is_none();
+        self.gate = match self.ready.highest() {
+            _ if !is_own => u32::MAX,
+            Some(highest) => u32::from(highest) + 1,
+            None => 0,
+        };
+        let sends = self.is_ordinary(number);
+        let thread = self.threads.at_light(number);
+        // It runs, so that this means nothing any more.
+        thread.operation = Operation::default();
+        thread.sends = sends;
+        if waits != NOBODY && self.is_ordinary(waits) {
+            let accepts = self.accepted(waits);
+            let thread = self.threads.at_light(waits);
+            thread.accepts = accepts;
+            thread.sends = accepts != 0;
+        }
+    }
+
+    /// Whether what both permissions stand for holds of a thread.
+    pub(crate) fn is_ordinary(&self, number: Number) -> bool {
+        let thread = self.threads.at(number);
+        thread.id.is_some()
+            && thread.context.is_some()
+            && thread.utcb.is_some()
+            && thread.senders == NOBODY
+            && !thread.halted
+            && !thread.checking
+            && thread.work == Work::None
+            && thread.transfer.is_none()
+            && thread.outer.is_none()
+            && thread.scheduling.total.is_none()
+            && thread.scheduling.preempted_at.is_none()
+            && !self.interrupts.any_pending_for(number)
+            && self.spaces.at(thread.space).redirector == Redirector::None
+    }
+
+    /// Whose ordinary message a thread waits for without end, as in
+    /// [`Thread::accepts`](crate::thread::Thread::accepts).
+    pub(crate) fn accepted(&self, number: Number) -> u64 {
+        let thread = self.threads.at(number);
+        let Operation { outgoing, virtual_sender, intended, incoming, limit, .. } =
+            thread.operation;
+        let is_plain = thread.state == State::Receiving
+            && !outgoing.is_kernel_made()
+            && virtual_sender.is_none()
+            && intended.is_none()
+            && incoming == Incoming::Message
+            && limit == Limit::Never
+            && !thread.timer.is_running();
+        match thread.operation.from {
+            From::Anybody if is_plain => ANYBODY,
+            // The lower numbers are interrupts'.
+            From::Thread(id) if is_plain && self.threads.find(id).is_some() => id.word(),
+            _ => 0,
+        }
+    }
+}
+
+const _: () = assert!(ThreadId::ANY.0 == ANYBODY);

@@ -139,11 +139,21 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         let allowed = thread.is_runnable()
             && self.ready.highest().is_none_or(|highest| highest <= priority)
             && !self.threads.at(self.current).is_runnable();
-        if allowed {
-            self.leave();
-            self.ready.remove(&mut self.threads, to);
-            self.enter(to);
+        if !allowed {
+            return;
         }
+        let exact = thread.scheduling.total.is_some()
+            || self.threads.at(self.current).scheduling.total.is_some();
+        if exact {
+            self.leave();
+            self.enter(to);
+        } else {
+            // Time is charged to whoever runs when it is next looked at.
+            self.threads.at_mut(self.current).scheduling.delayed_until = None;
+            self.lent = None;
+            self.current = to;
+        }
+        self.ready.remove(&mut self.threads, to);
     }
 
     /// When the kernel must look again while `number` runs; `None`: it need not.

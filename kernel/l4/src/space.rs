@@ -114,7 +114,7 @@ pub(crate) const SIGMA0: u32 = 0;
 /// All address spaces.
 #[derive(Debug)]
 pub(crate) struct Spaces<'k, P> {
-    table: &'k mut [Space<P>],
+    pub(crate) table: &'k mut [Space<P>],
     /// Absorbs what is asked of numbers that there are not.
     nowhere: Space<P>,
     /// The first free place, plus one.

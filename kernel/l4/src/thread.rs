@@ -222,11 +222,21 @@ pub(crate) struct Utcb {
     pub(crate) address: u64,
 }
 
-/// A thread.
+/// In [`Thread::accepts`]: messages of anybody.
+pub(crate) const ANYBODY: u64 = u64::MAX;
+
+/// A thread. What the light path looks at comes first.
 #[derive(Debug)]
+#[repr(C, align(512))]
 pub struct Thread<C> {
     /// Its global identifier; `None`: the place is free.
     pub(crate) id: Option<GlobalId>,
+    /// Whose message the light path may give it: the word of a global identifier, [`ANYBODY`], or 0
+    /// for nobody's. Taken back by every other access that could change the thread.
+    pub(crate) accepts: u64,
+    /// The light path may send its message. Taken back likewise.
+    pub(crate) sends: bool,
+    pub(crate) state: State,
     /// Number of its address space.
     pub(crate) space: u32,
     /// Its registers, once it is active.
@@ -236,7 +246,6 @@ pub struct Thread<C> {
     pub(crate) scheduler: ThreadId,
     /// Its pager while it has no UTCB to keep it.
     pub(crate) pager: ThreadId,
-    pub(crate) state: State,
     /// It must not run at user level.
     pub(crate) halted: bool,
     pub(crate) operation: Operation,
@@ -295,6 +304,8 @@ impl<C> Thread<C> {
     pub fn free() -> Self {
         Self {
             id: None,
+            accepts: 0,
+            sends: false,
             space: 0,
             context: None,
             utcb: None,

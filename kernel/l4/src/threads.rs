@@ -13,7 +13,7 @@ use crate::timers::{Timer, TimerLinks};
 /// All threads.
 #[derive(Debug)]
 pub(crate) struct Threads<'k, C> {
-    table: &'k mut [Thread<C>],
+    pub(crate) table: &'k mut [Thread<C>],
     nobody: Thread<C>,
 }
 
@@ -44,8 +44,16 @@ impl<'k, C> Threads<'k, C> {
         self.table.get(number as usize).unwrap_or(&self.nobody)
     }
 
-    /// Thread `number`.
+    /// Thread `number`, to be changed: what the light path was allowed to do with it, it no longer may.
     pub(crate) fn at_mut(&mut self, number: Number) -> &mut Thread<C> {
+        let thread = self.table.get_mut(number as usize).unwrap_or(&mut self.nobody);
+        thread.accepts = 0;
+        thread.sends = false;
+        thread
+    }
+
+    /// Thread `number`, for its registers, and to say what the light path may do with it.
+    pub(crate) fn at_light(&mut self, number: Number) -> &mut Thread<C> {
         self.table.get_mut(number as usize).unwrap_or(&mut self.nobody)
     }
 

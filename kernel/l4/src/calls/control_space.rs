@@ -142,7 +142,8 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
     /// Lets threads of a space that wait to send do so anew: where their messages go has changed.
     fn send_again(&mut self, space: u32) {
         for number in kip::USER_BASE..self.thread_limit {
-            let thread = self.threads.at(number);
+            // The light path knows nothing of redirectors.
+            let thread = self.threads.at_mut(number);
             if thread.id.is_some() && thread.space == space && thread.state == State::Sending {
                 self.leave_queue(number);
                 self.threads.at_mut(number).operation.intended = None;
