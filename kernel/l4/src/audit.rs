@@ -194,7 +194,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
                 && thread.operation.limit != Limit::Never
                 && !thread.checking;
             check(!must_wake || thread.timer.is_running(), "waits with a limit and has no timer");
-            check(thread.context.is_some() || thread.utcb.is_none(), "has no registers");
+            check(thread.body.is_some() || thread.utcb.is_none(), "has no registers");
             check(
                 thread.work != Work::Transfer || thread.transfer.is_some(),
                 "works on no transfer",
@@ -279,7 +279,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
             while at < USER_END {
                 let Some(tables) = &self.spaces.at(space).tables else { break };
                 let Some(address) = VirtualAddress::new(at) else { break };
-                match self.machine.memory().read_mapping(&tables.map, address) {
+                match self.machine.memory().read_mapping(tables, address) {
                     Err(next) => at = next,
                     Ok(info) => {
                         let (start, bits) = (info.address.get(), bits_of_level(&info));

@@ -178,7 +178,6 @@ impl<'k, M: Machine, S: Surroundings> Kernel<'k, M, S> {
             current: NOBODY,
             since: 0,
             waits: NOBODY,
-            gate: u32::MAX,
             after_ipc: stubs.address().get() + Stub::Ipc.end(),
             lent: None,
             armed: None,
@@ -227,7 +226,7 @@ impl<'k, M: Machine, S: Surroundings> Kernel<'k, M, S> {
         self.give_utcb(number, UTCB_AREA.base).map_err(StartError::NoServer)?;
         let thread = self.threads.at_mut(number);
         let entry =
-            thread.context.as_mut().map(|context| context.set_instruction_pointer(server.entry));
+            thread.context_mut().map(|context| context.set_instruction_pointer(server.entry));
         if !matches!(entry, Some(Ok(()))) {
             return Err(StartError::NoServer(CallError::InvalidParameter));
         }

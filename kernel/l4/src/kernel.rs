@@ -126,8 +126,6 @@ pub struct Kernel<'k, M: Machine, S> {
     pub(crate) since: u64,
     /// The thread that last began to wait for a message, or [`NOBODY`].
     pub(crate) waits: Number,
-    /// The lowest priority that a thread must have for the light path to switch to it.
-    pub(crate) gate: u32,
     /// Where the stub of Ipc goes on.
     pub(crate) after_ipc: u64,
     /// What the thread that runs got from another one.
@@ -322,12 +320,12 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
 
     /// A register of a thread; 0 if it has none.
     pub(crate) fn register(&self, number: Number, register: Register) -> u64 {
-        self.threads.at(number).context.as_ref().map_or(0, |context| context.register(register))
+        self.threads.at(number).context().map_or(0, |context| context.register(register))
     }
 
     /// Writes a register of a thread, if it has any.
     pub(crate) fn set_register(&mut self, number: Number, register: Register, value: u64) {
-        if let Some(context) = &mut self.threads.at_mut(number).context {
+        if let Some(context) = self.threads.at_mut(number).context_mut() {
             context.set_register(register, value);
         }
     }

@@ -4,40 +4,50 @@
 //! an answer or for anybody afterwards, without end. Everything is checked before anything is
 //! changed; whatever is not ordinary is left to the other path, which means the same.
 //!
-//! What is rare is not looked at message by message. A thread carries two permissions
-//! ([`Thread::accepts`], [`Thread::sends`]) which stand for all that must hold of it; they are given
-//! when the other path lets a thread run or wait, and taken back by any access there that could
-//! change the thread. The kernel's `gate` stands for what must hold of the run queue. So what holds
-//! when a permission is found has been checked when it was given:
+//! What is rare is not looked at message by message. A permission stands for all that must hold: it
+//! is given when the other path lets a thread run or wait, and taken back by any access there that
+//! could change the thread ([`Threads::at_mut`]). What holds when it is found was checked when it was
+//! given:
 //!
-//! - `accepts`: the thread waits for an ordinary message, without end, in nobody's name, and is not
-//!   halted;
-//! - both: it has registers and a block; nobody waits to send to it, no interrupt of its is pending,
-//!   its space has no redirector, its quantum is without end, and the kernel does nothing for it;
-//! - `gate`: nobody of the receiver's priority or a higher one waits for the processor, which the
-//!   current thread has in its own right.
+//! - of an *ordinary* thread: it has registers and a block; nobody waits to send to it, no interrupt
+//!   of its is pending, its space has no redirector, its quantum is without end, and the kernel does
+//!   nothing for it;
+//! - [`Thread::accepts`]: the thread is ordinary, and waits for an ordinary message, without end, in
+//!   nobody's name;
+//! - `Threads::gate`: the current thread is ordinary, and has the processor in its own right; nobody
+//!   of the gate's priority or a higher one waits for it. A thread that the light path lets run was
+//!   ordinary when it waited.
 //!
 //! The receiver goes on with what is left of the sender's time slice, so that the clock need not be
 //! read.
 //!
 //! [`Thread::accepts`]: crate::thread::Thread::accepts
-//! [`Thread::sends`]: crate::thread::Thread::sends
 
-use heliox_abi::{ThreadId, utcb};
+use heliox_abi::{GlobalId, ThreadId, utcb};
 use heliox_hal::execution::{self, LightReturn, Running};
 use heliox_hal::memory::KernelMemory;
 use heliox_types::LightCall;
 
 use crate::kernel::{Kernel, MESSAGE_REGISTERS, Machine, Surroundings};
 use crate::space::Redirector;
-use crate::thread::{ANYBODY, From, Incoming, Limit, NOBODY, Number, Operation, State, Work};
+use crate::thread::{ANYBODY, Body, From, Incoming, Limit, NOBODY, Number, Operation, State, Work};
+use crate::threads::{CLOSED, Threads};
 
 /// What a tag has that is not ordinary: flags, and the number of typed words.
 const NOT_ORDINARY: u64 = 0xffc0;
 /// The number of untyped words.
 const UNTYPED: u64 = 0x3f;
-/// As many words travel in registers, besides the tag.
-const IN_REGISTERS: u64 = MESSAGE_REGISTERS.len() as u64 - 1;
+/// Is not zero if there are more of them than travel in registers, besides the tag.
+const BEYOND_REGISTERS: u64 = UNTYPED & !(MESSAGE_REGISTERS.len() as u64 - 1);
+const _: () = assert!(MESSAGE_REGISTERS.len().is_power_of_two());
+
+/// The word of an identifier; 0 for none.
+const fn word(id: Option<GlobalId>) -> u64 {
+    match id {
+        Some(id) => id.word(),
+        None => 0,
+    }
+}
 
 impl<M: Machine, S: Surroundings> execution::Kernel for Kernel<'_, M, S> {
     type Machine = M;
@@ -46,64 +56,57 @@ impl<M: Machine, S: Surroundings> execution::Kernel for Kernel<'_, M, S> {
 
     fn running(&mut self) -> Running<'_, M> {
         let machine = &mut self.machine;
-        let thread = self.threads.at_light(self.current);
-        let tables = &self.spaces.at(thread.space).tables;
-        match (tables, &mut thread.context) {
-            (Some(tables), Some(context)) => Running { machine, map: &tables.held, context },
-            _ => Running { machine, map: &self.spare.0, context: &mut self.spare.1 },
+        match &mut self.threads.at_light(self.current).body {
+            Some(Body { context, map }) => Running { machine, map, context },
+            None => Running { machine, map: &self.spare.0, context: &mut self.spare.1 },
         }
     }
 
     #[inline(always)]
     fn light_call(&mut self, call: LightCall) -> Option<LightReturn<'_, M>> {
-        // Behind the other stubs, with an end to the receive phase, or with typed words.
-        if call.instruction_pointer != self.after_ipc
-            || call.r8 as u16 != 0
-            || call.r9 & NOT_ORDINARY != 0
-        {
+        if call.r9 & (NOT_ORDINARY | BEYOND_REGISTERS) != 0 {
             return None;
         }
-        if call.r9 & UNTYPED <= IN_REGISTERS {
-            self.switch::<false>(call)
-        } else {
-            self.switch_long(call)
+        self.switch::<false>(call)
+    }
+
+    fn light_call_rest(&mut self, call: LightCall) -> Option<LightReturn<'_, M>> {
+        if call.r9 & NOT_ORDINARY != 0 || call.r9 & BEYOND_REGISTERS == 0 {
+            return None;
         }
+        self.switch::<true>(call)
     }
 }
 
 impl<'k, M: Machine, S: Surroundings> Kernel<'k, M, S> {
-    /// As [`Kernel::switch`], with words beyond those in registers.
-    #[inline(never)]
-    fn switch_long(&mut self, call: LightCall) -> Option<LightReturn<'_, M>> {
-        self.switch::<true>(call)
-    }
-
     /// Gives the current thread's message to the receiver, which runs from now on.
     #[inline(always)]
     fn switch<const LONG: bool>(&mut self, call: LightCall) -> Option<LightReturn<'_, M>> {
-        let Self { machine, threads, spaces, utcbs, current, gate, .. } = self;
-        let table = &mut *threads.table;
+        let Self { machine, threads, utcbs, current, .. } = self;
+        // Behind another stub, or with an end to the receive phase.
+        if call.instruction_pointer != self.after_ipc || call.r8 as u16 != 0 {
+            return None;
+        }
+        let Threads { table, gate, .. } = threads;
+        let table = &mut **table;
         let to = call.rsi;
         let number = to >> 32;
         let receiver = table.get(number as usize)?;
-        let id = receiver.id?;
         let sender = table.get(*current as usize)?;
-        let own = sender.id?;
-        if id.word() != to || receiver.accepts != own.word() && receiver.accepts != ANYBODY {
+        let own = word(sender.id);
+        if word(receiver.id) != to || receiver.accepts != own && receiver.accepts != ANYBODY {
             return None;
         }
-        let (from, accepts) = match call.rdx {
-            ANYBODY => (From::Anybody, ANYBODY),
-            same if same == to => (From::Thread(id), to),
+        let from = match call.rdx {
+            ANYBODY => From::Anybody,
+            same if same == to => From::Thread(receiver.id?),
             _ => return None,
         };
-        if !sender.sends || u32::from(receiver.scheduling.priority) < *gate {
+        if u32::from(receiver.scheduling.priority) < *gate {
             return None;
         }
-        let space = receiver.space;
-        let tables = spaces.table.get(space as usize)?.tables.as_ref()?;
-        receiver.context.as_ref()?;
-        let result = if sender.space == space { sender.utcb?.address } else { own.word() };
+        receiver.body.as_ref()?;
+        let result = if sender.space == receiver.space { sender.utcb?.address } else { own };
         if LONG {
             let words = (call.r9 & UNTYPED) as usize;
             let (source, target) = (sender.utcb?, receiver.utcb?);
@@ -118,15 +121,15 @@ impl<'k, M: Machine, S: Surroundings> Kernel<'k, M, S> {
         if let Some(sender) = table.get_mut(*current as usize) {
             sender.state = State::Receiving;
             sender.operation.from = from;
-            sender.accepts = accepts;
+            sender.accepts = call.rdx;
         }
         let receiver = table.get_mut(number as usize)?;
         receiver.state = State::Ready;
         receiver.operation.from = From::Nobody;
         receiver.accepts = 0;
         *current = number as Number;
-        let context = receiver.context.as_mut()?;
-        Some(LightReturn { next: Running { machine, map: &tables.held, context }, result })
+        let Body { context, map } = receiver.body.as_mut()?;
+        Some(LightReturn { next: Running { machine, map, context }, result })
     }
 
     /// Says what the light path may do from now on: `number` is about to run.
@@ -134,29 +137,25 @@ impl<'k, M: Machine, S: Surroundings> Kernel<'k, M, S> {
         let waits = core::mem::replace(&mut self.waits, NOBODY);
         let thread = self.threads.at(number);
         let is_own = self.lent.is_none() && thread.scheduling.delayed_until.is_none();
-        self.gate = match self.ready.highest() {
-            _ if !is_own => u32::MAX,
+        let gate = match self.ready.highest() {
+            _ if !is_own || !self.is_ordinary(number) => CLOSED,
             Some(highest) => u32::from(highest) + 1,
             None => 0,
         };
-        let sends = self.is_ordinary(number);
-        let thread = self.threads.at_light(number);
-        // It runs, so that this means nothing any more.
-        thread.operation = Operation::default();
-        thread.sends = sends;
         if waits != NOBODY && self.is_ordinary(waits) {
             let accepts = self.accepted(waits);
-            let thread = self.threads.at_light(waits);
-            thread.accepts = accepts;
-            thread.sends = accepts != 0;
+            self.threads.at_light(waits).accepts = accepts;
         }
+        // The thread runs, so that this means nothing any more.
+        self.threads.at_light(number).operation = Operation::default();
+        self.threads.gate = gate;
     }
 
     /// Whether what both permissions stand for holds of a thread.
     pub(crate) fn is_ordinary(&self, number: Number) -> bool {
         let thread = self.threads.at(number);
         thread.id.is_some()
-            && thread.context.is_some()
+            && thread.body.is_some()
             && thread.utcb.is_some()
             && thread.senders == NOBODY
             && !thread.halted

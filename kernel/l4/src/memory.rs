@@ -145,7 +145,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         }
         let Some(tables) = &self.spaces.at(space).tables else { return Place::Hole(USER_END) };
         let start = VirtualAddress::new(address).unwrap_or(VirtualAddress::ZERO);
-        match self.machine.memory().read_mapping(&tables.map, start) {
+        match self.machine.memory().read_mapping(tables, start) {
             Ok(info) => {
                 let (base, bits) = (info.address.get(), bits_of_level(&info));
                 let node = self.mappings.find_sized(space, base, bits);
@@ -221,7 +221,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         let Some(tables) = &mut self.spaces.at_mut(space).tables else { return false };
         let to = VirtualAddress::new(address).unwrap_or(VirtualAddress::ZERO);
         let memory = self.machine.memory();
-        memory.add_mapping(&mut tables.map, to, region, rights, None, &mut self.supply).is_ok()
+        memory.add_mapping(tables, to, region, rights, None, &mut self.supply).is_ok()
     }
 
     /// Removes the page at `address` of a space, whatever its size. Notes nothing in the database.
@@ -229,7 +229,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         let cpu = self.machine.cpu();
         let tables = self.spaces.at_mut(space).tables.as_mut()?;
         let at = VirtualAddress::new(address)?;
-        let removed = self.machine.memory().remove_mapping(cpu, &mut tables.map, at).ok()?;
+        let removed = self.machine.memory().remove_mapping(cpu, tables, at).ok()?;
         for table in removed.tables {
             // With one processor nothing drains.
             if let Ok(page) = self.machine.memory().reclaim(table) {
@@ -244,7 +244,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         let cpu = self.machine.cpu();
         let Some(tables) = &mut self.spaces.at_mut(space).tables else { return 0 };
         let Some(at) = VirtualAddress::new(address) else { return 0 };
-        let changed = self.machine.memory().modify_mapping(cpu, &mut tables.map, at, change);
+        let changed = self.machine.memory().modify_mapping(cpu, tables, at, change);
         changed.map_or(0, |changed| used_bits(&changed.mapping))
     }
 

@@ -9,6 +9,8 @@
 
 use heliox_abi::{GlobalId, ThreadId};
 
+use heliox_hal::page_map::PageMapUse;
+
 use crate::planted::{Fault, is_planted};
 use crate::run_queue::RunLink;
 use crate::timers::Timer;
@@ -234,13 +236,11 @@ pub struct Thread<C> {
     /// Whose message the light path may give it: the word of a global identifier, [`ANYBODY`], or 0
     /// for nobody's. Taken back by every other access that could change the thread.
     pub(crate) accepts: u64,
-    /// The light path may send its message. Taken back likewise.
-    pub(crate) sends: bool,
     pub(crate) state: State,
     /// Number of its address space.
     pub(crate) space: u32,
-    /// Its registers, once it is active.
-    pub(crate) context: Option<C>,
+    /// What it runs with, once it is active.
+    pub(crate) body: Option<Body<C>>,
     pub(crate) utcb: Option<Utcb>,
     /// Who may schedule it.
     pub(crate) scheduler: ThreadId,
@@ -299,15 +299,33 @@ pub(crate) enum Work {
     },
 }
 
+/// What a thread runs with.
+#[derive(Debug)]
+pub(crate) struct Body<C> {
+    /// Its registers.
+    pub(crate) context: C,
+    /// The tables of its address space.
+    pub(crate) map: PageMapUse,
+}
+
 impl<C> Thread<C> {
+    /// Its registers, if it has any.
+    pub(crate) fn context(&self) -> Option<&C> {
+        self.body.as_ref().map(|body| &body.context)
+    }
+
+    /// Its registers, if it has any.
+    pub(crate) fn context_mut(&mut self) -> Option<&mut C> {
+        self.body.as_mut().map(|body| &mut body.context)
+    }
+
     /// A free place.
     pub fn free() -> Self {
         Self {
             id: None,
             accepts: 0,
-            sends: false,
             space: 0,
-            context: None,
+            body: None,
             utcb: None,
             scheduler: ThreadId::NIL,
             pager: ThreadId::NIL,

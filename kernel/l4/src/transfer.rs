@@ -415,8 +415,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         if deadline.is_some_and(|deadline| deadline <= now) {
             return self.abort_transfer(number, who, IpcErrorCode::TransferTimeoutOwn);
         }
-        let instruction =
-            self.threads.at(who).context.as_ref().map_or(0, Registers::instruction_pointer);
+        let instruction = self.threads.at(who).context().map_or(0, Registers::instruction_pointer);
         let thread = self.threads.at_mut(who);
         thread.outer = Some(Outer { operation: thread.operation, transfer: number });
         thread.transfer = None;
@@ -825,7 +824,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         let thread = self.threads.at_mut(receiver);
         let entry = VirtualAddress::new(instruction).filter(|address| fits && address.is_user());
         thread.state = State::Stopped;
-        if let (Some(context), Some(entry)) = (&mut thread.context, entry)
+        if let (Some(context), Some(entry)) = (thread.context_mut(), entry)
             && context.set_instruction_pointer(entry).is_ok()
         {
             context.set_stack_pointer(stack);

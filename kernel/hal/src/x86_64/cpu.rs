@@ -437,12 +437,35 @@ extern "sysv64" fn light<K: Kernel<Machine = Hal>>(
     // SAFETY: `run`; the entry is that for a `K`.
     let kernel = unsafe { &mut *CPU.kernel.load(Relaxed).cast::<K>() };
     let call = LightCall { rdi, rsi, rdx, r8, r9, instruction_pointer };
-    let Some(LightReturn { next, result }) = kernel.light_call(call) else {
-        return decline([rdi, rsi, rdx, r8]);
-    };
-    let registers = next.context.registers.as_ptr();
+    match kernel.light_call(call) {
+        Some(answer) => exit(answer),
+        None => light_rest::<K>(rdi, rsi, rdx, instruction_pointer, r8, r9),
+    }
+}
+
+/// Asks the kernel once more.
+#[inline(never)]
+extern "sysv64" fn light_rest<K: Kernel<Machine = Hal>>(
+    rdi: u64,
+    rsi: u64,
+    rdx: u64,
+    instruction_pointer: u64,
+    r8: u64,
+    r9: u64,
+) -> Exit {
+    // SAFETY: as for `light`.
+    let kernel = unsafe { &mut *CPU.kernel.load(Relaxed).cast::<K>() };
+    let call = LightCall { rdi, rsi, rdx, r8, r9, instruction_pointer };
+    match kernel.light_call_rest(call) {
+        Some(answer) => exit(answer),
+        None => decline([rdi, rsi, rdx, r8]),
+    }
+}
+
+#[inline(always)]
+fn exit(LightReturn { next, result }: LightReturn<'_, Hal>) -> Exit {
     next.machine.load(next.map);
-    Exit(registers, result)
+    Exit(next.context.registers.as_ptr(), result)
 }
 
 #[cold]

@@ -4,7 +4,7 @@
 use heliox_abi::utcb::{self, ControlWord};
 use heliox_abi::{CallError, GlobalId, ThreadId, kip};
 use heliox_hal::execution::Registers;
-use heliox_hal::memory::KernelMemory;
+use heliox_hal::memory::{KernelMemory, Paging};
 use heliox_hal::rights::Rights;
 use heliox_types::Register;
 use heliox_types::VirtualAddress;
@@ -12,7 +12,7 @@ use heliox_types::VirtualAddress;
 use crate::kernel::{Kernel, Machine, Surroundings};
 use crate::planted::{Fault, is_planted};
 use crate::space::Space;
-use crate::thread::{From, Incoming, NOBODY, Number, Operation, State, Thread, Utcb, Work};
+use crate::thread::{Body, From, Incoming, NOBODY, Number, Operation, State, Thread, Utcb, Work};
 
 /// The UTCB location that means no change.
 const NO_CHANGE: u64 = u64::MAX;
@@ -162,11 +162,13 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
 
     /// Gives a thread the UTCB at `address`, which is free, and a context if it has none.
     pub(crate) fn give_utcb(&mut self, number: Number, address: u64) -> Result<(), CallError> {
-        if self.threads.at(number).context.is_none() {
-            let context = self.machine.new_context().map_err(|_| CallError::NoMemory)?;
-            self.threads.at_mut(number).context = Some(context);
-        }
         let space = self.threads.at(number).space;
+        if self.threads.at(number).body.is_none() {
+            let tables = self.spaces.at(space).tables.as_ref().ok_or(CallError::UtcbArea)?;
+            let context = self.machine.new_context().map_err(|_| CallError::NoMemory)?;
+            let map = self.machine.memory().attach(tables).map_err(|_| CallError::NoMemory)?;
+            self.threads.at_mut(number).body = Some(Body { context, map });
+        }
         let first = self.spaces.at(space).utcb_pages;
         let page = match self.utcbs.find(first, address) {
             Some(page) => page,
@@ -195,7 +197,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         let Some(utcb) = self.threads.at(number).utcb else { return };
         let word = utcb.address - 3 * 8;
         if let (Some(context), Some(address)) =
-            (&mut self.threads.at_mut(number).context, VirtualAddress::new(word))
+            (self.threads.at_mut(number).context_mut(), VirtualAddress::new(word))
         {
             // Within the UTCB area, and so below the end of the programs' part.
             let _ = context.set_gs_base(address);
@@ -362,8 +364,15 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         let old = core::mem::replace(&mut self.threads.at_mut(number).space, space);
         self.spaces.at_mut(old).threads -= 1;
         self.spaces.at_mut(space).threads += 1;
-        if let Some(context) = &mut self.threads.at_mut(number).context {
-            context.set_port_permissions(None);
+        if let (Some(body), Some(tables)) =
+            (&mut self.threads.at_mut(number).body, &self.spaces.at(space).tables)
+        {
+            body.context.set_port_permissions(None);
+            // There can be more uses of tables than threads.
+            if let Ok(map) = self.machine.memory().attach(tables) {
+                let old = core::mem::replace(&mut body.map, map);
+                self.machine.memory().detach(old);
+            }
         }
         // Who speaks for the thread may be accepted now.
         let id = self.threads.at(number).id;
@@ -461,6 +470,10 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         self.lose(number, id);
         self.take_utcb(number);
         let space = self.threads.at(number).space;
+        if let Some(Body { context, map }) = self.threads.at_mut(number).body.take() {
+            drop(context);
+            self.machine.memory().detach(map);
+        }
         self.threads.reset(number, Thread::free());
         let Space { threads, .. } = self.spaces.at_mut(space);
         *threads -= 1;

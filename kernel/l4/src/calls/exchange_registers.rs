@@ -40,7 +40,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         if control.has(ExchangeControl::HALT_VALID) {
             self.set_halted(target, control.has(ExchangeControl::HALT));
         }
-        if let Some(context) = &mut self.threads.at_mut(target).context {
+        if let Some(context) = self.threads.at_mut(target).context_mut() {
             if control.has(ExchangeControl::STACK) {
                 context.set_stack_pointer(stack);
             }
@@ -108,7 +108,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
             (false, Some(utcb), _) => ThreadId(utcb.address),
             _ => ThreadId::NIL,
         };
-        let (stack, instruction, flags) = thread.context.as_ref().map_or((0, 0, 0), |context| {
+        let (stack, instruction, flags) = thread.context().map_or((0, 0, 0), |context| {
             (context.stack_pointer(), context.instruction_pointer(), context.flags())
         });
         let handle = self.control_word(target, ControlWord::UserDefinedHandle);
