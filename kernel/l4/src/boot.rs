@@ -230,7 +230,7 @@ impl<'k, M: Machine, S: Surroundings> Kernel<'k, M, S> {
         if !matches!(entry, Some(Ok(()))) {
             return Err(StartError::NoServer(CallError::InvalidParameter));
         }
-        thread.state = State::Ready;
+        thread.kept_state = State::Ready;
         self.settle(number);
         Ok(space)
     }

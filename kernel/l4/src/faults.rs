@@ -97,7 +97,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         let space = self.threads.at(me).space;
         let id = self.resolve(space, handler).and_then(|handler| self.threads.at(handler).id);
         let Some(id) = id else { return self.halt(me) };
-        self.threads.at_mut(me).operation = Operation {
+        self.threads.at_mut(me).kept_operation = Operation {
             outgoing,
             to: id.into(),
             from: From::Thread(id),

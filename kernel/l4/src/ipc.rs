@@ -54,7 +54,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
                 None => From::Thread(NEVER_A_THREAD),
             },
         };
-        self.threads.at_mut(me).operation = Operation {
+        self.threads.at_mut(me).kept_operation = Operation {
             outgoing: Outgoing::Message,
             to,
             virtual_sender: None,
@@ -86,11 +86,11 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
 
     /// Begins the send phase of a thread's operation, which waits until `deadline` for the receiver.
     pub(crate) fn begin_sending(&mut self, me: Number, deadline: Option<u64>) {
-        let operation = self.threads.at(me).operation;
+        let operation = self.threads.at(me).operation();
         let receiver = match self.destination(me, operation) {
             Ok(Destination::Thread(receiver)) => receiver,
             Ok(Destination::Redirected(receiver, intended)) => {
-                self.threads.at_mut(me).operation.intended = Some(intended);
+                self.threads.at_mut(me).kept_operation.intended = Some(intended);
                 receiver
             }
             Ok(Destination::Held) => NOBODY,
@@ -99,7 +99,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         };
         if receiver != NOBODY {
             let virtual_sender = self.virtual_sender(me, receiver);
-            self.threads.at_mut(me).operation.virtual_sender = virtual_sender;
+            self.threads.at_mut(me).kept_operation.virtual_sender = virtual_sender;
             if self.accepts(receiver, me) {
                 return self.rendezvous(me, receiver);
             }
@@ -107,7 +107,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         if deadline.is_some_and(|deadline| deadline <= self.machine.now()) {
             return self.fail(me, ipc_error(Phase::Send, IpcErrorCode::Timeout));
         }
-        self.threads.at_mut(me).state = State::Sending;
+        self.threads.at_mut(me).kept_state = State::Sending;
         self.threads.enqueue_sender(receiver, me);
         self.settle(me);
         if let Some(deadline) = deadline {
@@ -149,7 +149,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
 
     /// In whose name a thread sends, if it asks to and may.
     fn virtual_sender(&mut self, me: Number, receiver: Number) -> Option<GlobalId> {
-        if self.threads.at(me).operation.outgoing != Outgoing::Message {
+        if self.threads.at(me).operation().outgoing != Outgoing::Message {
             return None;
         }
         if !Tag(self.message_register(me, 0)).has(Tag::PROPAGATED) {
@@ -184,17 +184,17 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
     /// Who a message of `sender` is from, as receivers see it.
     pub(crate) fn apparent_sender(&self, sender: Number) -> Option<GlobalId> {
         let thread = self.threads.at(sender);
-        thread.operation.virtual_sender.or(thread.id)
+        thread.operation().virtual_sender.or(thread.id)
     }
 
     /// Whether `receiver` is ready for the message that `sender` has.
     pub(crate) fn accepts(&self, receiver: Number, sender: Number) -> bool {
         let thread = self.threads.at(receiver);
-        if thread.state != State::Receiving || thread.halted || self.threads.at(sender).halted {
+        if thread.state() != State::Receiving || thread.halted || self.threads.at(sender).halted {
             return false;
         }
         let Some(id) = self.apparent_sender(sender) else { return false };
-        match thread.operation.from {
+        match thread.operation().from {
             From::Nobody => false,
             From::Anybody => true,
             From::AnyLocal => self
@@ -207,7 +207,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
 
     /// Sender and receiver are ready: the message is transferred.
     pub(crate) fn rendezvous(&mut self, sender: Number, receiver: Number) {
-        if self.threads.at(sender).state == State::Sending {
+        if self.threads.at(sender).state() == State::Sending {
             self.threads.dequeue_sender(sender);
         }
         self.timers.cancel(&mut self.threads, sender);
@@ -219,7 +219,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
 
     /// Begins the receive phase of a thread's operation; without one, the operation ends.
     pub(crate) fn begin_receiving(&mut self, me: Number) {
-        let operation = self.threads.at(me).operation;
+        let operation = self.threads.at(me).operation();
         let none = ipc_error(Phase::Receive, IpcErrorCode::NoPartner);
         let waiting = match operation.from {
             From::Nobody => return self.end_operation(me),
@@ -234,7 +234,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
                 self.threads.at(me).senders != NOBODY || self.interrupts.any_pending_for(me)
             }
         };
-        self.threads.at_mut(me).state = State::Receiving;
+        self.threads.at_mut(me).kept_state = State::Receiving;
         self.settle(me);
         if waiting {
             self.check_later(me);
@@ -253,19 +253,19 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
     /// Has the thread looked at to which another one waits to send.
     pub(crate) fn check_queue(&mut self, sender: Number) {
         let thread = self.threads.at(sender);
-        if thread.state == State::Sending {
+        if thread.state() == State::Sending {
             self.check_later(thread.queue);
         }
     }
 
     /// Nobody is there to receive from: the thread waits, if it is to wait at all.
     fn wait(&mut self, me: Number) {
-        if self.threads.at(me).operation.limit == Limit::Never {
+        if self.threads.at(me).operation().limit == Limit::Never {
             self.waits = me;
             return;
         }
         let now = self.machine.now();
-        match self.threads.at(me).operation.limit.deadline(now) {
+        match self.threads.at(me).operation().limit.deadline(now) {
             None => {}
             Some(deadline) if deadline <= now => {
                 self.fail(me, ipc_error(Phase::Receive, IpcErrorCode::Timeout));
@@ -285,7 +285,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
             return self.exhausted(me);
         }
         let thread = self.threads.at(me);
-        if thread.state != State::Receiving || thread.halted {
+        if thread.state() != State::Receiving || thread.halted {
             return;
         }
         if self.take_interrupt(me) {
@@ -302,8 +302,8 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
 
     /// A thread's message has been taken: its receive phase begins.
     pub(crate) fn sent(&mut self, sender: Number) {
-        if self.threads.at(sender).operation.from == From::Nobody
-            && self.threads.at(sender).operation.outgoing == Outgoing::Message
+        if self.threads.at(sender).operation().from == From::Nobody
+            && self.threads.at(sender).operation().outgoing == Outgoing::Message
         {
             self.set_result(sender, ThreadId::NIL, Tag(0));
         }
@@ -313,12 +313,12 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
     /// A thread has received: it goes on.
     pub(crate) fn end_operation(&mut self, me: Number) {
         let thread = self.threads.at_mut(me);
-        thread.state = State::Ready;
+        thread.kept_state = State::Ready;
         if let Some(outer) = thread.outer.take() {
             // A page fault of its transfer was served.
-            thread.operation = outer.operation;
+            thread.kept_operation = outer.operation;
             thread.transfer = Some(outer.transfer);
-            thread.state = State::Transferring;
+            thread.kept_state = State::Transferring;
             self.resume_transfer(me);
             return;
         }
@@ -330,7 +330,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
     pub(crate) fn fail(&mut self, me: Number, error: IpcError) {
         self.timers.cancel(&mut self.threads, me);
         let thread = self.threads.at_mut(me);
-        let operation = thread.operation;
+        let operation = thread.operation();
         if let Some(outer) = thread.outer {
             // The page fault of a transfer cannot be served.
             let code = match error.code {
@@ -339,7 +339,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
             };
             return self.abort_transfer(outer.transfer, me, code);
         }
-        thread.state = State::Ready;
+        thread.kept_state = State::Ready;
         let is_lost = error.code == IpcErrorCode::NoPartner;
         match (operation.outgoing, operation.incoming) {
             (Outgoing::Message, Incoming::Message) => {
@@ -347,7 +347,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
                 self.set_result(me, ThreadId::NIL, Tag::FAILED);
             }
             (Outgoing::Preempted { .. } | Outgoing::Exhausted { .. }, _) => {}
-            (_, Incoming::Start) => self.threads.at_mut(me).state = State::Stopped,
+            (_, Incoming::Start) => self.threads.at_mut(me).kept_state = State::Stopped,
             _ if is_lost => self.threads.at_mut(me).halted = true,
             _ => {}
         }
@@ -356,11 +356,11 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
 
     /// The timer of a thread has ended.
     pub(crate) fn timed_out(&mut self, me: Number) {
-        if is_planted(Fault::LostWakeup) && self.threads.at(me).state == State::Receiving {
-            self.threads.at_mut(me).state = State::Ready;
+        if is_planted(Fault::LostWakeup) && self.threads.at(me).state() == State::Receiving {
+            self.threads.at_mut(me).kept_state = State::Ready;
             return;
         }
-        match self.threads.at(me).state {
+        match self.threads.at(me).state() {
             State::Sending => {
                 self.leave_queue(me);
                 self.fail(me, ipc_error(Phase::Send, IpcErrorCode::Timeout));
@@ -373,17 +373,17 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
     /// Takes a sender out of the queue that it waits in.
     pub(crate) fn leave_queue(&mut self, me: Number) {
         if is_planted(Fault::SenderStaysQueued) {
-            self.threads.at_mut(me).state = State::Ready;
+            self.threads.at_mut(me).kept_state = State::Ready;
             return;
         }
         self.threads.dequeue_sender(me);
-        self.threads.at_mut(me).state = State::Ready;
+        self.threads.at_mut(me).kept_state = State::Ready;
     }
 
     /// Ends whatever IPC a thread is in, for whoever is in it too, without telling the thread.
     pub(crate) fn leave_ipc(&mut self, me: Number) {
         let thread = self.threads.at(me);
-        let (state, starts) = (thread.state, thread.operation.incoming == Incoming::Start);
+        let (state, starts) = (thread.state(), thread.operation().incoming == Incoming::Start);
         if state == State::Sending {
             self.leave_queue(me);
         }
@@ -396,19 +396,19 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         thread.work = Work::None;
         match state {
             State::Inactive | State::Stopped => {}
-            State::Receiving if starts => thread.state = State::Inactive,
-            _ => thread.state = State::Ready,
+            State::Receiving if starts => thread.kept_state = State::Inactive,
+            _ => thread.kept_state = State::Ready,
         }
     }
 
     /// Ends whatever IPC a thread is in, and tells it if the IPC was its own.
     pub(crate) fn abort_ipc(&mut self, me: Number) {
         let thread = self.threads.at(me);
-        let operation = thread.outer.map_or(thread.operation, |outer| outer.operation);
+        let operation = thread.outer.map_or(thread.operation(), |outer| outer.operation);
         let is_own = operation.outgoing == Outgoing::Message
             && operation.incoming == Incoming::Message
-            && matches!(thread.state, State::Sending | State::Receiving | State::Transferring);
-        let (phase, code) = match thread.state {
+            && matches!(thread.state(), State::Sending | State::Receiving | State::Transferring);
+        let (phase, code) = match thread.state() {
             _ if thread.outer.is_some() => (Phase::Receive, IpcErrorCode::Aborted),
             State::Sending => (Phase::Send, IpcErrorCode::Cancelled),
             State::Receiving => (Phase::Receive, IpcErrorCode::Cancelled),
@@ -427,7 +427,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         while self.threads.at(me).senders != NOBODY {
             let sender = self.threads.at(me).senders;
             self.threads.dequeue_sender(sender);
-            self.threads.at_mut(sender).state = State::Ready;
+            self.threads.at_mut(sender).kept_state = State::Ready;
             self.fail(sender, send);
         }
         let receive = ipc_error(Phase::Receive, IpcErrorCode::NoPartner);
@@ -436,13 +436,13 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
             if thread.id.is_none() {
                 continue;
             }
-            if thread.operation.virtual_sender == Some(id) {
+            if thread.operation().virtual_sender == Some(id) {
                 // It speaks for itself from now on, and so may be accepted now.
-                self.threads.at_mut(number).operation.virtual_sender = None;
+                self.threads.at_mut(number).kept_operation.virtual_sender = None;
                 self.check_queue(number);
             }
             let thread = self.threads.at(number);
-            if thread.state == State::Receiving && thread.operation.from == From::Thread(id) {
+            if thread.state() == State::Receiving && thread.operation().from == From::Thread(id) {
                 self.fail(number, receive);
             }
         }

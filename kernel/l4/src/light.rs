@@ -97,11 +97,9 @@ impl<'k, M: Machine, S: Surroundings> Kernel<'k, M, S> {
         if word(receiver.id) != to || receiver.accepts != own && receiver.accepts != ANYBODY {
             return None;
         }
-        let from = match call.rdx {
-            ANYBODY => From::Anybody,
-            same if same == to => From::Thread(receiver.id?),
-            _ => return None,
-        };
+        if call.rdx != to && call.rdx != ANYBODY {
+            return None;
+        }
         if u32::from(receiver.scheduling.priority) < *gate {
             return None;
         }
@@ -119,13 +117,9 @@ impl<'k, M: Machine, S: Surroundings> Kernel<'k, M, S> {
         }
         // Nothing fails from here on.
         if let Some(sender) = table.get_mut(*current as usize) {
-            sender.state = State::Receiving;
-            sender.operation.from = from;
             sender.accepts = call.rdx;
         }
         let receiver = table.get_mut(number as usize)?;
-        receiver.state = State::Ready;
-        receiver.operation.from = From::Nobody;
         receiver.accepts = 0;
         *current = number as Number;
         let Body { context, map } = receiver.body.as_mut()?;
@@ -144,10 +138,15 @@ impl<'k, M: Machine, S: Surroundings> Kernel<'k, M, S> {
         };
         if waits != NOBODY && self.is_ordinary(waits) {
             let accepts = self.accepted(waits);
-            self.threads.at_light(waits).accepts = accepts;
+            let thread = self.threads.at_light(waits);
+            if accepts != 0 {
+                thread.accepts = accepts;
+                thread.kept_state = State::Ready;
+                thread.kept_operation = Operation::default();
+            }
         }
         // The thread runs, so that this means nothing any more.
-        self.threads.at_light(number).operation = Operation::default();
+        self.threads.at_light(number).kept_operation = Operation::default();
         self.threads.gate = gate;
     }
 
@@ -174,15 +173,15 @@ impl<'k, M: Machine, S: Surroundings> Kernel<'k, M, S> {
     pub(crate) fn accepted(&self, number: Number) -> u64 {
         let thread = self.threads.at(number);
         let Operation { outgoing, virtual_sender, intended, incoming, limit, .. } =
-            thread.operation;
-        let is_plain = thread.state == State::Receiving
+            thread.operation();
+        let is_plain = thread.state() == State::Receiving
             && !outgoing.is_kernel_made()
             && virtual_sender.is_none()
             && intended.is_none()
             && incoming == Incoming::Message
             && limit == Limit::Never
             && !thread.timer.is_running();
-        match thread.operation.from {
+        match thread.operation().from {
             From::Anybody if is_plain => ANYBODY,
             // The lower numbers are interrupts'.
             From::Thread(id) if is_plain && self.threads.find(id).is_some() => id.word(),

@@ -368,7 +368,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
             incoming: Incoming::Message,
             ..Operation::default()
         };
-        self.threads.at_mut(number).operation = operation;
+        self.threads.at_mut(number).kept_operation = operation;
         // It is dropped if the handler is not ready.
         self.send_now_or_never(number);
         true
@@ -389,7 +389,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
             to: scheduler,
             ..Operation::default()
         };
-        self.threads.at_mut(number).operation = operation;
+        self.threads.at_mut(number).kept_operation = operation;
         self.begin_sending(number, None);
     }
 }

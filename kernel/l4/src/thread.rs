@@ -234,9 +234,12 @@ pub struct Thread<C> {
     /// Its global identifier; `None`: the place is free.
     pub(crate) id: Option<GlobalId>,
     /// Whose message the light path may give it: the word of a global identifier, [`ANYBODY`], or 0
-    /// for nobody's. Taken back by every other access that could change the thread.
+    /// for nobody's. Taken back by every other access that could change the thread. If it is not 0,
+    /// the thread waits for such a message, and `kept_state` is [`State::Ready`] and
+    /// `kept_operation` the default, as if it had come.
     pub(crate) accepts: u64,
-    pub(crate) state: State,
+    /// See [`Thread::state`].
+    pub(crate) kept_state: State,
     /// Number of its address space.
     pub(crate) space: u32,
     /// What it runs with, once it is active.
@@ -248,7 +251,8 @@ pub struct Thread<C> {
     pub(crate) pager: ThreadId,
     /// It must not run at user level.
     pub(crate) halted: bool,
-    pub(crate) operation: Operation,
+    /// See [`Thread::operation`].
+    pub(crate) kept_operation: Operation,
     /// What a page fault of its transfer interrupted.
     pub(crate) outer: Option<Outer>,
     /// Number of the transfer that it takes part in, but for the interrupted one.
@@ -309,6 +313,32 @@ pub(crate) struct Body<C> {
 }
 
 impl<C> Thread<C> {
+    /// What it is doing. While it is the light path's to wake up, only [`Thread::accepts`] says so.
+    pub(crate) fn state(&self) -> State {
+        if self.accepts == 0 { self.kept_state } else { State::Receiving }
+    }
+
+    /// The IPC that it does; likewise.
+    pub(crate) fn operation(&self) -> Operation {
+        match self.accepts {
+            0 => self.kept_operation,
+            ANYBODY => Operation { from: From::Anybody, ..Operation::default() },
+            word => {
+                let from = ThreadId(word).global().map_or(From::Nobody, From::Thread);
+                Operation { from, ..Operation::default() }
+            }
+        }
+    }
+
+    /// Takes from the light path what it may do with the thread.
+    pub(crate) fn close(&mut self) {
+        if self.accepts != 0 {
+            self.kept_state = self.state();
+            self.kept_operation = self.operation();
+            self.accepts = 0;
+        }
+    }
+
     /// Its registers, if it has any.
     pub(crate) fn context(&self) -> Option<&C> {
         self.body.as_ref().map(|body| &body.context)
@@ -329,9 +359,9 @@ impl<C> Thread<C> {
             utcb: None,
             scheduler: ThreadId::NIL,
             pager: ThreadId::NIL,
-            state: State::Inactive,
+            kept_state: State::Inactive,
             halted: false,
-            operation: Operation::default(),
+            kept_operation: Operation::default(),
             outer: None,
             transfer: None,
             scheduling: Scheduling::NEW,
@@ -348,10 +378,13 @@ impl<C> Thread<C> {
 
     /// Whether the thread can run, or go on with a system call.
     pub(crate) fn is_runnable(&self) -> bool {
+        if self.accepts != 0 {
+            return false;
+        }
         match self.work {
             Work::None => {
                 let halted = self.halted && !is_planted(Fault::HaltedRuns);
-                self.state == State::Ready && !halted && self.scheduling.total != Some(0)
+                self.kept_state == State::Ready && !halted && self.scheduling.total != Some(0)
             }
             _ => true,
         }
@@ -359,7 +392,7 @@ impl<C> Thread<C> {
 
     /// Whether its quantum is used up, and its scheduler is to be told.
     pub(crate) fn is_exhausted(&self) -> bool {
-        self.state == State::Ready
+        self.state() == State::Ready
             && self.work == Work::None
             && self.scheduling.total == Some(0)
             && !self.scheduling.told

@@ -53,7 +53,7 @@ impl<'k, C> Threads<'k, C> {
     pub(crate) fn at_mut(&mut self, number: Number) -> &mut Thread<C> {
         self.gate = CLOSED;
         let thread = self.table.get_mut(number as usize).unwrap_or(&mut self.nobody);
-        thread.accepts = 0;
+        thread.close();
         thread
     }
 
@@ -130,7 +130,7 @@ impl<'k, C> Threads<'k, C> {
         let mut at = first;
         while at != NOBODY {
             let thread = self.at(at);
-            debug_assert_eq!(thread.state, State::Sending);
+            debug_assert_eq!(thread.state(), State::Sending);
             if wanted(at, thread) {
                 return Some(at);
             }

@@ -139,9 +139,9 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         for number in kip::USER_BASE..self.thread_limit {
             // The light path knows nothing of redirectors.
             let thread = self.threads.at_mut(number);
-            if thread.id.is_some() && thread.space == space && thread.state == State::Sending {
+            if thread.id.is_some() && thread.space == space && thread.state() == State::Sending {
                 self.leave_queue(number);
-                self.threads.at_mut(number).operation.intended = None;
+                self.threads.at_mut(number).kept_operation.intended = None;
                 // A timer that runs goes on.
                 self.begin_sending(number, None);
             }

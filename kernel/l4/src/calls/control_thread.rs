@@ -272,7 +272,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
     fn activate(&mut self, number: Number) {
         let thread = self.threads.at(number);
         let Utcb { .. } = match thread.utcb {
-            Some(utcb) if thread.state == State::Inactive && !thread.pager.is_nil() => utcb,
+            Some(utcb) if thread.state() == State::Inactive && !thread.pager.is_nil() => utcb,
             _ => return,
         };
         let pager = thread.pager;
@@ -282,12 +282,12 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
             .global()
             .or_else(|| self.resolve(space, pager).and_then(|pager| self.threads.at(pager).id));
         let thread = self.threads.at_mut(number);
-        thread.operation = Operation {
+        thread.kept_operation = Operation {
             from: from.map_or(From::Nobody, From::Thread),
             incoming: Incoming::Start,
             ..Operation::default()
         };
-        thread.state = State::Receiving;
+        thread.kept_state = State::Receiving;
         // The pager may be there already, or not exist yet.
         if thread.senders != NOBODY {
             self.check_later(number);
@@ -378,7 +378,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         let id = self.threads.at(number).id;
         for sender in kip::USER_BASE..self.thread_limit {
             let thread = self.threads.at(sender);
-            if id.is_some() && thread.operation.virtual_sender == id {
+            if id.is_some() && thread.operation().virtual_sender == id {
                 self.check_queue(sender);
             }
         }
@@ -436,12 +436,12 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
     /// Gives a thread another version: its partners lose it, and it stops.
     fn rename(&mut self, number: Number, id: GlobalId) {
         let Some(old) = self.threads.at(number).id else { return };
-        let was_active = self.threads.at(number).state != State::Inactive;
+        let was_active = self.threads.at(number).state() != State::Inactive;
         self.leave_ipc(number);
         self.threads.at_mut(number).id = Some(id);
         self.lose(number, old);
         self.set_control_word(number, ControlWord::MyGlobalId, id.word());
-        self.threads.at_mut(number).state =
+        self.threads.at_mut(number).kept_state =
             if was_active { State::Stopped } else { State::Inactive };
         self.settle(number);
     }
@@ -462,7 +462,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         self.leave_ipc(number);
         let thread = self.threads.at_mut(number);
         thread.id = None;
-        thread.state = State::Inactive;
+        thread.kept_state = State::Inactive;
         self.ready.remove(&mut self.threads, number);
         if self.current == number {
             self.leave();
