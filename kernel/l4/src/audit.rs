@@ -203,6 +203,13 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
             );
             check(self.spaces.at(thread.space).threads > 0, "is in a space without threads");
             check(
+                thread.accepts == 0
+                    || (self.is_ordinary(number)
+                        && thread.kept_state == State::Ready
+                        && number != self.current),
+                "is the light path's and is not ordinary",
+            );
+            check(
                 thread.state() == State::Inactive || thread.utcb.is_some(),
                 "lives without a UTCB",
             );

@@ -71,10 +71,26 @@ impl<M: Machine, S: Surroundings> execution::Kernel for Kernel<'_, M, S> {
     }
 
     fn light_call_rest(&mut self, call: LightCall) -> Option<LightReturn<'_, M>> {
-        if call.r9 & NOT_ORDINARY != 0 || call.r9 & BEYOND_REGISTERS == 0 {
+        if call.r9 & NOT_ORDINARY != 0 {
             return None;
         }
-        self.switch::<true>(call)
+        let (to, from) = (ThreadId(call.rsi), ThreadId(call.rdx));
+        if to.is_nil()
+            && from.is_nil()
+            && call.r9 == 0
+            && call.instruction_pointer == self.after_ipc
+        {
+            return Some(LightReturn { next: execution::Kernel::running(self), result: 0 });
+        }
+        if to.local().is_none() {
+            // A short one has been looked at.
+            let is_long = call.r9 & BEYOND_REGISTERS != 0;
+            return if is_long { self.switch::<true>(call) } else { None };
+        }
+        let number = self.resolve(self.threads.at(self.current).space, to)?;
+        let id = self.threads.at(number).id?.word();
+        let from = if from == to { id } else { from.0 };
+        self.switch::<true>(LightCall { rsi: id, rdx: from, ..call })
     }
 }
 
@@ -113,7 +129,10 @@ impl<'k, M: Machine, S: Surroundings> Kernel<'k, M, S> {
                 |slot: u8| (usize::from(slot) * utcb::WORDS + utcb::message_word(first)) * 8;
             let from = (utcbs.at(source.page).mapping.as_ref()?, offset(source.slot));
             let to = (utcbs.at(target.page).mapping.as_ref()?, offset(target.slot));
-            machine.memory().copy(from, to, (words + 1 - first) * 8).ok()?;
+            let beyond = (words + 1).saturating_sub(first);
+            if beyond > 0 {
+                machine.memory().copy(from, to, beyond * 8).ok()?;
+            }
         }
         // Nothing fails from here on.
         if let Some(sender) = table.get_mut(*current as usize) {

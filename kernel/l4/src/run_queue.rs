@@ -43,9 +43,18 @@ impl RunQueue {
 
     /// The highest priority with a thread.
     pub(crate) fn highest(&self) -> Option<u8> {
-        let (word, bits) = self.occupied.iter().enumerate().rfind(|(_, bits)| **bits != 0)?;
-        // Below 256.
-        Some((word * 64 + 63 - bits.leading_zeros() as usize) as u8)
+        let [first, second, third, fourth] = self.occupied;
+        let (bits, end) = if fourth != 0 {
+            (fourth, 255)
+        } else if third != 0 {
+            (third, 191)
+        } else if second != 0 {
+            (second, 127)
+        } else {
+            (first, 63)
+        };
+        // Of a word that is not 0, less than 64.
+        (bits != 0).then(|| end - bits.leading_zeros() as u8)
     }
 
     /// The first thread of a priority.
