@@ -757,8 +757,8 @@ impl Actor<'_, '_> {
         } else {
             match self.world.random.below(20) {
                 0 => return self.revive(),
-                1..=2 => return self.send_string(),
-                3..=4 => return self.receive_string(),
+                1..=4 => return self.send_string(),
+                5..=8 => return self.receive_string(),
                 _ => {}
             }
         }

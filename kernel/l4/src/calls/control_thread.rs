@@ -364,14 +364,13 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         let old = core::mem::replace(&mut self.threads.at_mut(number).space, space);
         self.spaces.at_mut(old).threads -= 1;
         self.spaces.at_mut(space).threads += 1;
-        if let (Some(body), Some(tables)) =
-            (&mut self.threads.at_mut(number).body, &self.spaces.at(space).tables)
-        {
-            body.context.set_port_permissions(None);
-            // There can be more uses of tables than threads.
-            if let Ok(map) = self.machine.memory().attach(tables) {
-                let old = core::mem::replace(&mut body.map, map);
-                self.machine.memory().detach(old);
+        if let Some(Body { mut context, map }) = self.threads.at_mut(number).body.take() {
+            self.machine.memory().detach(map);
+            context.set_port_permissions(None);
+            // A space without tables has no active threads; an inactive one gets registers later.
+            let tables = self.spaces.at(space).tables.as_ref();
+            if let Some(Ok(map)) = tables.map(|tables| self.machine.memory().attach(tables)) {
+                self.threads.at_mut(number).body = Some(Body { context, map });
             }
         }
         // Who speaks for the thread may be accepted now.
