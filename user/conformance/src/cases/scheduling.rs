@@ -522,10 +522,11 @@ fn time_goes_along(stage: &mut Stage) -> Checked {
     for probe in [a, b] {
         stage.set_time(probe, milliseconds(40), NEVER)?;
     }
-    stage.go(b, &[receive(a.id(), NEVER), sleep(b.id(), milliseconds(1))])?;
+    let answer = send(a.id(), NEVER, &[0]);
+    stage.go(b, &[receive(a.id(), NEVER), sleep(b.id(), milliseconds(1)), answer])?;
     stage.block_receiving(b)?;
     let spin = action(Action::SpinUntil, a.scratch_address(0), stamp_in(15_000), 0);
-    stage.go(a, &[spin, send(b.id(), NEVER, &[0])])?;
+    stage.go(a, &[spin, ipc(b.id(), b.id(), Timeouts::NEVER, &[0])])?;
     stage.finish(a)?;
     stage.finish(b)?;
     let left = |probe: Probe| {
