@@ -526,7 +526,7 @@ fn time_goes_along(stage: &mut Stage) -> Checked {
     stage.go(b, &[receive(a.id(), NEVER), sleep(b.id(), milliseconds(1)), answer])?;
     stage.block_receiving(b)?;
     let spin = action(Action::SpinUntil, a.scratch_address(0), stamp_in(15_000), 0);
-    stage.go(a, &[spin, ipc(b.id(), b.id(), Timeouts::NEVER, &[0])])?;
+    stage.go(a, &[spin, crate::steps::ipc(b.id(), b.id(), heliox_l4::Timeouts::NEVER, &[0])])?;
     stage.finish(a)?;
     stage.finish(b)?;
     let left = |probe: Probe| {
