@@ -12,7 +12,7 @@ fn main() {
     let mut nosym = false;
     let mut rights = None;
     let mut shares = None;
-    let mut uv = None;
+    let mut uv = None; let mut extras = None;
     for a in std::env::args().skip(1) {
         let (k, v) = a.split_once('=').unwrap();
         match k {
@@ -32,6 +32,7 @@ fn main() {
             "nosym" => nosym = v == "1",
             "rights" => rights = Some(v.parse::<usize>().unwrap()),
             "shares" => shares = Some(v.parse::<usize>().unwrap()),
+            "extras" => extras = Some(v.parse::<u32>().unwrap()),
             "uv" => uv = Some(v == "1"),
             _ => panic!(),
         }
@@ -52,6 +53,7 @@ fn main() {
     if let Some(r) = uv {
         search.universe.user_visible = r;
     }
+    search.universe.extras = extras;
     let start = Reference::start(&search.machine);
     let report = explore(&search, start, &|p| {
         if let Progress::States { visited, known } = p {

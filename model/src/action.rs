@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::layers::Layer;
 use crate::machine::{Cpu, Frame, Level, Machine, VirtualPage};
-use crate::state::{Data, Entry, Owner, Region, Rights, Share, State, Status};
+use crate::state::{Data, Entry, Mapping, Owner, Region, Rights, Share, State, Status};
 
 /// A protection domain.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -346,6 +346,41 @@ pub struct Universe {
     pub shares: usize,
     /// Whether programs are given mappings of kernel space.
     pub user_visible: bool,
+    /// Most [`extras`] of a state that is visited; `None` is any number. Actions that lead to
+    /// states with more are tried and checked, but their states not visited.
+    pub extras: Option<u32>,
+}
+
+/// How many things in a state are out of the ordinary: pages that are not clear, pages that are
+/// not domain 0's, kernel mappings, shares, mappings with less than all rights or of shared
+/// memory, large pages, directories beyond the first, and flushes that are owed.
+///
+/// A search that visits all states with few extras has seen every combination of that many.
+#[must_use]
+pub fn extras(machine: &Machine, state: &State) -> u32 {
+    let rights = |mapping: &Mapping| {
+        u32::from(mapping.rights != Rights::ALL) + u32::from(mapping.foreign)
+    };
+    let mut extras = state.owed.bits().count_ones();
+    extras += u32::try_from(state.shares.len()).unwrap_or(u32::MAX);
+    for frame in machine.clients().chain(machine.devices()) {
+        extras += match state.status(frame) {
+            Status::Normal(data) | Status::Io(data) => u32::from(*data != 0),
+            _ => 0,
+        };
+        extras += u32::from(state.owner(frame) != Owner::Domain(0));
+        if let Entry::Page(mapping) = state.kernel_entry(machine, frame) {
+            extras += 1 + u32::from(mapping.user) + rights(&mapping);
+        }
+    }
+    let mut directories: u32 = 0;
+    for directory in state.directories() {
+        directories += 1;
+        for (_, level, mapping) in state.user_leaves(machine, directory) {
+            extras += u32::from(level > Level::FIRST) + rights(&mapping);
+        }
+    }
+    extras + directories.saturating_sub(1)
 }
 
 impl Universe {
@@ -354,9 +389,10 @@ impl Universe {
     pub fn of(machine: &Machine) -> Self {
         let permissions = machine.has(Layer::Permissions);
         Self {
-            rights: if permissions { vec![Rights::READ, Rights::ALL] } else { vec![Rights::ALL] },
+            rights: if permissions { vec![Rights::ALL, Rights::READ] } else { vec![Rights::ALL] },
             shares: usize::from(machine.has(Layer::Owners)),
             user_visible: permissions,
+            extras: None,
         }
     }
 

@@ -246,8 +246,9 @@ fn owners_change_as_said(action: &Action, s: &State, after: &State) -> bool {
     })
 }
 
-/// What an action makes processors owe, which pages wait from then on for all that is owed, and
-/// what the acting processor pays.
+/// What an action makes processors owe, which pages wait from then on for all that is owed (but
+/// a device's never become anything else, and wait for nothing), and what the acting processor
+/// pays.
 struct Owing {
     new: Debts,
     waiting: Vec<Frame>,
@@ -317,7 +318,8 @@ fn debts_change_as_said(machine: &Machine, action: &Action, s: &State, after: &S
     let owed = s.owed.with(new);
     after.owed == owed.without(paid)
         && (0..).map(Frame).zip(s.pages.iter().zip(&after.pages)).all(|(frame, (page, later))| {
-            let waits = if waiting.contains(&frame) { owed } else { page.waits };
+            let waits = waiting.contains(&frame) && !machine.is_device(frame);
+            let waits = if waits { owed } else { page.waits };
             later.waits == waits.without(paid)
         })
 }
@@ -378,10 +380,11 @@ fn cacheable(machine: &Machine, s: &State, cpu: Cpu) -> BTreeSet<Stale> {
             }
         }
     }
-    for first in machine.kernel_pages() {
-        if let Some(Mapping { frame, rights, user: true, .. }) =
-            s.translate(machine, directory, first)
+    for window in machine.all_frames() {
+        if let Entry::Page(Mapping { frame, rights, user: true, .. }) =
+            s.shown(machine, directory, window)
         {
+            let first = machine.window(window);
             found.insert(Stale::Page { cpu, first, level: Level::FIRST, frame, rights });
         }
     }

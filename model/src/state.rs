@@ -674,7 +674,21 @@ impl State {
     /// The entry of kernel space for the window page of `frame`, in the reference directory.
     #[must_use]
     pub fn kernel_entry(&self, machine: &Machine, frame: Frame) -> Entry {
-        self.walk(machine, REFERENCE, machine.window(frame), Level::FIRST).0
+        self.shown(machine, REFERENCE, frame)
+    }
+
+    /// The entry below `directory` for the window page of `frame`.
+    #[must_use]
+    pub fn shown(&self, machine: &Machine, directory: Frame, frame: Frame) -> Entry {
+        let (mut table, mut level) = (directory, machine.root());
+        loop {
+            match self.entry(table, machine.window_index(level, frame)) {
+                Entry::Table(below) if level > Level::FIRST => {
+                    (table, level) = (below, level.below());
+                }
+                entry => return entry,
+            }
+        }
     }
 
     /// Changes an entry of a table, and counts what it maps.

@@ -724,7 +724,10 @@ impl State {
         let owed = self.owed;
         let pages = usize::try_from(pages).unwrap_or(usize::MAX);
         for page in self.pages.iter_mut().skip(first.0 as usize).take(pages) {
-            page.waits = owed;
+            // A device's memory never becomes anything else.
+            if !matches!(page.status, Status::Io(_)) {
+                page.waits = owed;
+            }
         }
     }
 

@@ -204,15 +204,17 @@ impl<'state> Survey<'state> {
             survey.descend(directory, directory, machine.root(), VirtualPage(0));
         }
         for frame in machine.all_frames() {
-            let page = machine.window(frame);
-            let (entry, _, level) = state.walk(machine, REFERENCE, page, Level::FIRST);
-            match entry {
-                Entry::Page(mapping) if level == Level::FIRST => {
-                    survey.kernel.push((frame, mapping));
-                }
-                Entry::Absent if level == Level::FIRST => {}
-                _ => survey.kernel_is_broken = true,
+            match state.kernel_entry(machine, frame) {
+                Entry::Page(mapping) => survey.kernel.push((frame, mapping)),
+                Entry::Absent => {}
+                Entry::Table(_) => survey.kernel_is_broken = true,
             }
+        }
+        // Each table of kernel space is where the boot put it.
+        for table in machine.kernel_tables() {
+            let above = table.level.above();
+            let (entry, _, level) = state.walk(machine, REFERENCE, table.first, above);
+            survey.kernel_is_broken |= level != above || entry != Entry::Table(table.frame);
         }
         survey
     }
@@ -420,7 +422,8 @@ fn stale_translations_are_waited_for(s: &Survey<'_>) -> bool {
                     mapping.is_some_and(|mapping| mapping.user && mapping.frame == frame)
                 };
                 let waits = s.state.page(frame).map_or(Debts::NONE, |page| page.waits);
-                waits.intersects(debt) || is_mapped()
+                // A device's memory is never given away.
+                waits.intersects(debt) || is_mapped() || s.machine.is_device(frame)
             })
     })
 }
@@ -455,12 +458,11 @@ fn references_are_counted(s: &Survey<'_>) -> bool {
 #[must_use]
 pub fn environment_is_integral(machine: &Machine, state: &State) -> bool {
     let is_in_place = |frame: Frame| {
-        let page = machine.window(frame);
-        matches!(state.status(frame), Status::Environment(_))
-            && state.cr3.iter().all(|directory| {
-                let mapping = state.translate(machine, *directory, page);
-                mapping.is_some_and(|mapping| mapping.frame == frame && !mapping.user)
-            })
+        let shown = |directory: &Frame| match state.shown(machine, *directory, frame) {
+            Entry::Page(mapping) => mapping.frame == frame && !mapping.user,
+            _ => false,
+        };
+        matches!(state.status(frame), Status::Environment(_)) && state.cr3.iter().all(shown)
     };
     let is_environment = |frame: Frame| matches!(state.status(frame), Status::Environment(_));
     machine.environment().all(is_in_place) && !reached(machine, state).any(is_environment)

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Instant;
 
-use crate::action::{Action, Domain, Kind, Universe};
+use crate::action::{Action, Domain, Kind, Universe, extras as extras_of};
 use crate::codec;
 use crate::facts::{Facts, Symmetry};
 use crate::hash::FastSet;
@@ -395,8 +395,20 @@ impl Shared<'_> {
             let Ok(expected) = expected else {
                 continue;
             };
+            let extras = self.search.universe.extras;
+            if extras.is_some_and(|most| extras_of(machine, &expected) > most) {
+                if let Some(property) = broken_in(machine, &expected) {
+                    self.report_broken(waiting, property, action, &expected, transitions + refusals);
+                    return;
+                }
+                continue;
+            }
             let (is_new, automorphisms) = self.note(&expected, &after, facts);
             if is_new {
+                if let Some(property) = broken_in(machine, &expected) {
+                    self.report_broken(waiting, property, action, &expected, transitions + refusals);
+                    return;
+                }
                 let parent = (waiting.number, number);
                 found.push(Found { parent, automorphisms, state: expected, implementation: after });
             }
@@ -406,6 +418,19 @@ impl Shared<'_> {
         for (total, count) in self.respect.iter().zip(respect.counts) {
             total.fetch_add(count, Ordering::Relaxed);
         }
+    }
+
+    fn report_broken<I>(
+        &self,
+        waiting: &Waiting<I>,
+        property: Property,
+        action: Action,
+        after: &State,
+        here: u64,
+    ) {
+        let explanation = format!("before: {:?}\nafter: {after:?}", waiting.state);
+        let steps = self.steps(here);
+        self.report(waiting.number, Broken { property, action, explanation, steps });
     }
 
     fn steps(&self, here: u64) -> u64 {
@@ -430,15 +455,6 @@ impl Shared<'_> {
                 Ok(()) => Property::Successor,
             };
             return Some((property, after));
-        }
-        if let Err(condition) = well_formed(machine, &after) {
-            return Some((Property::WellFormed(condition.name), after));
-        }
-        if !environment_is_integral(machine, &after) {
-            return Some((Property::EnvironmentIntegrity, after));
-        }
-        if !address_spaces_are_integral(machine, &after) {
-            return Some((Property::AddressSpaceIntegrity, after));
         }
         if self.search.with_relation && !action_spec(machine, action, state, &after) {
             return Some((Property::Relation, after));
@@ -481,6 +497,17 @@ impl Shared<'_> {
         }
         cases
     }
+}
+
+/// What a state breaks by itself.
+fn broken_in(machine: &Machine, state: &State) -> Option<Property> {
+    if let Err(condition) = well_formed(machine, state) {
+        return Some(Property::WellFormed(condition.name));
+    }
+    if !environment_is_integral(machine, state) {
+        return Some(Property::EnvironmentIntegrity);
+    }
+    (!address_spaces_are_integral(machine, state)).then_some(Property::AddressSpaceIntegrity)
 }
 
 /// Counts of local respect in one state, and the views of that state.

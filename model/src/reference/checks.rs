@@ -342,9 +342,7 @@ impl Reference {
             if !self.has(Fault::RemoveForgetsReference) {
                 self.change_count(frame, -1);
             }
-            if let (Some(stamp), Some(record)) = (stamp, self.record_mut(frame)) {
-                record.stamp = stamp;
-            }
+            self.stamp(frame, stamp);
         }
         if is_loaded && !self.has(Fault::RemoveForgetsInvalidation) {
             self.drop_page(machine, cpu, first);
@@ -370,13 +368,21 @@ impl Reference {
         Ok(())
     }
 
+    /// Notes when a translation to a page was removed. A device's pages never become anything
+    /// else.
+    fn stamp(&mut self, frame: Frame, stamp: Option<u64>) {
+        if let (Some(stamp), Some(record)) = (stamp, self.record_mut(frame))
+            && record.status != StatusKind::Io
+        {
+            record.stamp = stamp;
+        }
+    }
+
     fn free_table(&mut self, machine: &Machine, table: Frame, stamp: Option<u64>) {
         self.memory.clear(table);
         if machine.has(Layer::Tlb) && !self.has(Fault::RemoveForgetsDraining) {
             self.set_status(table, StatusKind::Draining);
-            if let (Some(stamp), Some(record)) = (stamp, self.record_mut(table)) {
-                record.stamp = stamp;
-            }
+            self.stamp(table, stamp);
         } else {
             self.set_status(table, StatusKind::Supplied);
         }
@@ -443,9 +449,7 @@ impl Reference {
             self.owe_for_root(machine, cpu, directory, no_fault)
         };
         for frame in Self::frames(machine, &leaf) {
-            if let (Some(stamp), Some(record)) = (stamp, self.record_mut(frame)) {
-                record.stamp = stamp;
-            }
+            self.stamp(frame, stamp);
         }
         if self.processor(cpu).loaded == directory && !self.has(Fault::SplitForgetsFlush) {
             self.flush(machine, cpu, false);
@@ -519,9 +523,7 @@ impl Reference {
         }
         if mapping.user && !self.has(Fault::KernelRemoveForgetsDebt) {
             let stamp = self.owe_by_all(machine, cpu);
-            if let (Some(stamp), Some(record)) = (stamp, self.record_mut(frame)) {
-                record.stamp = stamp;
-            }
+            self.stamp(frame, stamp);
         }
         Ok(())
     }

@@ -181,11 +181,11 @@ impl Reference {
                 .filter(|(_, word)| word.is_user() && word.rights().write)
                 .map(|(frame, _)| frame),
             Through::Cache(wanted) => {
-                let mut cached = processor.cached.iter();
-                cached
-                    .any(|cached| {
-                        cached.rights.write && cached.leads_to(machine, page) == Some(wanted)
-                    })
+                let now = hardware::reachable(machine, &self.memory, processor.root);
+                let stale = processor.cached.iter().filter(|cached| !now.contains(cached));
+                stale
+                    .filter(|cached| cached.rights.write)
+                    .any(|cached| cached.leads_to(machine, page) == Some(wanted))
                     .then_some(wanted)
             }
         };
