@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 
+use crate::bench::session::SessionError;
 use crate::module::ModuleError;
 use crate::provision::Refusal;
 use crate::size::Size;
@@ -29,6 +30,16 @@ pub enum Error {
         modules: u64,
         /// Memory of the machine.
         memory: Size,
+    },
+    /// An input file does not say what it should.
+    #[error("{}{}: {why}", path.display(), line.map(|line| format!(", line {line}")).unwrap_or_default())]
+    Input {
+        /// Which file.
+        path: PathBuf,
+        /// Where in it, if that is known.
+        line: Option<usize>,
+        /// What is wrong with it.
+        why: String,
     },
     /// Something that is needed is not installed, and was not installed now.
     #[error(transparent)]
@@ -85,6 +96,12 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
+    /// A benchmark did not run, or contradicts itself.
+    #[error("{0}")]
+    Bench(String),
+    /// What a program executes could not be traced.
+    #[error(transparent)]
+    Trace(#[from] SessionError),
     /// The tools that make an image failed.
     #[error("grub-mkrescue could not make the image: {0}")]
     Image(String),
@@ -103,8 +120,12 @@ impl Error {
         match self {
             Self::Usage(_) => status::USAGE,
             Self::Build { .. } | Self::Lint { .. } | Self::Compile { .. } => status::BUILD,
-            Self::Module(_) | Self::ModulesTooLarge { .. } | Self::NoWorkspace => status::INPUT,
+            Self::Module(_)
+            | Self::ModulesTooLarge { .. }
+            | Self::NoWorkspace
+            | Self::Input { .. } => status::INPUT,
             Self::Missing(_) | Self::Install { .. } | Self::Kvm(_) => status::MISSING,
+            Self::Bench(_) | Self::Trace(_) => status::MACHINE,
             Self::File { .. } | Self::Spawn { .. } | Self::Image(_) => status::MACHINE,
         }
     }

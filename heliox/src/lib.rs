@@ -16,11 +16,13 @@
 
 pub mod archive;
 pub mod bare;
+pub mod bench;
 pub mod boot;
 pub mod disc;
 pub mod error;
 pub mod module;
 pub mod outcome;
+pub mod plan;
 mod process;
 pub mod programs;
 pub mod provision;

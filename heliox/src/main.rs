@@ -11,11 +11,13 @@ use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 
 use heliox::bare;
+use heliox::bench;
 use heliox::boot::{Boot, DEFAULT_TIMEOUT, KernelOptions, LogLevel, Via};
 use heliox::disc::{self, OnFailure};
 use heliox::error::{Error, status};
 use heliox::module::{Module, ModuleError, Modules};
 use heliox::outcome::{Ending, PANIC_STATUS};
+use heliox::plan;
 use heliox::provision::{self, Consent, Need};
 use heliox::qemu::{Accelerator, DEFAULT_CPU, Machine};
 use heliox::size::Size;
@@ -38,6 +40,8 @@ use heliox::terminal;
   heliox boot --gdb                         wait for a debugger
   heliox boot -- -d int,cpu_reset           with further options of QEMU
   heliox image -o heliox.iso                a disc for a real machine
+  heliox plan --static-max 4GiB             the memory that a domain needs
+  heliox bench ipc --plot ipc.svg           what a message costs, in instructions
 
 In the repository, `cargo run -- ` stands for `heliox`."
 )]
@@ -58,11 +62,45 @@ enum Action {
     Boot(Box<BootArguments>),
     /// Make a disc image that boots on a real machine
     Image(ImageArguments),
+    /// Tell how much memory a domain, or a host with several domains, needs and what for
+    #[command(after_long_help = PLAN_HELP)]
+    Plan(Box<plan::Arguments>),
+    /// Measure what the kernel costs, in instructions
+    #[command(after_long_help = BENCH_HELP)]
+    Bench(Box<bench::Arguments>),
     /// Find or install everything that the other commands and the tests need
     Setup(SetupArguments),
     /// Run Clippy on the kernel and its programs, which a plain `cargo clippy` leaves out
     Lint(SetupArguments),
 }
+
+const PLAN_HELP: &str = "Examples:
+  heliox plan --kind hvm --static-max 4GiB --target 2GiB --vcpus 2
+  heliox plan --generation c --kind hvm --static-max 4GiB --target 2GiB --plot domain.svg
+  heliox plan --static-max 4GiB --fits 10GiB --change vcpus=8
+  heliox plan --static-max 4GiB --target 2GiB --mem-set 3GiB --json
+  heliox plan host.toml --plot host.svg
+
+Sizes are bytes, or numbers with KiB, MiB, GiB or TiB. A host file:
+  memory = \"16GiB\"
+  reserved = \"1GiB\"            # not for domains [default: none]
+  generation = \"c\"             # or policy = \"libxl\" [default: libxl]
+  [[domain]]                    # options as above, and:
+  name = \"web\"
+  static-max = \"4GiB\"
+  target = \"2GiB\"
+  dynamic-min = \"1GiB\"         # how far it can shrink [default: the target]
+  dynamic-max = \"4GiB\"         # how far it can grow [default: the target]
+  uncooperative = false         # true: balancing goes around it";
+const BENCH_HELP: &str = "Examples:
+  heliox bench ipc                          all messages, beside what others measured
+  heliox bench ipc --words 0,7,8-16 --json
+  heliox bench ipc --under fpu              with floating-point registers in use
+  heliox bench kernel --time                faults, mappings, threads; with the time they take
+  heliox bench phases --words 0,60          where the instructions of a message go
+  heliox bench ipc --check                  compare with the counts that are checked in
+
+Counts are of the emulator's instructions, and the same in every run.";
 
 #[derive(Args, Debug, Default)]
 struct ModuleArguments {
@@ -192,6 +230,8 @@ fn main() -> ExitCode {
     let result = match action.unwrap_or_else(demonstration) {
         Action::Boot(arguments) => boot(*arguments),
         Action::Image(arguments) => image(&arguments),
+        Action::Plan(arguments) => plan::run(&arguments).map(|()| 0),
+        Action::Bench(arguments) => bench::run(&arguments),
         Action::Setup(arguments) => setup(&arguments),
         Action::Lint(arguments) => bare::lint(Consent::here(arguments.offline)).map(|()| 0),
     };

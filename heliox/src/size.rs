@@ -1,4 +1,4 @@
-//! Sizes of memory as people write them: `512M`, `1G`, `65536`.
+//! Sizes of memory as people write them: `512M`, `1GiB`, `65536`.
 //!
 //! Hides the suffixes. Invariant: a [`Size`] is a number of bytes that was checked not to
 //! overflow; nothing else in this crate multiplies by 1024.
@@ -9,8 +9,10 @@ use std::str::FromStr;
 /// A number of bytes.
 ///
 /// Parsed from digits with an optional suffix `K`, `M`, `G` or `T` (powers of 1024, either
-/// case); printed with the largest suffix that divides it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// case), which can be written out as `KiB` and so on; printed with the largest suffix that
+/// divides it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Deserialize)]
+#[serde(try_from = "String")]
 pub struct Size(u64);
 
 /// Why a text is not a size.
@@ -50,11 +52,17 @@ impl FromStr for Size {
     type Err = SizeError;
 
     fn from_str(text: &str) -> Result<Self, SizeError> {
-        let suffix = text.chars().last().and_then(|last| {
+        let written_out = text.len().checked_sub(2).and_then(|start| text.split_at_checked(start));
+        let text_of = |short: &str| short.ends_with(|last: char| last.is_ascii_alphabetic());
+        let short = match written_out {
+            Some((short, end)) if end.eq_ignore_ascii_case("ib") && text_of(short) => short,
+            _ => text,
+        };
+        let suffix = short.chars().last().and_then(|last| {
             SUFFIXES.iter().find(|(_, letter)| letter.eq_ignore_ascii_case(&last))
         });
         let (digits, unit) = match suffix {
-            Some((unit, _)) => (&text[..text.len() - 1], *unit),
+            Some((unit, _)) => (&short[..short.len() - 1], *unit),
             None => (text, 1),
         };
         if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -66,6 +74,14 @@ impl FromStr for Size {
             .and_then(|count| count.checked_mul(unit))
             .map(Self)
             .ok_or_else(|| SizeError::TooLarge(text.to_owned()))
+    }
+}
+
+impl TryFrom<String> for Size {
+    type Error = SizeError;
+
+    fn try_from(text: String) -> Result<Self, SizeError> {
+        text.parse()
     }
 }
 
@@ -95,6 +111,10 @@ mod tests {
             ("1G", 1 << 30),
             ("64g", 64 << 30),
             ("2T", 2 << 40),
+            ("4KiB", 4 << 10),
+            ("512MiB", 512 << 20),
+            ("4gib", 4 << 30),
+            ("1TiB", 1 << 40),
             ("18446744073709551615", u64::MAX),
         ] {
             assert_eq!(text.parse(), Ok(Size::from_bytes(bytes)), "{text}");
@@ -103,7 +123,10 @@ mod tests {
 
     #[test]
     fn refuses_what_is_not_a_size() {
-        for text in ["", "M", "-1", "+1", "1.5G", "512MB", "512 M", "0x10", "é", "１"] {
+        for text in [
+            "", "M", "-1", "+1", "1.5G", "512MB", "512 M", "0x10", "é", "１", "iB", "MiB", "5iB",
+            "5XiB", "5MiBiB", "éiB",
+        ] {
             assert_eq!(text.parse::<Size>(), Err(SizeError::Malformed(text.to_owned())));
         }
         for text in ["18446744073709551616", "16777216T", "99999999999999999999G"] {

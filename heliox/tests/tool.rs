@@ -4,5 +4,6 @@
 
 mod tool {
     mod command_line;
+    mod plan;
     mod runs;
 }

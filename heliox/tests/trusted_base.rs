@@ -11,9 +11,12 @@ use std::path::{Path, PathBuf};
 const MAY_BE_UNSAFE: [&str; 2] = ["kernel/hal", "user/l4"];
 
 /// What the trusted base must not outgrow. The aim is 3,000 lines, of which less than 400 unsafe
-/// or assembly; these bounds are what has been reached on the way there, and only go down.
-const MOST_LINES: usize = 7_080;
-const MOST_UNSAFE_LINES: usize = 1_055;
+/// or assembly; the first bound is what has been reached on the way there, and only goes down.
+const MOST_LINES: usize = 5_440;
+const MOST_UNSAFE_LINES: usize = 399;
+
+/// Macros whose arguments are assembly: the compiler's, and the one that the entry code is in.
+const ASSEMBLY: [&str; 4] = ["asm", "naked_asm", "global_asm", "entry_code"];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
@@ -120,13 +123,36 @@ fn code_lines(path: &Path, source: &str) -> Vec<usize> {
         .collect()
 }
 
-/// Lines of code inside `unsafe` blocks, functions and implementations.
+/// Marks the lines of all invocations of macros for assembly, inside `unsafe` or not.
+fn mark_assembly(tokens: &str, inside: &mut [bool]) {
+    let word = |c: char| c.is_alphanumeric() || c == '_';
+    for (at, _) in tokens.match_indices("!(") {
+        let name = tokens[..at].rsplit(|c| !word(c)).next().unwrap();
+        if !ASSEMBLY.contains(&name) {
+            continue;
+        }
+        let mut depth = 0;
+        let length = tokens[at..].char_indices().find_map(|(offset, c)| {
+            match c {
+                '(' => depth += 1,
+                ')' => depth -= 1,
+                _ => {}
+            }
+            (c == ')' && depth == 0).then_some(offset)
+        });
+        let line = |at: usize| tokens[..at].matches('\n').count();
+        inside[line(at)..=line(at + length.unwrap())].fill(true);
+    }
+}
+
+/// Lines of code inside `unsafe` blocks, functions and implementations, and of assembly.
 fn unsafe_lines(path: &Path, source: &str) -> usize {
     if path.extension().is_some_and(|e| e == "s") {
         return code_lines(path, source).len();
     }
     let tokens = tokens_only(source);
     let mut inside = vec![false; source.lines().count() + 1];
+    mark_assembly(&tokens, &mut inside);
     let mut search = 0;
     while let Some(found) = tokens[search..].find("unsafe") {
         let start = search + found;
@@ -202,13 +228,13 @@ fn every_other_crate_forbids_unsafe() {
     assert!(roots >= 8, "only {roots} crate roots were found");
 }
 
-#[test]
-fn the_trusted_base_does_not_grow() {
+/// Lines of code below `directory`, and of them those that are unsafe or assembly; without tests and
+/// what is compiled for hosts only. Prints a line for each file.
+fn count(directory: &str) -> (usize, usize) {
     let root = root();
     let (mut lines, mut unsafe_code) = (0, 0);
-    for path in with_extension(&root.join("kernel/hal"), &["rs", "s"]) {
+    for path in with_extension(&root.join(directory), &["rs", "s"]) {
         let name = path.strip_prefix(&root).unwrap();
-        // What is compiled for tests and hosts only.
         let is_test = |part: &str| ["tests", "simulated", "audit"].contains(&part);
         let parts = name.components().map(|part| part.as_os_str().to_string_lossy());
         let stem = name.file_stem().unwrap().to_string_lossy().into_owned();
@@ -225,7 +251,18 @@ fn the_trusted_base_does_not_grow() {
         lines += all;
         unsafe_code += inside;
     }
+    (lines, unsafe_code)
+}
+
+#[test]
+fn the_trusted_base_does_not_grow() {
+    // Safe code that the base relies on: vocabulary and parsers. Told, not bounded.
+    let [(types, none), (parsers, neither)] = ["kernel/types", "kernel/boot"].map(count);
+    let (lines, unsafe_code) = count("kernel/hal");
+    println!("{types:6} {none:6}  vocabulary");
+    println!("{parsers:6} {neither:6}  parsers");
     println!("{lines:6} {unsafe_code:6}  in all: lines of code, of them unsafe or assembly");
+    assert_eq!((none, neither), (0, 0));
     assert!(lines <= MOST_LINES, "{lines} lines of code");
     assert!(unsafe_code <= MOST_UNSAFE_LINES, "{unsafe_code} lines of unsafe code");
     // A count that misses everything would hold, too.
@@ -241,5 +278,11 @@ fn the_scanner_sees_what_is_code() {
     let source = "fn a() {\n    // SAFETY: none\n    unsafe {\n        f();\n    }\n    g();\n}\n";
     assert_eq!(unsafe_lines(Path::new("x.rs"), source), 3);
     assert_eq!(code_lines(Path::new("x.rs"), source).len(), 6);
+    let source = "fn a() {\n    entry_code!(\n        \"push (\",\n    );\n    f!(x);\n}\n";
+    assert_eq!(unsafe_lines(Path::new("x.rs"), source), 3);
+    assert_eq!(
+        unsafe_lines(Path::new("x.rs"), "core::arch::global_asm!(\"hlt\");\nnasm!(x);\n"),
+        1
+    );
     assert_eq!(code_lines(Path::new("x.s"), "// no\nmov rax, 1 // yes\n\n").len(), 1);
 }

@@ -9,15 +9,17 @@
 #![forbid(unsafe_code)]
 
 use heliox_hal::error::Error;
+use heliox_hal::execution::{Execution, Heap, Registers};
 use heliox_hal::flexpage::Flexpage;
 use heliox_hal::memory::{KernelMemory, Paging, PhysicalMemory, UserMemory};
 use heliox_hal::page_map::{PageMap, PageMapUse, SUPPLY_LIMIT, TableSupply};
 use heliox_hal::region::{PhysicalRegion, RegionKind};
 use heliox_hal::rights::Rights;
-use heliox_hal::{Context, Hal, Interrupt, Register, info, log};
-use heliox_types::{PAGE_BITS, VirtualAddress};
+use heliox_hal::{Context, Hal};
+use heliox_log::info;
+use heliox_types::{Interrupt, PAGE_BITS, Register, VirtualAddress};
 
-heliox_hal::kernel_main!(main);
+heliox_log::kernel_main!(main);
 
 /// Where a program's one page is.
 const CODE: u64 = 0x100_0000;
@@ -74,10 +76,7 @@ fn start(hal: &mut Hal, memory: &mut Memory, character: u8) -> Result<Program, E
     let root = hal.memory().create_page_map_page(root)?;
     let mut map = hal.memory().allocate_page_map(root).map_err(|refused| refused.error)?;
     let code = VirtualAddress::new(CODE).unwrap_or(VirtualAddress::ZERO);
-    let to = Flexpage::new(code, PAGE_BITS)?;
-    let added =
-        hal.memory().add_mapping(&mut map, to, page, Rights::ReadExecute, None, &mut supply)?;
-    assert_eq!(added.done, 1, "one page is mapped in one step");
+    hal.memory().add_mapping(&mut map, code, page, Rights::ReadExecute, None, &mut supply)?;
 
     let Ok(mut context) = hal.new_context() else { panic!("the heap has no room") };
     context.set_instruction_pointer(code).unwrap_or_else(|error| panic!("{error}"));
@@ -100,13 +99,13 @@ impl Memory {
 
 /// Runs a program until its turn is over or it ends.
 fn turn(hal: &mut Hal, program: &mut Program) {
-    let deadline = hal.timer().now() + TURN;
-    hal.timer().set_deadline(Some(deadline));
+    let deadline = hal.now() + TURN;
+    hal.set_deadline(Some(deadline));
     while program.alive {
         match hal.execute(&program.held, &mut program.context) {
             Interrupt::Timer => return,
             Interrupt::SystemCall if program.context.register(Register::Rax) == 1 => {
-                log::write_bytes(&[program.context.register(Register::Rdi) as u8]);
+                heliox_log::write_bytes(&[program.context.register(Register::Rdi) as u8]);
             }
             _ => program.alive = false,
         }
@@ -114,6 +113,7 @@ fn turn(hal: &mut Hal, program: &mut Program) {
 }
 
 fn main(mut hal: Hal) -> ! {
+    heliox_clock::start(&mut hal);
     let objects = hal.heap_frames();
     assert!(hal.grow_heap(objects).is_ok(), "the heap's pages are free");
     let regions = hal.memory().initial_regions().filter(|region| region.kind() == RegionKind::Ram);
@@ -128,5 +128,5 @@ fn main(mut hal: Hal) -> ! {
         programs.iter_mut().for_each(|program| turn(&mut hal, program));
     }
     info!("both programs have ended");
-    heliox_hal::stop(0)
+    heliox_log::stop(0)
 }

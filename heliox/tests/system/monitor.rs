@@ -10,6 +10,7 @@ use heliox::boot::Boot;
 use heliox::outcome::Outcome;
 use tempfile::TempDir;
 
+use super::examples::{example, require_light_tests};
 use super::fixtures::c_program;
 
 /// A connection to QEMU's monitor.
@@ -105,6 +106,20 @@ fn non_maskable_interrupts_at_any_moment_are_counted_and_do_no_harm() {
     });
     outcome.require_status(0).require_line("interrupts that nobody had asked for");
     assert!(sent > 50, "only {sent} interrupts were sent");
+}
+
+#[test]
+fn non_maskable_interrupts_during_light_calls_do_no_harm() {
+    let (outcome, sent) = with_monitor(example("light-calls"), "light: ready", |mut monitor| {
+        let mut sent = 0;
+        while monitor.command(r#"{"execute":"inject-nmi"}"#).is_some() {
+            sent += 1;
+        }
+        sent
+    });
+    require_light_tests(&outcome);
+    outcome.require_line("interrupts that nobody had asked for");
+    assert!(sent > 10, "only {sent} interrupts were sent");
 }
 
 /// A page that is mapped: its virtual and physical address and the letters of its attributes.

@@ -100,3 +100,18 @@ fn help_shows_examples() {
         assert!(text.contains(words), "{text}");
     }
 }
+
+#[test]
+fn benchmarks_that_cannot_be() {
+    let said = |arguments: &[&str]| {
+        let output = heliox(arguments);
+        assert_eq!(output.status.code(), Some(64), "{arguments:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    assert!(said(&["bench", "ipc", "--words", "0,64"]).contains("`64` is no number from 0 to 63"));
+    assert!(said(&["bench", "ipc", "--under", "water"]).contains("priorities"));
+    assert!(said(&["bench", "ipc", "--check", "--update"]).contains("--update"));
+    assert!(said(&["bench"]).contains("phases"));
+    refused(&["bench", "ipc", "--plot", "plot.pdf"], 64, &["plot.pdf", ".svg"]);
+    refused(&["bench", "phases", "--check"], 64, &["--check"]);
+}

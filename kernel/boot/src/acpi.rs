@@ -149,6 +149,23 @@ pub struct Wiring {
     pub polarity: Polarity,
 }
 
+impl Wiring {
+    /// Trigger and polarity as an I/O APIC has them in the low half of an entry (82093AA
+    /// datasheet, section 3.2.4).
+    #[must_use]
+    pub const fn entry_bits(self) -> u32 {
+        let trigger = match self.trigger {
+            Trigger::Edge => 0,
+            Trigger::Level => 1 << 15,
+        };
+        let polarity = match self.polarity {
+            Polarity::High => 0,
+            Polarity::Low => 1 << 13,
+        };
+        trigger | polarity
+    }
+}
+
 /// The interrupt controllers of a machine and how ISA interrupts are wired to them.
 #[derive(Clone, Debug)]
 pub struct InterruptControllers {

@@ -109,6 +109,22 @@ pub enum BootError {
     Archive(CpioError),
     /// The archive of modules has too many entries.
     TooManyArchiveEntries,
+    /// The boot loader speaks no protocol that the kernel knows.
+    UnknownLoader,
+    /// No usable range is large enough for the kernel's own `bytes` bytes.
+    NoRoom {
+        /// What the kernel needs in one piece.
+        bytes: u64,
+        /// All usable memory in bytes.
+        usable: u64,
+    },
+    /// The processor has no local APIC.
+    NoLocalApic,
+    /// What the boot code found and what it planned do not fit together.
+    Contradiction {
+        /// Frames that are meant for two things, or for none.
+        frames: FrameRange,
+    },
 }
 
 impl From<Unreadable> for BootError {
@@ -171,6 +187,20 @@ impl fmt::Display for BootError {
             Self::Unreadable(error) => write!(formatter, "boot loader's structure: {error}"),
             Self::Archive(error) => write!(formatter, "module archive: {error}"),
             Self::TooManyArchiveEntries => formatter.write_str("module archive: too many entries"),
+            Self::UnknownLoader => {
+                formatter.write_str("the boot loader speaks neither PVH nor Multiboot2")
+            }
+            Self::NoRoom { bytes, usable } => write!(
+                formatter,
+                "the kernel needs {} KiB of memory in one piece, outside of 14 MiB to 64 MiB, and \
+                 found none in the {} KiB that are usable",
+                bytes >> 10,
+                usable >> 10
+            ),
+            Self::NoLocalApic => formatter.write_str("the processor has no local APIC"),
+            Self::Contradiction { frames } => {
+                write!(formatter, "the kernel's plan of memory contradicts itself at {frames}")
+            }
         }
     }
 }
@@ -375,6 +405,18 @@ impl BootInformation {
         self.modules.as_slice().iter().map(|module| Module {
             range: module.range,
             command_line: self.module_text.part(module.text_start, module.text_length),
+        })
+    }
+
+    /// The frames of each module, in the same order: empty for a module that shares a page with
+    /// one before it, so that no two overlap.
+    pub fn module_frames(&self) -> impl Iterator<Item = FrameRange> + '_ {
+        let modules = self.modules.as_slice();
+        modules.iter().enumerate().map(move |(number, module)| {
+            let frames = module.range.frames();
+            let mut before = modules.iter().take(number);
+            let shared = before.any(|other| other.range.frames().overlaps(frames));
+            if shared { FrameRange::EMPTY } else { frames }
         })
     }
 
@@ -649,6 +691,12 @@ pub(crate) mod tests {
             }
         }
         assert!(map.highest_usable().is_none_or(|frame| frame < Frame::new(1 << 28).unwrap()));
+        let frames: Vec<FrameRange> = information.module_frames().collect();
+        assert_eq!(frames.len(), modules.len());
+        for (index, range) in frames.iter().enumerate() {
+            assert!(range.is_empty() || *range == modules[index].frames());
+            assert!(!frames[..index].iter().any(|other| other.overlaps(*range)));
+        }
     }
 
     #[test]

@@ -221,7 +221,24 @@ impl<const SLOTS: usize> MemoryMap<SLOTS> {
     #[must_use]
     pub fn is_usable(&self, frames: FrameRange) -> bool {
         // Usable areas do not touch each other, so the frames must be in one.
-        self.usable().any(|area| area.contains_range(frames)) || frames.is_empty()
+        let area = self.areas().get(self.first_ending_after(frames.start()));
+        let good = |area: &Area| area.kind.is_usable() && area.frames.contains_range(frames);
+        area.is_some_and(good) || frames.is_empty()
+    }
+
+    /// Whether there can be registers of a device at `frame`.
+    #[must_use]
+    pub fn may_be_device(&self, frame: Frame) -> bool {
+        matches!(self.kind_of(frame), None | Some(MemoryKind::Reserved))
+    }
+
+    /// Whether some frame of `frames` is memory, free or in use.
+    #[must_use]
+    pub fn has_memory(&self, frames: FrameRange) -> bool {
+        let memory = |kind| matches!(kind, MemoryKind::Usable | MemoryKind::InUse);
+        let first = self.first_ending_after(frames.start());
+        let areas = self.areas().iter().skip(first);
+        areas.take_while(|area| area.frames.start() < frames.end()).any(|area| memory(area.kind))
     }
 
     /// The areas that have frames in `frames`, in rising order, whole.

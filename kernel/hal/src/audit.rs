@@ -14,25 +14,20 @@ use std::string::String;
 use std::vec::Vec;
 
 use heliox_types::Frame;
+use heliox_types::cpu::CpuIndex;
+use heliox_types::domain::{Owner, OwnerCode};
+use heliox_types::geometry::{Geometry, Level};
+use heliox_types::rights::MemoryType;
 
-use crate::cpu::CpuIndex;
-use crate::domain::{Owner, OwnerCode};
 use crate::entry::{Entry, Host, RootKind};
-use crate::geometry::{Geometry, Level};
 use crate::kernel_mapping::KernelMapping;
 use crate::machine::Machine;
-use crate::memory::Memory;
 use crate::page::Status;
-use crate::page_map::{DyingPageMap, MachinePage, PageMap, PageMapPage, PageMapUse};
+use crate::page_map::{PageMap, PageMapPage, PageMapUse};
 use crate::region::{PhysicalRegion, RegionKind};
-use crate::rights::MemoryType;
 use crate::share::Share;
-use crate::simulated::Simulated;
-use crate::state::Vectors;
+pub use crate::simulated::SimulatedMemory;
 use crate::translation::DrainingPage;
-
-/// The memory of a simulated machine.
-pub type SimulatedMemory<'layout, G> = Memory<'layout, Simulated<G>, Vectors>;
 
 /// Copying handles that clients can only move, for a model checker, whose states are copies of a
 /// simulated machine with all the handles to it.
@@ -42,13 +37,36 @@ pub trait Duplicate {
     fn duplicate(&self) -> Self;
 }
 
+macro_rules! duplicate {
+    ($([$($parameter:ident)?] $handle:ty { $($field:ident),* })*) => {
+        $(impl$(<$parameter>)? Duplicate for $handle {
+            fn duplicate(&self) -> Self {
+                Self { $($field: self.$field),* }
+            }
+        })*
+    };
+}
+
+duplicate! {
+    [] PageMapPage { frame }
+    [K] PageMapUse<K> { root, kind }
+    [] DrainingPage { frame, since }
+    [] Share { region, level, owner, grantee, rights }
+    [] KernelMapping { region, rights, programs, address }
+}
+
+impl<K> Duplicate for PageMap<K> {
+    fn duplicate(&self) -> Self {
+        // What is remembered changes no result, only the way to it.
+        Self { root: self.root, owner: self.owner, recent: Self::NO_RECENT, kind: self.kind }
+    }
+}
+
 /// All handles that exist.
 #[derive(Debug, Default)]
 pub struct Handles<'handles> {
     /// Address spaces.
     pub page_maps: Vec<&'handles PageMap>,
-    /// Address spaces that are being freed.
-    pub dying: Vec<&'handles DyingPageMap>,
     /// Uses of address spaces.
     pub uses: Vec<&'handles PageMapUse>,
     /// Pages supplied for page maps.
@@ -59,8 +77,6 @@ pub struct Handles<'handles> {
     pub shares: Vec<&'handles Share>,
     /// Kernel mappings.
     pub kernel_mappings: Vec<&'handles KernelMapping>,
-    /// Private pages.
-    pub machine_pages: Vec<&'handles MachinePage>,
 }
 
 /// A broken invariant: its number and what was found.
@@ -73,7 +89,13 @@ struct Recount {
     references: BTreeMap<(u32, u64), u32>,
     /// Number of entries of each table.
     tables: BTreeMap<u64, u32>,
-    roots: BTreeSet<u64>,
+    /// Number of entries for programs of each root.
+    roots: BTreeMap<u64, u32>,
+}
+
+/// Level `number` of a geometry, which has it.
+fn at_level<G: Geometry>(number: u32) -> Level {
+    Level::new::<G>(number).unwrap_or(Level::FIRST)
 }
 
 macro_rules! check {
@@ -90,18 +112,13 @@ macro_rules! check {
 ///
 /// The first finding.
 pub fn check<G: Geometry>(
-    memory: &SimulatedMemory<'_, G>,
+    memory: &SimulatedMemory<G>,
     handles: &Handles<'_>,
 ) -> Result<(), Finding> {
     let mut recount = Recount::default();
     for map in &handles.page_maps {
-        recount.roots.insert(map.root().number());
-        walk(memory, map.root(), Some(OwnerCode::new(map.owner())), &mut recount)?;
+        walk(memory, map.root(), OwnerCode::new(map.owner()), &mut recount)?;
         check_recent(memory, map)?;
-    }
-    for map in &handles.dying {
-        recount.roots.insert(map.root().number());
-        walk(memory, map.root(), None, &mut recount)?;
     }
     for share in &handles.shares {
         count_region::<G>(share.region(), G::LEAF_LEVELS, &mut recount);
@@ -117,34 +134,25 @@ pub fn check<G: Geometry>(
 }
 
 /// T4: the table that a page map remembers is the one that the tables lead to.
-fn check_recent<G: Geometry>(
-    memory: &SimulatedMemory<'_, G>,
-    map: &PageMap,
-) -> Result<(), Finding> {
-    let part = 1_u64 << (Level::FIRST.bits::<G>() + G::INDEX_BITS);
-    for address in (0..G::USER_END).step_by(usize::try_from(part).unwrap_or(usize::MAX)) {
-        let Some(recent) = map.recent_table::<G>(address) else {
-            continue;
-        };
-        let mut table = map.root();
-        for number in (2..=G::LEVELS).rev() {
-            let level = Level::at(number);
-            let entry = Entry(memory.machine().peek(table, level.index_at::<G>(address)));
-            check!(
-                "T4",
-                Host::is_present(entry) && !Host::is_leaf(entry, level),
-                "{address:#x} has no level-1 table, but {recent} is remembered"
-            );
-            table = Host::table_frame(entry);
-        }
-        check!("T4", table == recent, "{address:#x}: {table}, not {recent}");
+fn check_recent<G: Geometry>(memory: &SimulatedMemory<G>, map: &PageMap) -> Result<(), Finding> {
+    let (part, recent) = map.recent;
+    if map.recent == PageMap::<Host>::NO_RECENT {
+        return Ok(());
     }
+    let mut table = map.root();
+    for number in (2..=G::LEVELS).rev() {
+        let index = (part >> (G::INDEX_BITS * (number - 2))) as usize & (G::ENTRIES - 1);
+        let entry = Entry(memory.machine().peek(table, index));
+        check!("T4", Host::is_table(entry), "part {part:#x} has no table, but {recent}");
+        table = Host::frame(entry);
+    }
+    check!("T4", table == recent, "part {part:#x}: {table}, not {recent}");
     Ok(())
 }
 
 fn is_referenced<G: Geometry>(recount: &Recount, frame: u64) -> bool {
     (1..=G::LEAF_LEVELS).any(|level| {
-        let bits = Level::at(level).frame_bits::<G>();
+        let bits = at_level::<G>(level).frame_bits::<G>();
         recount.references.contains_key(&(level, frame >> bits << bits))
     })
 }
@@ -152,20 +160,20 @@ fn is_referenced<G: Geometry>(recount: &Recount, frame: u64) -> bool {
 /// Counts a region by its largest units, up to those of level `largest`.
 fn count_region<G: Geometry>(region: PhysicalRegion, largest: u32, recount: &mut Recount) {
     let pages = region.pages();
-    let level = (1..=largest).rev().find(|level| Level::at(*level).frames::<G>() <= pages);
+    let level = (1..=largest).rev().find(|level| at_level::<G>(*level).frames::<G>() <= pages);
     let level = level.unwrap_or(1);
-    let frames = Level::at(level).frames::<G>();
+    let frames = at_level::<G>(level).frames::<G>();
     for unit in 0..pages / frames {
         let frame = region.first_frame().number() + unit * frames;
         *recount.references.entry((level, frame)).or_default() += 1;
     }
 }
 
-/// Walks the tables below a root; without an owner, of a page map that is being freed.
+/// Walks the tables below a root of `owner`'s.
 fn walk<G: Geometry>(
-    memory: &SimulatedMemory<'_, G>,
+    memory: &SimulatedMemory<G>,
     root: Frame,
-    owner: Option<OwnerCode>,
+    owner: OwnerCode,
     recount: &mut Recount,
 ) -> Result<(), Finding> {
     let machine = memory.machine();
@@ -179,7 +187,7 @@ fn walk<G: Geometry>(
     }
     let mut to_visit = std::vec![(root, G::LEVELS, 0_u64)];
     while let Some((table, number, base)) = to_visit.pop() {
-        let level = Level::at(number);
+        let level = at_level::<G>(number);
         let entries = if table == root { G::USER_ENTRIES } else { G::ENTRIES };
         let mut present = 0;
         for index in 0..entries {
@@ -190,12 +198,12 @@ fn walk<G: Geometry>(
                 continue;
             }
             present += 1;
-            if !Host::is_leaf(entry, level) {
-                let below = Host::table_frame(entry);
+            if number > 1 && Host::is_table(entry) {
+                let below = Host::frame(entry);
                 to_visit.push((below, number - 1, address));
                 continue;
             }
-            let frame = Host::leaf_frame(entry, level);
+            let frame = Host::frame(entry);
             check!(
                 "T1",
                 frame.number() & (level.frames::<G>() - 1) == 0 && level <= machine.largest_leaf(),
@@ -209,14 +217,14 @@ fn walk<G: Geometry>(
             let attributes = Host::attributes(entry);
             if attributes.memory_type == MemoryType::WriteBack {
                 *recount.references.entry((number, frame.number())).or_default() += 1;
-                if let Some(owner) = owner.filter(|_| !attributes.foreign) {
+                if !attributes.foreign {
                     for page in frame.number()..frame.number() + level.frames::<G>() {
                         let found = owner_of(memory, page);
                         check!("O1", found == owner, "{address:#x}: {page:#x} is {found:?}'s");
                     }
                 }
             } else {
-                let status = memory.state().status(frame);
+                let status = memory.state().page(frame).status();
                 check!(
                     "O1",
                     matches!(status, Status::Io | Status::NotInstalled),
@@ -224,7 +232,10 @@ fn walk<G: Geometry>(
                 );
             }
         }
-        if table != root {
+        if table == root {
+            let previous = recount.roots.insert(root.number(), present);
+            check!("H1", previous.is_none(), "page map {root} exists twice");
+        } else {
             check!("T1", present > 0, "table {table} at {base:#x} is empty");
             let previous = recount.tables.insert(table.number(), present);
             check!("T1", previous.is_none(), "table {table} is in two places");
@@ -233,12 +244,12 @@ fn walk<G: Geometry>(
     Ok(())
 }
 
-fn owner_of<G: Geometry>(memory: &SimulatedMemory<'_, G>, page: u64) -> OwnerCode {
+fn owner_of<G: Geometry>(memory: &SimulatedMemory<G>, page: u64) -> OwnerCode {
     Frame::new(page).map_or(OwnerCode::MIXED, |frame| OwnerCode::new(memory.state().owner(frame)))
 }
 
 fn check_pages<G: Geometry>(
-    memory: &SimulatedMemory<'_, G>,
+    memory: &SimulatedMemory<G>,
     handles: &Handles<'_>,
     recount: &Recount,
 ) -> Result<(), Finding> {
@@ -252,14 +263,8 @@ fn check_pages<G: Geometry>(
     };
     let spare = numbers(&mut handles.pages.iter().map(|page| page.frame()));
     let draining = numbers(&mut handles.draining.iter().map(|page| page.frame()));
-    let private = numbers(&mut handles.machine_pages.iter().map(|page| page.frame()));
     check!("H1", spare.len() == handles.pages.len(), "a page-map page exists twice");
     check!("H1", draining.len() == handles.draining.len(), "a draining page exists twice");
-    check!(
-        "H1",
-        recount.roots.len() == handles.page_maps.len() + handles.dying.len(),
-        "a page map exists twice"
-    );
     let kernel: Vec<u64> = handles
         .kernel_mappings
         .iter()
@@ -271,11 +276,11 @@ fn check_pages<G: Geometry>(
     let mapped: BTreeSet<u64> = kernel.iter().copied().collect();
     check!("W1", mapped.len() == kernel.len(), "a page has two kernel mappings");
 
-    for number in 0..state.storage().page_count() as u64 {
+    for number in 0..state.units[0].len() as u64 {
         let Some(frame) = Frame::new(number) else {
             break;
         };
-        let Some(page) = state.page(frame) else { break };
+        let page = state.page(frame);
         let status = page.status();
         let environment = machine.environment().contains(frame);
         check!("P0", (status == Status::Environment) == environment, "{frame} is {status:?}");
@@ -283,9 +288,7 @@ fn check_pages<G: Geometry>(
             Some(Status::PageMapPage)
         } else if draining.contains(&number) {
             Some(Status::Draining)
-        } else if private.contains(&number) {
-            Some(Status::Machine)
-        } else if recount.roots.contains(&number) {
+        } else if recount.roots.contains_key(&number) {
             Some(Status::PageMapRoot)
         } else if recount.tables.contains_key(&number) {
             Some(Status::PageTable)
@@ -310,16 +313,12 @@ fn check_pages<G: Geometry>(
         let count = match status {
             Status::Normal => recount.references.get(&(1, number)).copied().unwrap_or(0),
             Status::PageTable => recount.tables[&number],
-            Status::PageMapRoot => uses.get(&number).copied().unwrap_or(0),
+            Status::PageMapRoot => uses.get(&number).copied().unwrap_or(0) + recount.roots[&number],
             _ => 0,
         };
         check!("P1", page.count() == count, "{frame}: {page:?}, counted {count}");
 
         let owner = state.owner(frame);
-        if let Some(Owner::Domain(_)) = state.own_code(Level::FIRST, frame).owner() {
-            let own = state.own_code(Level::FIRST, frame).owner();
-            check!("P5", own == Some(owner), "{frame}: {own:?}, but it is {owner:?}'s");
-        }
         if owner == Owner::Nobody && status == Status::Normal {
             check!("O2", !referenced, "{frame} is nobody's and referenced");
             check!("O2", machine.is_clear(frame), "{frame} is nobody's and not clear");
@@ -335,7 +334,6 @@ fn check_pages<G: Geometry>(
                         | Status::PageTable
                         | Status::PageMapRoot
                         | Status::Draining
-                        | Status::Machine
                 );
             check!("W1", machine.is_open(frame) == open, "{frame} is {status:?}: open");
         }
@@ -344,54 +342,48 @@ fn check_pages<G: Geometry>(
 }
 
 fn check_blocks<G: Geometry>(
-    memory: &SimulatedMemory<'_, G>,
+    memory: &SimulatedMemory<G>,
     recount: &Recount,
 ) -> Result<(), Finding> {
     let state = memory.state();
-    let pages = state.storage().page_count() as u64;
+    let pages = state.units[0].len() as u64;
     for number in 2..=G::LEAF_LEVELS {
-        let level = Level::at(number);
+        let level = at_level::<G>(number);
         let frames = level.frames::<G>();
         for first in (0..pages).step_by(usize::try_from(frames).unwrap_or(usize::MAX)) {
             let Some(frame) = Frame::new(first) else {
                 break;
             };
-            let Some(block) = state.block(level, frame) else {
-                break;
+            let unit = state.record(level, frame);
+            // Pages past the end of memory are not normal either.
+            let pages = (first..first + frames).filter_map(Frame::new);
+            let special = pages.filter(|page| state.page(*page).status() != Status::Normal).count();
+            let references = recount.references.get(&(number, first)).copied().unwrap_or(0);
+            let (status, count) = match special {
+                0 => (Status::Normal, references),
+                _ => (Status::Mixed, special as u32),
             };
-            let end = (first + frames).min(pages);
-            let special = (first..end)
-                .filter(|page| {
-                    Frame::new(*page).is_some_and(|page| state.status(page) != Status::Normal)
-                })
-                .count();
             check!(
                 "P4",
-                block.special as usize == special,
-                "block {frame} of level {number}: {special} are special, {block:?}"
+                unit.status() == status,
+                "unit {frame} of level {number}: {special} are special, {unit:?}"
             );
-            let references = recount.references.get(&(number, first)).copied().unwrap_or(0);
+            check!("P2", special == 0 || references == 0, "unit {frame} of level {number}");
             check!(
                 "P1",
-                block.references == references,
-                "block {frame} of level {number}: {references} references, {block:?}"
+                unit.count() == count,
+                "unit {frame} of level {number}: {references} references, {special} are special, \
+                 {unit:?}"
             );
-            // A block above that has an owner speaks for this one.
-            let above = (number + 1..=G::LEAF_LEVELS).any(|above| {
-                state
-                    .block(Level::at(above), frame)
-                    .is_some_and(|block| block.owner != OwnerCode::MIXED)
-            });
-            if above {
-                continue;
+            if unit.owner() != OwnerCode::MIXED {
+                let other =
+                    (first..first + frames).find(|page| owner_of(memory, *page) != unit.owner());
+                check!(
+                    "P4",
+                    other.is_none(),
+                    "unit {frame} of level {number}: {other:?}, {unit:?}"
+                );
             }
-            let owners: BTreeSet<u16> = (first..end).map(|page| owner_of(memory, page).0).collect();
-            check!(
-                "P4",
-                (block.owner == OwnerCode::MIXED) == (owners.len() > 1),
-                "block {frame} of level {number}: {} owners, {block:?}",
-                owners.len()
-            );
         }
     }
     Ok(())
@@ -399,39 +391,36 @@ fn check_blocks<G: Geometry>(
 
 /// Whether a page that a processor reaches by something stale may still be so reached: it has
 /// not changed its status or owner, and will not before the processor has flushed.
-pub fn may_be_stale<G: Geometry>(memory: &SimulatedMemory<'_, G>, frame: Frame) -> bool {
+pub fn may_be_stale<G: Geometry>(memory: &SimulatedMemory<G>, frame: Frame) -> bool {
     let state = memory.state();
-    match state.status(frame) {
+    match state.page(frame).status() {
         Status::Draining | Status::Io | Status::NotInstalled => true,
         Status::Normal => {
             let referenced = (1..=G::LEAF_LEVELS).any(|number| {
-                let level = Level::at(number);
-                if level == Level::FIRST {
-                    state.page(frame).is_some_and(|page| page.count() > 0)
-                } else {
-                    state.block(level, frame).is_some_and(|block| block.references > 0)
-                }
+                let record = state.record(at_level::<G>(number), frame);
+                record.status() == Status::Normal && record.count() > 0
             });
-            (referenced || !state.is_settled(frame)) && state.owner(frame) != Owner::Nobody
+            let settled = state.check_settled(frame).is_ok();
+            (referenced || !settled) && state.owner(frame) != Owner::Nobody
         }
         _ => false,
     }
 }
 
 fn check_processors<G: Geometry>(
-    memory: &SimulatedMemory<'_, G>,
+    memory: &SimulatedMemory<G>,
     recount: &Recount,
 ) -> Result<(), Finding> {
     let (state, machine) = (memory.state(), memory.machine());
-    for (number, record) in state.storage().cpu_records().iter().enumerate() {
+    for (number, record) in state.cpus.iter().enumerate() {
         let Some(cpu) = CpuIndex::new(number) else {
             break;
         };
         let loaded = machine.root(cpu);
-        check!("L2", record.loaded() == loaded, "{cpu}: {loaded} is loaded, {record:?}");
+        check!("L2", record.loaded == loaded, "{cpu}: {loaded} is loaded, {record:?}");
         check!(
             "L2",
-            loaded == machine.reference_root() || recount.roots.contains(&loaded.number()),
+            loaded == machine.reference_root() || recount.roots.contains_key(&loaded.number()),
             "{cpu}: {loaded} is no root"
         );
         let reachable = machine.reachable(cpu);
@@ -440,7 +429,7 @@ fn check_processors<G: Geometry>(
                 let Some(frame) = Frame::new(number) else {
                     break;
                 };
-                let status = state.status(frame);
+                let status = state.page(frame).status();
                 check!(
                     "S1",
                     matches!(status, Status::Normal | Status::Io | Status::NotInstalled),
@@ -454,7 +443,7 @@ fn check_processors<G: Geometry>(
             }
         }
         for table in reachable.tables.iter().filter(|table| table.stale) {
-            let status = state.status(table.frame);
+            let status = state.page(table.frame).status();
             check!(
                 "L1",
                 matches!(status, Status::Draining | Status::Environment),

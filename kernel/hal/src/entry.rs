@@ -9,10 +9,10 @@
 
 use core::fmt;
 
-use heliox_types::{Frame, PAGE_BITS};
-
-use crate::geometry::{Geometry, Level};
-use crate::rights::{MemoryType, Rights};
+use heliox_types::geometry::{Geometry, Level};
+pub use heliox_types::mapping::Attributes;
+use heliox_types::rights::{MemoryType, Rights};
+use heliox_types::{Frame, PAGE_BITS, PhysicalAddress};
 
 /// A page-table entry, as it lies in memory.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -32,22 +32,17 @@ impl fmt::Debug for Entry {
     }
 }
 
-/// What a leaf entry says about the memory that it maps, besides where it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Attributes {
-    /// What may be done with it.
-    pub rights: Rights,
-    /// How accesses are cached.
-    pub memory_type: MemoryType,
-    /// Whether the mapping was made through a `Share`.
-    pub foreign: bool,
-}
-
 /// A kind of root, and the encoding of the entries of the tables below it.
 pub trait RootKind: 'static {
     /// Whether the root's entries from [`Geometry::USER_ENTRIES`] on are copies of those of the
     /// reference root.
     const HAS_KERNEL_HALF: bool;
+
+    /// The bit of a leaf entry that says that the memory was accessed.
+    const ACCESSED: u64;
+
+    /// The bit of a leaf entry that says that the memory was written.
+    const DIRTY: u64;
 
     /// The entry that points to the table in `frame`.
     fn table(frame: Frame) -> Entry;
@@ -59,41 +54,36 @@ pub trait RootKind: 'static {
     /// Whether the entry translates anything.
     fn is_present(entry: Entry) -> bool;
 
-    /// Whether a present entry of a table of `level` maps memory; if not, it points to a table.
-    fn is_leaf(entry: Entry, level: Level) -> bool;
+    /// Whether the entry of a table of level 2 or above points to a table.
+    fn is_table(entry: Entry) -> bool;
 
-    /// Whether the entry of a table of `level`, 2 or above, points to a table.
-    fn is_table(entry: Entry, level: Level) -> bool {
-        Self::is_present(entry) && !Self::is_leaf(entry, level)
+    /// Where the table that a present entry points to, or the memory that it maps, begins.
+    fn address(entry: Entry) -> PhysicalAddress;
+
+    /// The frame of the table that a present entry points to, or the first that it maps.
+    fn frame(entry: Entry) -> Frame {
+        Self::address(entry).frame()
     }
-
-    /// The frame of the table that a present entry, not a leaf, points to.
-    fn table_frame(entry: Entry) -> Frame;
-
-    /// The first frame that a leaf entry maps.
-    fn leaf_frame(entry: Entry, level: Level) -> Frame;
 
     /// What a leaf entry says about its memory.
     fn attributes(entry: Entry) -> Attributes;
 
-    /// The leaf entry with other rights, else the same.
-    fn with_rights(entry: Entry, rights: Rights) -> Entry;
+    /// The bits of a leaf entry that must be 0, and those that must be 1, for it to give `rights`.
+    fn rights_bits(rights: Rights) -> (u64, u64);
 
-    /// Whether the memory was accessed through this leaf entry.
-    fn is_accessed(entry: Entry) -> bool;
+    /// Number of the root's entries, from 0 on, that translate programs' addresses.
+    fn entries<G: Geometry>() -> usize {
+        if Self::HAS_KERNEL_HALF { G::USER_ENTRIES } else { G::ENTRIES }
+    }
 
-    /// Whether the memory was written through this leaf entry.
-    fn is_dirty(entry: Entry) -> bool;
-
-    /// The leaf entry, marked accessed and dirty also where `seen` is.
-    fn with_usage_of(entry: Entry, seen: Entry) -> Entry;
-
-    /// The leaf entry, marked neither accessed nor dirty.
-    fn without_usage(entry: Entry) -> Entry;
-
-    /// The entry of a table of the level below `level` that maps its `index`th part of what the
-    /// leaf entry of `level` maps, with the same rights, type and marks.
-    fn split<G: Geometry>(entry: Entry, level: Level, index: usize) -> Entry;
+    /// First address that is not the programs'.
+    fn limit<G: Geometry>() -> u64 {
+        if Self::HAS_KERNEL_HALF {
+            G::USER_END
+        } else {
+            (G::ENTRIES as u64) << Level::root::<G>().bits::<G>()
+        }
+    }
 }
 
 /// The processor's own page tables (AMD64 manual volume 2, section 5.3; Intel SDM volume 3,
@@ -112,10 +102,6 @@ impl Host {
     pub const WRITE_THROUGH: u64 = 1 << 3;
     /// Second bit of the index into the PAT.
     pub const CACHE_DISABLE: u64 = 1 << 4;
-    /// The processor used the entry.
-    pub const ACCESSED: u64 = 1 << 5;
-    /// The processor wrote through the leaf entry.
-    pub const DIRTY: u64 = 1 << 6;
     /// An entry of level 2 or above is a leaf. (In level 1 the third bit of the PAT index, which
     /// stays 0.)
     pub const LARGE: u64 = 1 << 7;
@@ -139,107 +125,56 @@ impl Host {
             MemoryType::Uncacheable => Self::WRITE_THROUGH | Self::CACHE_DISABLE,
         }
     }
-
-    const fn rights_bits(rights: Rights) -> u64 {
-        let write = if rights.allows_write() { Self::WRITABLE } else { 0 };
-        let execute = if rights.allows_execute() { 0 } else { Self::NO_EXECUTE };
-        write | execute
-    }
-
-    const fn frame(entry: Entry) -> Frame {
-        match Frame::new((entry.0 & Self::ADDRESS) >> PAGE_BITS) {
-            Some(frame) => frame,
-            // Not reached: ADDRESS has no bit at or above 2^52.
-            None => Frame::ZERO,
-        }
-    }
 }
 
+// Ten flags of one bit each that are ten bits together share none.
 const _: () = {
-    // No two fields share a bit, and the address field is exactly bits 12 to 51.
-    let fields = [
-        Host::PRESENT,
-        Host::WRITABLE,
-        Host::USER,
-        Host::WRITE_THROUGH,
-        Host::CACHE_DISABLE,
-        Host::ACCESSED,
-        Host::DIRTY,
-        Host::LARGE,
-        Host::GLOBAL,
-        Host::FOREIGN,
-        Host::ADDRESS,
-        Host::NO_EXECUTE,
-    ];
-    let mut seen = 0;
-    let mut rest: &[u64] = &fields;
-    while let [field, tail @ ..] = rest {
-        assert!(seen & *field == 0);
-        seen |= *field;
-        rest = tail;
-    }
+    let rights = Host::PRESENT | Host::WRITABLE | Host::USER | Host::GLOBAL | Host::FOREIGN;
+    let types = Host::WRITE_THROUGH | Host::CACHE_DISABLE | Host::LARGE;
+    assert!(rights | types | Host::ACCESSED | Host::DIRTY == (1 << 10) - 1);
     assert!(Host::ADDRESS == ((Frame::LIMIT - 1) << PAGE_BITS));
+    assert!((Host::NO_EXECUTE | (1 << 10) - 1) & Host::ADDRESS == 0);
 };
 
 impl RootKind for Host {
     const HAS_KERNEL_HALF: bool = true;
+    const ACCESSED: u64 = 1 << 5;
+    const DIRTY: u64 = 1 << 6;
 
-    #[inline]
     fn table(frame: Frame) -> Entry {
         // Everything is allowed here and decided in the leaf.
-        Entry((frame.number() << PAGE_BITS) | Self::PRESENT | Self::WRITABLE | Self::USER)
+        Entry(frame.address().get() | Self::PRESENT | Self::WRITABLE | Self::USER)
     }
 
-    #[inline]
     fn leaf(level: Level, frame: Frame, attributes: Attributes) -> Entry {
         let large = if level == Level::FIRST { 0 } else { Self::LARGE };
         let foreign = if attributes.foreign { Self::FOREIGN } else { 0 };
-        Entry(
-            (frame.number() << PAGE_BITS)
-                | Self::PRESENT
-                | Self::USER
-                | Self::rights_bits(attributes.rights)
-                | Self::memory_type_bits(attributes.memory_type)
-                | large
-                | foreign,
-        )
+        let (_, rights) = Self::rights_bits(attributes.rights);
+        let memory_type = Self::memory_type_bits(attributes.memory_type);
+        let bits = Self::PRESENT | Self::USER | rights | memory_type | large | foreign;
+        Entry(frame.address().get() | bits)
     }
 
-    #[inline]
     fn is_present(entry: Entry) -> bool {
         entry.0 & Self::PRESENT != 0
     }
 
-    #[inline]
-    fn is_leaf(entry: Entry, level: Level) -> bool {
-        level == Level::FIRST || entry.0 & Self::LARGE != 0
+    fn is_table(entry: Entry) -> bool {
+        // PRESENT is the lowest bit and LARGE the sign of the lowest byte; absent entries are 0.
+        entry.0 as i8 > 0
     }
 
-    #[inline]
-    fn is_table(entry: Entry, _level: Level) -> bool {
-        entry.0 & (Self::PRESENT | Self::LARGE) == Self::PRESENT
+    fn address(entry: Entry) -> PhysicalAddress {
+        // ADDRESS has no bit at or above 2^52. The third PAT bit of a large page, which would lie
+        // in it, stays 0.
+        PhysicalAddress::new(entry.0 & Self::ADDRESS).unwrap_or(PhysicalAddress::ZERO)
     }
 
-    #[inline]
-    fn table_frame(entry: Entry) -> Frame {
-        Self::frame(entry)
-    }
-
-    #[inline]
-    fn leaf_frame(entry: Entry, _level: Level) -> Frame {
-        // The third PAT bit of a large page would lie in the address field: it stays 0.
-        Self::frame(entry)
-    }
-
-    #[inline]
     fn attributes(entry: Entry) -> Attributes {
-        let bits = entry.0 & (Self::WRITE_THROUGH | Self::CACHE_DISABLE);
+        let (write, execute) = (entry.0 & Self::WRITABLE != 0, entry.0 & Self::NO_EXECUTE == 0);
         Attributes {
-            rights: Rights::readable_and(
-                entry.0 & Self::WRITABLE != 0,
-                entry.0 & Self::NO_EXECUTE == 0,
-            ),
-            memory_type: match bits {
+            rights: Rights::readable_and(write, execute),
+            memory_type: match entry.0 & (Self::WRITE_THROUGH | Self::CACHE_DISABLE) {
                 0 => MemoryType::WriteBack,
                 Self::WRITE_THROUGH => MemoryType::WriteCombining,
                 _ => MemoryType::Uncacheable,
@@ -248,46 +183,18 @@ impl RootKind for Host {
         }
     }
 
-    #[inline]
-    fn with_rights(entry: Entry, rights: Rights) -> Entry {
-        Entry((entry.0 & !(Self::WRITABLE | Self::NO_EXECUTE)) | Self::rights_bits(rights))
-    }
-
-    #[inline]
-    fn is_accessed(entry: Entry) -> bool {
-        entry.0 & Self::ACCESSED != 0
-    }
-
-    #[inline]
-    fn is_dirty(entry: Entry) -> bool {
-        entry.0 & Self::DIRTY != 0
-    }
-
-    #[inline]
-    fn with_usage_of(entry: Entry, seen: Entry) -> Entry {
-        Entry(entry.0 | (seen.0 & (Self::ACCESSED | Self::DIRTY)))
-    }
-
-    #[inline]
-    fn without_usage(entry: Entry) -> Entry {
-        Entry(entry.0 & !(Self::ACCESSED | Self::DIRTY))
-    }
-
-    #[inline]
-    fn split<G: Geometry>(entry: Entry, level: Level, index: usize) -> Entry {
-        let Some(below) = level.below() else {
-            return entry;
-        };
-        let large = if below == Level::FIRST { 0 } else { Self::LARGE };
-        // The address of a large page is aligned, so its low bits are free for the index.
-        Entry((entry.0 & !Self::LARGE) | large | ((index as u64) << below.bits::<G>()))
+    fn rights_bits(rights: Rights) -> (u64, u64) {
+        let write = (rights as u64 & Rights::WRITE as u64) << 1;
+        let no_execute = (!(rights as u64) & Rights::EXECUTE as u64) << 62;
+        let set = write | no_execute;
+        ((Self::WRITABLE | Self::NO_EXECUTE) & !set, set)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::geometry::FourLevel;
+    use heliox_types::geometry::FourLevel;
 
     fn attributes() -> impl Iterator<Item = Attributes> {
         let types = [MemoryType::WriteBack, MemoryType::Uncacheable, MemoryType::WriteCombining];
@@ -309,41 +216,27 @@ mod tests {
             let level = Level::new::<FourLevel>(number).unwrap();
             for attributes in attributes() {
                 let entry = Host::leaf(level, frame, attributes);
-                assert!(Host::is_present(entry) && Host::is_leaf(entry, level));
-                assert_eq!(Host::leaf_frame(entry, level), frame);
+                assert!(Host::is_present(entry));
+                assert!(number == 1 || !Host::is_table(entry));
+                assert_eq!(Host::frame(entry), frame);
                 assert_eq!(Host::attributes(entry), attributes);
-                assert!(!Host::is_accessed(entry) && !Host::is_dirty(entry));
+                assert_eq!(entry.0 & (Host::ACCESSED | Host::DIRTY), 0);
                 for rights in Rights::ALL {
-                    let changed = Host::with_rights(entry, rights);
+                    let (clear, set) = Host::rights_bits(rights);
+                    assert_eq!(clear & set, 0);
+                    // What is in force after the first of the two writes is never more than what
+                    // was in force before, or will be after.
+                    let between = Entry(entry.0 & !clear);
+                    let passing = Host::attributes(between).rights;
+                    assert!(rights.contains(passing) || attributes.rights.contains(passing));
+                    let changed = Entry(between.0 | set);
                     assert_eq!(Host::attributes(changed), Attributes { rights, ..attributes });
-                    assert_eq!(Host::leaf_frame(changed, level), frame);
+                    assert_eq!(Host::frame(changed), frame);
                 }
             }
-            if number > 1 {
-                assert!(!Host::is_leaf(Host::table(frame), level));
-            }
         }
-        assert_eq!(Host::table_frame(Host::table(frame)), frame);
+        assert!(Host::is_table(Host::table(frame)) && !Host::is_table(Entry::ABSENT));
+        assert_eq!(Host::frame(Host::table(frame)), frame);
         assert!(!Host::is_present(Entry::ABSENT));
-    }
-
-    #[test]
-    fn a_split_entry_maps_the_same_memory_alike() {
-        let frame = Frame::new(0x8_0000).unwrap();
-        let level = Level::new::<FourLevel>(3).unwrap();
-        let below = level.below().unwrap();
-        for attributes in attributes() {
-            let whole = Entry(Host::leaf(level, frame, attributes).0 | Host::DIRTY);
-            let part = Host::split::<FourLevel>(whole, level, 511);
-            assert!(Host::is_leaf(part, below) && Host::is_dirty(part));
-            assert_eq!(Host::leaf_frame(part, below), frame.checked_add(511 * 512).unwrap());
-            assert_eq!(Host::attributes(part), attributes);
-            let page = Host::split::<FourLevel>(part, below, 3);
-            assert_eq!(page.0 & Host::LARGE, 0);
-            assert_eq!(
-                Host::leaf_frame(page, Level::FIRST),
-                frame.checked_add(511 * 512 + 3).unwrap()
-            );
-        }
     }
 }

@@ -1,52 +1,6 @@
-//! External interrupts, as devices ask for them.
+//! External interrupts: control over the lines on which devices ask for attention.
 
-use core::fmt;
-
-/// An interrupt line: below 16 an ISA interrupt, wherever it is wired to; from 16 on the global
-/// system interrupt of that number, as PCI devices use them. Always below [`Irq::COUNT`].
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Irq(u8);
-
-impl Irq {
-    /// How many lines there are at most.
-    pub const COUNT: u8 = 24;
-
-    /// Line `number`, or `None` if it is not below [`Irq::COUNT`].
-    #[must_use]
-    pub const fn new(number: u8) -> Option<Self> {
-        if number < Self::COUNT { Some(Self(number)) } else { None }
-    }
-
-    /// The number.
-    #[must_use]
-    pub const fn number(self) -> u8 {
-        self.0
-    }
-}
-
-impl fmt::Debug for Irq {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "Irq({})", self.0)
-    }
-}
-
-impl fmt::Display for Irq {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "IRQ {}", self.0)
-    }
-}
-
-/// This machine has no such line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NoSuchLine(pub Irq);
-
-impl fmt::Display for NoSuchLine {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "this machine has no {}", self.0)
-    }
-}
-
-impl core::error::Error for NoSuchLine {}
+pub use heliox_types::{Irq, NoSuchLine};
 
 /// Control over interrupt lines (thesis, section 4.5).
 ///

@@ -12,19 +12,17 @@
 
 use core::marker::PhantomData;
 
-use heliox_types::{PAGE_BITS, PAGE_BYTES, PhysicalAddress, VirtualAddress};
+use heliox_types::domain::{DomainId, OwnerCode};
+use heliox_types::error::Error;
+use heliox_types::geometry::{Geometry, Level};
+use heliox_types::rights::Rights;
+use heliox_types::{PAGE_BITS, PhysicalAddress, VirtualAddress};
 
 use crate::cpu::CurrentCpu;
-use crate::domain::{DomainId, Owner, OwnerCode};
-use crate::error::Error;
-use crate::geometry::{Geometry, Level};
 use crate::machine::{Machine, WindowEntry};
 use crate::memory::Memory;
-use crate::page::Units;
 use crate::region::{PhysicalRegion, RegionKind};
-use crate::rights::Rights;
 use crate::share::Share;
-use crate::state::Storage;
 use crate::translation::Invalidation;
 
 /// Number of 8-byte words in a page.
@@ -32,9 +30,6 @@ pub const PAGE_WORDS: usize = 512;
 
 /// Bytes of a word.
 const WORD_BYTES: usize = 8;
-
-/// With more pages than this to invalidate, everything is flushed instead.
-const INVALIDATE_LIMIT: u64 = 16;
 
 /// Memory that the kernel reads and writes (thesis section 4.4.3).
 pub trait KernelMemory {
@@ -63,21 +58,6 @@ pub trait KernelMemory {
         cpu: CurrentCpu,
         mapping: KernelMapping,
     ) -> (PhysicalRegion, Invalidation);
-
-    /// Reads a word of a mapping's first page.
-    fn read_word_at(&self, mapping: &KernelMapping, offset: Offset) -> u64;
-
-    /// Writes a word of a mapping's first page.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::ReadOnly`].
-    fn write_word_at(
-        &mut self,
-        mapping: &KernelMapping,
-        offset: Offset,
-        value: u64,
-    ) -> Result<(), Error>;
 
     /// Reads a word.
     fn read_word(&self, word: KernelWord<'_>) -> u64;
@@ -144,7 +124,9 @@ pub trait KernelMemory {
     /// # Errors
     ///
     /// [`Error::ReadOnly`].
-    fn clear(&mut self, mapping: &KernelMapping) -> Result<(), Error>;
+    fn clear(&mut self, mapping: &KernelMapping) -> Result<(), Error> {
+        self.fill(mapping, 0, mapping.size(), 0)
+    }
 }
 
 /// The number of a word in a page: below [`PAGE_WORDS`].
@@ -158,20 +140,11 @@ impl Offset {
     pub const MAX: Self = Self(511);
 
     /// Word `number`, or `None` if a page has no such word.
-    #[must_use]
-    #[inline]
     pub const fn new(number: usize) -> Option<Self> {
-        if number < PAGE_WORDS {
-            #[expect(clippy::cast_possible_truncation, reason = "below 512")]
-            Some(Self(number as u16))
-        } else {
-            None
-        }
+        if number < PAGE_WORDS { Some(Self(number as u16)) } else { None }
     }
 
     /// The number.
-    #[must_use]
-    #[inline]
     pub const fn get(self) -> usize {
         self.0 as usize
     }
@@ -181,42 +154,26 @@ impl Offset {
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "the memory stays mapped unless the mapping is removed"]
 pub struct KernelMapping {
-    region: PhysicalRegion,
-    rights: Rights,
-    programs: bool,
-    /// Of the first byte in the window.
-    address: VirtualAddress,
+    pub(crate) region: PhysicalRegion,
+    pub(crate) rights: Rights,
+    /// Whether programs can use it.
+    pub(crate) programs: bool,
+    /// Where programs see it.
+    pub(crate) address: VirtualAddress,
 }
 
 impl KernelMapping {
     /// The memory.
-    #[must_use]
     pub const fn region(&self) -> PhysicalRegion {
         self.region
     }
 
-    /// What may be done with it, by the kernel and, if it is visible to them, by programs.
-    #[must_use]
-    pub const fn rights(&self) -> Rights {
-        self.rights
-    }
-
-    /// Whether programs can use it.
-    #[must_use]
-    pub const fn is_user_visible(&self) -> bool {
-        self.programs
-    }
-
-    /// Where it is in every address space.
-    #[must_use]
+    /// Where it is in every address space, if it is visible to programs; without effect if not.
     pub const fn address(&self) -> VirtualAddress {
         self.address
     }
 
     /// Size in bytes.
-    #[must_use]
-    #[inline]
-    #[expect(clippy::cast_possible_truncation, reason = "at most 512 pages")]
     pub const fn size(&self) -> usize {
         (self.region.pages() << PAGE_BITS) as usize
     }
@@ -226,46 +183,40 @@ impl KernelMapping {
     /// # Errors
     ///
     /// [`Error::OutOfBounds`].
-    #[inline]
     pub fn word(&self, index: usize) -> Result<KernelWord<'_>, Error> {
-        let offset = index.checked_mul(WORD_BYTES);
-        let at = self.bytes(offset.unwrap_or(usize::MAX), WORD_BYTES)?;
+        let offset = index.saturating_mul(WORD_BYTES);
+        let at = self.bytes(offset, WORD_BYTES)?;
         Ok(KernelWord { at, writable: self.rights.allows_write(), mapping: PhantomData })
     }
 
-    /// A word of the mapping's first page; every mapping has one.
-    #[inline]
-    fn word_at(&self, offset: Offset) -> PhysicalAddress {
+    /// Word `offset` of the mapping's first page; every mapping has one.
+    pub fn word_at(&self, offset: Offset) -> KernelWord<'_> {
+        let at = self.at(offset.get() * WORD_BYTES);
+        KernelWord { at, writable: self.rights.allows_write(), mapping: PhantomData }
+    }
+
+    /// The byte at `offset`, which is within the mapping.
+    fn at(&self, offset: usize) -> PhysicalAddress {
         let start = self.region.first_frame().address();
-        start.checked_add((offset.get() * WORD_BYTES) as u64).unwrap_or(start)
+        start.checked_add(offset as u64).unwrap_or(start)
     }
 
     /// Where `count` bytes at `offset` are, if they are within the mapping.
-    #[inline]
     fn bytes(&self, offset: usize, count: usize) -> Result<PhysicalAddress, Error> {
         let size = self.size();
-        let start = self.region.first_frame().address();
-        match offset.checked_add(count) {
-            Some(end) if end <= size => Ok(start.checked_add(offset as u64).unwrap_or(start)),
-            _ => Err(Error::OutOfBounds { offset, count, size }),
+        if offset.checked_add(count).is_some_and(|end| end <= size) {
+            Ok(self.at(offset))
+        } else {
+            Err(Error::OutOfBounds { offset, count, size })
         }
     }
 
-    #[inline]
-    const fn writable(&self) -> Result<(), Error> {
-        if self.rights.allows_write() { Ok(()) } else { Err(Error::ReadOnly) }
-    }
-}
-
-#[cfg(any(test, feature = "simulated"))]
-impl crate::audit::Duplicate for KernelMapping {
-    fn duplicate(&self) -> Self {
-        Self {
-            region: self.region,
-            rights: self.rights,
-            programs: self.programs,
-            address: self.address,
+    /// The same, if the mapping can be written.
+    fn writable(&self, offset: usize, count: usize) -> Result<PhysicalAddress, Error> {
+        if !self.rights.allows_write() {
+            return Err(Error::ReadOnly);
         }
+        self.bytes(offset, count)
     }
 }
 
@@ -277,56 +228,39 @@ pub struct KernelWord<'mapping> {
     mapping: PhantomData<&'mapping KernelMapping>,
 }
 
-/// A plan: a kernel mapping is added.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct AddKernel {
-    region: PhysicalRegion,
-    rights: Rights,
-    programs: bool,
-}
-
-/// The pages of a kernel mapping.
-const fn pages(region: PhysicalRegion) -> Units {
-    Units { level: Level::FIRST, first: region.first_frame(), count: region.pages() }
-}
-
-impl<M: Machine, S: Storage> Memory<'_, M, S> {
+impl<M: Machine> Memory<M> {
     fn decide_kernel_mapping(
         &self,
         region: PhysicalRegion,
         rights: Rights,
-        programs: bool,
         share: Option<&Share>,
-    ) -> Result<AddKernel, Error> {
-        let limit = M::Geometry::ENTRIES as u64;
-        if region.pages() > limit {
-            let pages = region.pages();
+    ) -> Result<(), Error> {
+        let (pages, limit) = (region.pages(), M::Geometry::ENTRIES as u64);
+        if pages > limit {
             return Err(Error::TooLong { pages, limit });
         }
         let owner = match share {
-            None => OwnerCode::new(Owner::Domain(DomainId::ZERO)),
+            None => OwnerCode::of(DomainId::ZERO),
             Some(share) => share.allows(region, OwnerCode::HYPERVISOR, rights)?,
         };
-        for frame in pages(region).frames::<M::Geometry>() {
+        for frame in region.frames() {
             if !self.machine.has_window(frame) {
                 return Err(Error::NoWindow { frame });
             }
             if region.kind() == RegionKind::Ram {
                 self.state.check_reference(Level::FIRST, frame, owner)?;
                 // An earlier mapping that programs could use may still be cached.
-                if !self.state.is_settled(frame) {
-                    return Err(Error::Draining { frame });
-                }
+                self.state.check_settled(frame)?;
             }
             if self.machine.is_open(frame) {
                 return Err(Error::WindowTaken { frame });
             }
         }
-        Ok(AddKernel { region, rights, programs })
+        Ok(())
     }
 }
 
-impl<M: Machine, S: Storage> KernelMemory for Memory<'_, M, S> {
+impl<M: Machine> KernelMemory for Memory<M> {
     fn add_kernel_mapping(
         &mut self,
         cpu: CurrentCpu,
@@ -335,34 +269,23 @@ impl<M: Machine, S: Storage> KernelMemory for Memory<'_, M, S> {
         user_visible: bool,
         share: Option<&Share>,
     ) -> Result<KernelMapping, Error> {
-        let plan = self.decide_kernel_mapping(region, rights, user_visible, share)?;
-        let entry = WindowEntry {
-            memory_type: plan.region.kind().memory_type(),
-            programs: plan.programs.then_some(plan.rights),
-        };
-        for frame in pages(plan.region).frames::<M::Geometry>() {
+        self.decide_kernel_mapping(region, rights, share)?;
+        let memory_type = region.kind().memory_type();
+        let entry = WindowEntry { memory_type, programs: user_visible.then_some(rights) };
+        for frame in region.frames() {
             self.machine.open_window(frame, entry);
-            if plan.region.kind() == RegionKind::Ram {
-                self.state.add_reference(Level::FIRST, frame);
+            if region.kind() == RegionKind::Ram {
+                self.state.add_count(Level::FIRST, frame);
             }
         }
-        if plan.programs {
+        if user_visible {
             // Another processor may have cached that programs cannot use these addresses, from a
             // time when the kernel had them open for itself: it would fault once, and forget
             // that when the fault enters the kernel.
-            self.state.owe_by_all(cpu.index());
+            let _ = self.state.owe(cpu.index(), None);
         }
-        let first = plan.region.first_frame();
-        Ok(KernelMapping {
-            region: plan.region,
-            rights: plan.rights,
-            programs: plan.programs,
-            address: if plan.programs {
-                self.machine.visible_address(first)
-            } else {
-                self.machine.window_address(first)
-            },
-        })
+        let address = self.machine.visible_address(region.first_frame());
+        Ok(KernelMapping { region, rights, programs: user_visible, address })
     }
 
     fn remove_kernel_mapping(
@@ -370,55 +293,25 @@ impl<M: Machine, S: Storage> KernelMemory for Memory<'_, M, S> {
         cpu: CurrentCpu,
         mapping: KernelMapping,
     ) -> (PhysicalRegion, Invalidation) {
-        let units = pages(mapping.region);
         // W2: what only the kernel could use leads to the same frame however stale it is, and the
         // kernel does not use it; what programs could use must go everywhere.
-        let stamp = if mapping.programs { self.state.owe_by_all(cpu.index()) } else { None };
-        let one_by_one = units.count <= INVALIDATE_LIMIT;
-        for frame in units.frames::<M::Geometry>() {
-            self.machine.close_window(frame);
+        let since = match mapping.programs {
+            true => self.state.owe(cpu.index(), None).1,
+            false => Invalidation::COMPLETE,
+        };
+        for frame in mapping.region.frames() {
+            self.machine.close_window(cpu, frame);
             if mapping.region.kind() == RegionKind::Ram {
-                self.state.drop_reference(Level::FIRST, frame, stamp);
-            }
-            if one_by_one {
-                let address = self.machine.window_address(frame);
-                self.machine.invalidate_page(cpu, address);
-                if mapping.programs {
-                    let address = self.machine.visible_address(frame);
-                    self.machine.invalidate_page(cpu, address);
-                }
+                self.state.drop_reference(Level::FIRST, frame, since);
             }
         }
-        if !one_by_one {
-            self.machine.flush_all(cpu);
-            self.state.note_flush(cpu.index(), true);
-        }
-        (mapping.region, Invalidation::since(stamp))
+        (mapping.region, since)
     }
 
-    #[inline]
-    fn read_word_at(&self, mapping: &KernelMapping, offset: Offset) -> u64 {
-        self.machine.read_word(mapping.word_at(offset))
-    }
-
-    #[inline]
-    fn write_word_at(
-        &mut self,
-        mapping: &KernelMapping,
-        offset: Offset,
-        value: u64,
-    ) -> Result<(), Error> {
-        mapping.writable()?;
-        self.machine.write_word(mapping.word_at(offset), value);
-        Ok(())
-    }
-
-    #[inline]
     fn read_word(&self, word: KernelWord<'_>) -> u64 {
         self.machine.read_word(word.at)
     }
 
-    #[inline]
     fn write_word(&mut self, word: KernelWord<'_>, value: u64) -> Result<(), Error> {
         if !word.writable {
             return Err(Error::ReadOnly);
@@ -433,8 +326,7 @@ impl<M: Machine, S: Storage> KernelMemory for Memory<'_, M, S> {
         offset: usize,
         bytes: &mut [u8],
     ) -> Result<(), Error> {
-        let at = mapping.bytes(offset, bytes.len())?;
-        self.machine.read_bytes(at, bytes);
+        self.machine.read_bytes(mapping.bytes(offset, bytes.len())?, bytes);
         Ok(())
     }
 
@@ -444,9 +336,7 @@ impl<M: Machine, S: Storage> KernelMemory for Memory<'_, M, S> {
         offset: usize,
         bytes: &[u8],
     ) -> Result<(), Error> {
-        mapping.writable()?;
-        let at = mapping.bytes(offset, bytes.len())?;
-        self.machine.write_bytes(at, bytes);
+        self.machine.write_bytes(mapping.writable(offset, bytes.len())?, bytes);
         Ok(())
     }
 
@@ -456,9 +346,7 @@ impl<M: Machine, S: Storage> KernelMemory for Memory<'_, M, S> {
         to: (&KernelMapping, usize),
         count: usize,
     ) -> Result<(), Error> {
-        to.0.writable()?;
-        let source = from.0.bytes(from.1, count)?;
-        let target = to.0.bytes(to.1, count)?;
+        let (source, target) = (from.0.bytes(from.1, count)?, to.0.writable(to.1, count)?);
         self.machine.copy_bytes(source, target, count);
         Ok(())
     }
@@ -470,19 +358,7 @@ impl<M: Machine, S: Storage> KernelMemory for Memory<'_, M, S> {
         count: usize,
         value: u8,
     ) -> Result<(), Error> {
-        mapping.writable()?;
-        let at = mapping.bytes(offset, count)?;
-        self.machine.fill_bytes(at, count, value);
-        Ok(())
-    }
-
-    fn clear(&mut self, mapping: &KernelMapping) -> Result<(), Error> {
-        mapping.writable()?;
-        for frame in pages(mapping.region).frames::<M::Geometry>() {
-            self.machine.clear_frame(frame);
-        }
+        self.machine.fill_bytes(mapping.writable(offset, count)?, count, value);
         Ok(())
     }
 }
-
-const _: () = assert!(PAGE_WORDS * WORD_BYTES == PAGE_BYTES as usize);

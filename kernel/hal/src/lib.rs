@@ -7,8 +7,9 @@
 //!   [`Machine`](machine::Machine);
 //! - *machines*: the raw operations, for the x86-64 processor and, for hosts, simulated.
 //!
-//! The same checks run on both, so that what is tested on a host is what boots. A client kernel
-//! for the bare machine begins with [`kernel_main!`] and gets a `Hal`.
+//! The same checks run on both, so that what is tested on a host is what boots. Operations deal
+//! with one entry of a table at a time; ranges are the business of the crate `heliox-memory`. A
+//! client kernel for the bare machine begins with [`kernel_main!`] and gets a `Hal`.
 
 #![no_std]
 #![deny(unsafe_code)]
@@ -17,31 +18,25 @@
     deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)
 )]
 
-#[cfg(any(test, feature = "simulated"))]
+#[cfg(not(target_os = "none"))]
 extern crate std;
 
-#[cfg(any(test, feature = "simulated"))]
+#[cfg(not(target_os = "none"))]
 pub mod audit;
 pub mod cpu;
-pub mod domain;
 pub mod entry;
-pub mod error;
-pub mod flexpage;
-pub mod geometry;
 pub mod irq;
 pub mod kernel_mapping;
 pub mod machine;
 pub mod mapping;
 pub mod memory;
-mod ownership;
 pub mod page;
 pub mod page_map;
 pub mod pci;
 pub mod port;
 pub mod region;
-pub mod rights;
 pub mod share;
-#[cfg(any(test, feature = "simulated"))]
+#[cfg(not(target_os = "none"))]
 pub mod simulated;
 pub mod state;
 #[cfg(test)]
@@ -51,17 +46,22 @@ pub mod translation;
 #[expect(unsafe_code, reason = "the real machine: the kernel's only unsafe code")]
 mod x86_64;
 
+pub use heliox_types::{domain, error, execution, flexpage, geometry, rights};
+
+#[cfg(target_os = "none")]
+pub use heliox_boot::information::BootError;
 #[cfg(target_os = "none")]
 pub use x86_64::*;
 
-/// Makes `$main`, a `fn(Hal) -> !`, the client kernel: the HAL calls it when the machine is its.
+/// Makes `$main`, a `fn(Result<Hal, BootError>) -> !`, the client kernel: the HAL calls it when the
+/// machine is its, or says why that cannot be. (`heliox-log` has a macro that says it to the user.)
 #[macro_export]
 macro_rules! kernel_main {
-    ($main:path) => {
+    ($main:expr) => {
         #[unsafe(no_mangle)]
-        fn heliox_kernel_main(hal: $crate::Hal) -> ! {
-            let main: fn($crate::Hal) -> ! = $main;
-            main(hal)
+        fn heliox_kernel_main(boot: ::core::result::Result<$crate::Hal, $crate::BootError>) -> ! {
+            let main: fn(::core::result::Result<$crate::Hal, $crate::BootError>) -> ! = $main;
+            main(boot)
         }
     };
 }

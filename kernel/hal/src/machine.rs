@@ -9,10 +9,11 @@
 //! # The window
 //!
 //! The kernel reaches a frame through the *window*: a part of the kernel's half of every address
-//! space, in which frame number *n* can appear at [`Machine::window_address`]`(n)` and nowhere
-//! else. The tables below the window belong to the environment, are built at boot, and are the
-//! same in every root. A frame that is *open* has its one entry there, a frame that is closed
-//! has none. Consequences:
+//! space, in which each frame can appear at one place, found by its number, and nowhere else. (If
+//! the machine keeps the kernel away from addresses that programs can use, a second view of the
+//! same entries is theirs: [`Machine::visible_address`].) The tables below the window belong to
+//! the environment, are built at boot, and are the same in every root. A frame that is *open* has
+//! its one entry there, a frame that is closed has none. Consequences:
 //!
 //! - whatever stale translation of a window address a processor holds, it leads to the same
 //!   frame, with the same memory type;
@@ -28,12 +29,12 @@
 //! take a [`CurrentCpu`] act on the processor that executes them. A machine keeps no record of
 //! what other processors have cached: that is the business of the checks (`translation`).
 
+use heliox_types::geometry::{Geometry, Level};
+use heliox_types::rights::{MemoryType, Rights};
 use heliox_types::{Frame, PhysicalAddress, VirtualAddress};
 
 use crate::cpu::CurrentCpu;
 use crate::entry::Entry;
-use crate::geometry::{Geometry, Level};
-use crate::rights::{MemoryType, Rights};
 
 /// What the window's entry for a frame says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -61,24 +62,39 @@ pub trait Machine {
 
     // --- Tables ---
 
-    /// Entry `index` of the table in frame `table`, in one read.
+    /// The entry at `at`, a word of a table, in one read.
     ///
-    /// Precondition: `table` is open, or is the reference root; `index` is below
-    /// [`Geometry::ENTRIES`].
-    fn read_entry(&self, table: Frame, index: usize) -> Entry;
+    /// Precondition: the table is open, or is the reference root; the number of the word in it is
+    /// below [`Geometry::ENTRIES`].
+    fn read_entry(&self, at: PhysicalAddress) -> Entry;
 
-    /// Replaces entry `index` of the table in frame `table` in one write.
+    /// Replaces the entry at `at` in one write.
     ///
-    /// Precondition: `table` is open; `index` is below [`Geometry::ENTRIES`]; the entry that is
-    /// replaced is absent, so that the processor is not writing marks into it; everything
+    /// Precondition: as for [`Machine::read_entry`], and it is not the reference root's; the entry
+    /// that is replaced is absent, so that the processor is not writing marks into it; everything
     /// that the new entry lets programs reach is theirs to reach in the stated way.
-    fn write_entry(&mut self, table: Frame, index: usize, entry: Entry);
+    fn write_entry(&mut self, at: PhysicalAddress, entry: Entry);
 
-    /// Replaces entry `index` of the table in frame `table` atomically and returns what was
-    /// there, with the accessed and dirty marks that the processor made until then.
+    /// Replaces the entry at `at` atomically and returns what was there, with the accessed and dirty marks that the processor made until then.
     ///
     /// Precondition: as for [`Machine::write_entry`], except that an entry may be there.
-    fn exchange_entry(&mut self, table: Frame, index: usize, entry: Entry) -> Entry;
+    fn exchange_entry(&mut self, at: PhysicalAddress, entry: Entry) -> Entry;
+
+    /// Changes a present leaf entry without losing a mark that the processor makes meanwhile, and
+    /// returns what was there before: two atomic operations, one that clears the bits `clear`, and
+    /// returns the entry that it found, and then one that sets the bits `set`, if there are any.
+    ///
+    /// A bit that is in neither stays. Rights between the two operations are never more than those
+    /// before or those after: the right to write is a bit that gives, so losing it is done by the
+    /// first, gaining it by the second operation; the right to execute is a bit that takes, so
+    /// gaining it is done by the first, losing it by the second. Hence
+    ///
+    /// - if one right is gained and the other lost, one operation does both at once;
+    /// - if both are gained, or both lost, one is before the other;
+    /// - marks alone are cleared at once, and returned as they were.
+    ///
+    /// Precondition: as for [`Machine::exchange_entry`]; a leaf entry is there.
+    fn change_entry(&mut self, at: PhysicalAddress, clear: u64, set: u64) -> Entry;
 
     /// The root whose kernel half every page map carries. Never changes, nor do its entries.
     fn reference_root(&self) -> Frame;
@@ -94,18 +110,10 @@ pub trait Machine {
     /// Precondition: the window has tables for `frame`.
     fn is_open(&self, frame: Frame) -> bool;
 
-    /// Where frame `frame` appears while it is open.
+    /// Where programs see frame `frame` while it is open to them.
     ///
     /// Precondition: the window has tables for `frame`.
-    fn window_address(&self, frame: Frame) -> VirtualAddress;
-
-    /// Where programs see frame `frame` while it is open to them. The same as the window address,
-    /// unless the machine keeps the kernel away from addresses that programs can use.
-    ///
-    /// Precondition: the window has tables for `frame`.
-    fn visible_address(&self, frame: Frame) -> VirtualAddress {
-        self.window_address(frame)
-    }
+    fn visible_address(&self, frame: Frame) -> VirtualAddress;
 
     /// Opens the window for `frame`.
     ///
@@ -113,17 +121,12 @@ pub trait Machine {
     /// frame's memory type; programs may reach the frame in the way that `entry` lets them.
     fn open_window(&mut self, frame: Frame, entry: WindowEntry);
 
-    /// Closes the window for `frame`. Invalidates nothing.
+    /// Closes the window for `frame`, and drops this processor's translations of it in the window.
     ///
     /// Precondition: `frame` is open.
-    fn close_window(&mut self, frame: Frame);
+    fn close_window(&mut self, cpu: CurrentCpu, frame: Frame);
 
     // --- Memory in the window ---
-
-    /// Writes zero to every byte of `frame`.
-    ///
-    /// Precondition: `frame` is open.
-    fn clear_frame(&mut self, frame: Frame);
 
     /// The 8 bytes at `at`, in one relaxed atomic read.
     ///

@@ -4,25 +4,29 @@
 //! Every operation decides first, by reading only, and then carries out what was decided, which
 //! cannot fail. A refused operation changed nothing.
 
-pub use crate::kernel_mapping::KernelMemory;
-pub use crate::mapping::UserMemory;
-pub use crate::ownership::Ownership;
-pub use crate::page_map::Paging;
+use heliox_types::domain::Owner;
+use heliox_types::error::Error;
+use heliox_types::geometry::MAX_LEAF_LEVELS;
+use heliox_types::mapping::RegionKind;
+use heliox_types::status::Status;
 
-use crate::domain::Owner;
-use crate::error::Error;
+pub use crate::kernel_mapping::KernelMemory;
 use crate::machine::Machine;
-use crate::page::Status;
-use crate::region::{PhysicalRegion, Regions};
-use crate::state::{Layout, State, Storage};
+pub use crate::mapping::UserMemory;
+use crate::page::Record;
+pub use crate::page_map::Paging;
+use crate::region::PhysicalRegion;
+pub use crate::share::Ownership;
+use crate::state::{Layout, Records, State};
+use crate::translation::CpuRecord;
 
 /// Finding memory.
 pub trait PhysicalMemory {
     /// The free memory after the boot and the I/O regions, in largest regions; no module's.
-    fn initial_regions(&self) -> Regions<'_>;
+    fn initial_regions(&self) -> impl Iterator<Item = PhysicalRegion> + Clone;
 
     /// The memory of boot module `number`, in largest regions, or `None` if there is none.
-    fn module_regions(&self, number: usize) -> Option<Regions<'_>>;
+    fn module_regions(&self, number: usize) -> Option<impl Iterator<Item = PhysicalRegion>>;
 
     /// What the page at the start of `region` is.
     fn status(&self, region: PhysicalRegion) -> Status;
@@ -34,80 +38,54 @@ pub trait PhysicalMemory {
 /// The state of all memory, and the machine that has it.
 ///
 /// There is one on a machine. Handles are valid for the one that they came from.
-#[derive(Clone, Debug)]
-pub struct Memory<'layout, M: Machine, S: Storage> {
+#[cfg_attr(not(target_os = "none"), derive(Clone))]
+#[derive(Debug)]
+pub struct Memory<M: Machine> {
     pub(crate) machine: M,
-    pub(crate) state: State<M::Geometry, S>,
-    layout: Layout<'layout>,
+    pub(crate) state: State<M::Geometry>,
+    layout: Layout,
 }
 
-impl<'layout, M: Machine, S: Storage> Memory<'layout, M, S> {
-    /// Takes over the machine after the boot.
+impl<M: Machine> Memory<M> {
+    /// Takes over the machine after the boot: `units` are the records of pages and of larger units,
+    /// `cpus` those of the processors (see [`State`]).
     ///
     /// The caller vouches that `layout` is the truth: no frame in `free`, `modules` or `io`
-    /// serves the kernel (R1); and that every processor of the storage's records translates with
-    /// the reference root.
+    /// serves the kernel (R1); and that every processor translates with the reference root.
     ///
     /// # Errors
     ///
     /// [`Error::BadStorage`], [`Error::BadLayout`].
-    #[cfg_attr(
-        not(any(test, feature = "simulated", target_os = "none")),
-        expect(dead_code, reason = "called by the start code of a machine")
-    )]
-    pub(crate) fn new(machine: M, storage: S, layout: Layout<'layout>) -> Result<Self, Error> {
-        let (leaf, root) = (machine.largest_leaf(), machine.reference_root());
-        let state = State::new(storage, &layout, leaf, root)?;
+    pub(crate) fn new(
+        machine: M,
+        units: [Records<Record>; MAX_LEAF_LEVELS],
+        cpus: Records<CpuRecord>,
+        layout: Layout,
+    ) -> Result<Self, Error> {
+        let state = State::new(units, cpus, &layout, machine.reference_root())?;
         Ok(Self { machine, state, layout })
     }
 
-    /// Takes over a simulated machine.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::BadStorage`], [`Error::BadLayout`].
-    #[cfg(any(test, feature = "simulated"))]
-    pub fn simulated(machine: M, storage: S, layout: Layout<'layout>) -> Result<Self, Error> {
-        Self::new(machine, storage, layout)
-    }
-
-    /// The simulated machine.
-    #[cfg(any(test, feature = "simulated"))]
-    pub const fn machine(&self) -> &M {
-        &self.machine
-    }
-
-    /// The simulated machine, for what programs and devices do to it.
-    #[cfg(any(test, feature = "simulated"))]
-    pub const fn machine_mut(&mut self) -> &mut M {
-        &mut self.machine
-    }
-
-    /// The state, for tests that pretend.
-    #[cfg(test)]
-    pub(crate) const fn state_mut(&mut self) -> &mut State<M::Geometry, S> {
-        &mut self.state
-    }
-
     /// The state that the checks decide on.
-    #[must_use]
-    pub const fn state(&self) -> &State<M::Geometry, S> {
+    pub const fn state(&self) -> &State<M::Geometry> {
         &self.state
     }
 }
 
-impl<M: Machine, S: Storage> PhysicalMemory for Memory<'_, M, S> {
-    fn initial_regions(&self) -> Regions<'_> {
-        Regions::new(self.layout.free, self.layout.io)
+impl<M: Machine> PhysicalMemory for Memory<M> {
+    fn initial_regions(&self) -> impl Iterator<Item = PhysicalRegion> + Clone {
+        let ram = self.layout.free.iter().map(|frames| (*frames, RegionKind::Ram));
+        let io = self.layout.io.iter().map(|io| (io.frames, RegionKind::Io(io.kind)));
+        ram.chain(io).flat_map(|(frames, kind)| PhysicalRegion::cover(frames, kind))
     }
 
-    fn module_regions(&self, number: usize) -> Option<Regions<'_>> {
-        let module = self.layout.modules.get(number)?;
-        Some(Regions::new(core::slice::from_ref(module), &[]))
+    fn module_regions(&self, number: usize) -> Option<impl Iterator<Item = PhysicalRegion>> {
+        let frames = *self.layout.modules.get(number)?;
+        Some(PhysicalRegion::cover(frames, RegionKind::Ram))
     }
 
     fn status(&self, region: PhysicalRegion) -> Status {
-        self.state.status(region.first_frame())
+        self.state.page(region.first_frame()).status()
     }
 
     fn owner(&self, region: PhysicalRegion) -> Owner {

@@ -66,6 +66,12 @@ impl PciFunction {
 }
 
 impl PciRegister {
+    /// Vendor (low half) and device.
+    pub const IDENTITY: Self = Self(0x00);
+
+    /// Class and, in bits 16 to 23, the kind of header; bit 23: the device has several functions.
+    pub const HEADER: Self = Self(0x0c);
+
     /// Command (low half) and status (high half).
     pub const COMMAND: Self = Self(0x04);
 

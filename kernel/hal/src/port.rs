@@ -39,6 +39,12 @@ pub struct PortRange {
     last: u16,
 }
 
+/// The second channel of the 8254 and its command port; its gate. It rings the speaker and reaches
+/// nothing else; the other channels that the command port rules interrupt on lines or do nothing.
+#[cfg_attr(not(target_os = "none"), expect(dead_code, reason = "used where there are ports"))]
+pub(crate) const REFERENCE_TIMER: [PortRange; 2] =
+    [PortRange { first: 0x42, last: 0x43 }, PortRange { first: 0x61, last: 0x61 }];
+
 /// Some ports that were asked for are not in the range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotInRange {

@@ -7,45 +7,14 @@
 
 use core::fmt;
 
+use heliox_types::error::Error;
+use heliox_types::flexpage::{Flexpage, Physical};
+use heliox_types::geometry::{Geometry, Level};
+pub use heliox_types::mapping::{IoKind, IoRange, RegionKind};
 use heliox_types::{Frame, FrameRange, PAGE_BITS};
 
-use crate::error::Error;
-use crate::flexpage::{Flexpage, Physical};
-use crate::rights::MemoryType;
-
-/// What kind of device a region of device memory belongs to. All other device memory is
-/// withheld (`hazards` 14).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum IoKind {
-    /// The memory of text mode and legacy graphics.
-    VideoMemory,
-    /// A linear frame buffer.
-    FrameBuffer,
-}
-
-/// What kind of memory a region is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum RegionKind {
-    /// Memory.
-    Ram,
-    /// A device's memory.
-    Io(IoKind),
-}
-
-impl RegionKind {
-    /// The one memory type of such memory.
-    #[must_use]
-    #[inline]
-    pub const fn memory_type(self) -> MemoryType {
-        match self {
-            Self::Ram => MemoryType::WriteBack,
-            Self::Io(IoKind::VideoMemory) => MemoryType::Uncacheable,
-            Self::Io(IoKind::FrameBuffer) => MemoryType::WriteCombining,
-        }
-    }
-}
-
-/// The authority to use the memory of a physical flexpage.
+/// The authority to use the `1 << bits` bytes of memory from the start of a frame on, whose number
+/// is a multiple of the size.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PhysicalRegion {
     first: Frame,
@@ -55,9 +24,16 @@ pub struct PhysicalRegion {
 
 impl PhysicalRegion {
     /// The region of one frame of RAM that the checks give back to a client.
-    #[inline]
     pub(crate) const fn page(frame: Frame) -> Self {
         Self { first: frame, bits: PAGE_BITS, kind: RegionKind::Ram }
+    }
+
+    /// The largest regions that `frames` consist of. R1: the boot left all of them to clients.
+    pub(crate) fn cover(
+        frames: FrameRange,
+        kind: RegionKind,
+    ) -> impl Iterator<Item = Self> + Clone {
+        frames.blocks().map(move |(first, order)| Self { first, bits: order + PAGE_BITS, kind })
     }
 
     /// The part of this region that `flexpage` names.
@@ -66,128 +42,68 @@ impl PhysicalRegion {
     ///
     /// [`Error::OutsideRegion`] if it is not wholly within this region.
     pub fn derive(self, flexpage: Flexpage<Physical>) -> Result<Self, Error> {
-        let inside = flexpage.bits() <= self.bits
-            && flexpage.start().get() >> self.bits == self.first.address().get() >> self.bits;
-        if inside {
-            Ok(Self { first: flexpage.first_frame(), bits: flexpage.bits(), kind: self.kind })
+        let part = Self { first: flexpage.first_frame(), bits: flexpage.bits(), kind: self.kind };
+        if self.contains(part) {
+            Ok(part)
         } else {
             Err(Error::OutsideRegion { start: flexpage.start(), bits: flexpage.bits() })
         }
     }
 
-    /// Where the region is.
-    #[must_use]
-    pub fn flexpage(self) -> Option<Flexpage<Physical>> {
-        Flexpage::physical(self.first.address(), self.bits).ok()
-    }
-
     /// The first frame.
-    #[must_use]
-    #[inline]
     pub const fn first_frame(self) -> Frame {
         self.first
     }
 
+    /// All frames.
+    pub fn frames(self) -> FrameRange {
+        // It does not run past the last frame: it was derived from a range.
+        FrameRange::from_count(self.first, self.pages()).unwrap_or(FrameRange::EMPTY)
+    }
+
     /// Log2 of the size in bytes.
-    #[must_use]
-    #[inline]
     pub const fn bits(self) -> u32 {
         self.bits
     }
 
     /// Number of 4 KiB pages.
-    #[must_use]
-    #[inline]
     pub const fn pages(self) -> u64 {
         1 << (self.bits - PAGE_BITS)
     }
 
     /// What kind of memory it is.
-    #[must_use]
-    #[inline]
     pub const fn kind(self) -> RegionKind {
         self.kind
     }
 
     /// Whether every byte of `other` is in this region.
-    #[must_use]
-    #[inline]
     pub const fn contains(self, other: Self) -> bool {
         let bits = self.bits - PAGE_BITS;
         other.bits <= self.bits && other.first.number() >> bits == self.first.number() >> bits
     }
 
-    /// The region's pages, if it is RAM.
-    #[inline]
-    pub(crate) const fn ram(self) -> Result<Self, Error> {
+    /// The level of the entries that map the region as one page, if that is not above `largest`.
+    pub(crate) fn level<G: Geometry>(self, largest: Level) -> Result<Level, Error> {
+        let level = Level::leaves::<G>().find(|level| level.bits::<G>() == self.bits);
+        let level = level.filter(|level| *level <= largest);
+        level.ok_or(Error::NotOnePage { bits: self.bits })
+    }
+
+    /// The region, if it is RAM and has at most `limit` pages.
+    pub(crate) const fn ram(self, limit: usize) -> Result<Self, Error> {
+        let (pages, limit) = (self.pages(), limit as u64);
         match self.kind {
-            RegionKind::Ram => Ok(self),
             RegionKind::Io(_) => Err(Error::NotRam { frame: self.first }),
+            RegionKind::Ram if pages > limit => Err(Error::TooLong { pages, limit }),
+            RegionKind::Ram => Ok(self),
         }
     }
 }
 
 impl fmt::Debug for PhysicalRegion {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            formatter,
-            "PhysicalRegion({}, 2^{}, {:?})",
-            self.first.address(),
-            self.bits,
-            self.kind
-        )
-    }
-}
-
-/// A range of device memory that clients may have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct IoRange {
-    /// Its frames.
-    pub frames: FrameRange,
-    /// What it belongs to.
-    pub kind: IoKind,
-}
-
-/// Iterator over the largest regions that ranges of frames consist of.
-#[derive(Clone, Debug)]
-pub struct Regions<'ranges> {
-    /// What is left of the current range.
-    current: FrameRange,
-    kind: RegionKind,
-    ram: core::slice::Iter<'ranges, FrameRange>,
-    io: core::slice::Iter<'ranges, IoRange>,
-}
-
-impl<'ranges> Regions<'ranges> {
-    /// The regions of `ram`, then of `io`.
-    ///
-    /// R1: the caller vouches that clients may have all of these frames.
-    pub(crate) fn new(ram: &'ranges [FrameRange], io: &'ranges [IoRange]) -> Self {
-        Self { current: FrameRange::EMPTY, kind: RegionKind::Ram, ram: ram.iter(), io: io.iter() }
-    }
-}
-
-impl Iterator for Regions<'_> {
-    type Item = PhysicalRegion;
-
-    fn next(&mut self) -> Option<PhysicalRegion> {
-        while self.current.is_empty() {
-            if let Some(range) = self.ram.next() {
-                (self.current, self.kind) = (*range, RegionKind::Ram);
-            } else {
-                let range = self.io.next()?;
-                (self.current, self.kind) = (range.frames, RegionKind::Io(range.kind));
-            }
-        }
-        let first = self.current.first()?;
-        // The largest power of two that the start is a multiple of and the range is as long as;
-        // no more than a physical address has bits.
-        let bits = (first.number().trailing_zeros())
-            .min(self.current.count().ilog2())
-            .min(Frame::LIMIT.ilog2());
-        self.current = FrameRange::new(first.number() + (1 << bits), self.current.end())
-            .unwrap_or(FrameRange::EMPTY);
-        Some(PhysicalRegion { first, bits: bits + PAGE_BITS, kind: self.kind })
+        let Self { first, bits, kind } = self;
+        write!(formatter, "PhysicalRegion({}, 2^{bits}, {kind:?})", first.address())
     }
 }
 
@@ -195,38 +111,16 @@ impl Iterator for Regions<'_> {
 mod tests {
     use super::*;
     use heliox_types::PhysicalAddress;
-    use std::vec::Vec;
-
-    fn range(start: u64, end: u64) -> FrameRange {
-        FrameRange::new(start, end).unwrap()
-    }
 
     fn flexpage(start: u64, bits: u32) -> Flexpage<Physical> {
         Flexpage::physical(PhysicalAddress::new(start).unwrap(), bits).unwrap()
     }
 
     #[test]
-    fn regions_are_maximal_and_cover_exactly() {
-        let ram = [range(0, 0), range(1, 8), range(512, 1024 + 512)];
-        let io = [IoRange { frames: range(0xa0, 0xc0), kind: IoKind::VideoMemory }];
-        let found: Vec<_> = Regions::new(&ram, &io)
-            .map(|region| (region.first_frame().number(), region.pages()))
-            .collect();
-        assert_eq!(found, [(1, 1), (2, 2), (4, 4), (512, 512), (1024, 512), (0xa0, 32)]);
-        let kinds = Regions::new(&ram, &io).last().unwrap().kind();
-        assert_eq!(kinds, RegionKind::Io(IoKind::VideoMemory));
-    }
-
-    #[test]
-    fn the_last_frames_are_covered_without_overflow() {
-        let ram = [range(Frame::LIMIT - 3, Frame::LIMIT), range(0, Frame::LIMIT)];
-        let pages: Vec<_> = Regions::new(&ram, &[]).map(PhysicalRegion::pages).collect();
-        assert_eq!(pages, [1, 2, Frame::LIMIT]);
-    }
-
-    #[test]
     fn derivation_stays_inside() {
-        let region = Regions::new(&[range(512, 1024)], &[]).next().unwrap();
+        let frames = FrameRange::new(512, 1024).unwrap();
+        let region = PhysicalRegion::cover(frames, RegionKind::Ram).next().unwrap();
+        assert_eq!(region.frames(), frames);
         let part = region.derive(flexpage(0x20_4000, 14)).unwrap();
         assert!(region.contains(part) && !part.contains(region));
         assert!(region.derive(flexpage(0x20_0000, 21)).is_ok());
@@ -244,5 +138,15 @@ mod tests {
                 Err(Error::OutsideRegion { start: outside.start(), bits: outside.bits() })
             );
         }
+    }
+
+    #[test]
+    fn derived_regions_have_the_kind_of_the_whole() {
+        let frames = FrameRange::new(0xa0, 0xc0).unwrap();
+        let kind = RegionKind::Io(IoKind::VideoMemory);
+        let whole = PhysicalRegion::cover(frames, kind).next().unwrap();
+        let part = whole.derive(flexpage(0xa_1000, 12)).unwrap();
+        assert_eq!((part.kind(), part.pages()), (kind, 1));
+        assert_eq!(part.ram(1), Err(Error::NotRam { frame: part.first_frame() }));
     }
 }

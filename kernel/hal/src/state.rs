@@ -1,221 +1,149 @@
 //! The state that the checks decide on: plain data.
 //!
-//! On the kernel the large arrays are slices of the environment's memory that the boot
-//! supplies; on hosts they are vectors, so that a model checker can copy, compare and hash
-//! states.
+//! On the kernel the large arrays are slices of the environment's memory that the boot supplies;
+//! on hosts they are vectors, so that a model checker can copy, compare and hash states.
 
 use core::marker::PhantomData;
 
+use heliox_types::cpu::MAX_CPUS;
+use heliox_types::domain::{DomainId, OwnerCode};
+use heliox_types::error::Error;
+use heliox_types::geometry::{Geometry, Level, MAX_LEAF_LEVELS};
+use heliox_types::mapping::IoRange;
+use heliox_types::status::Status;
 use heliox_types::{Frame, FrameRange};
 
-use crate::domain::{DomainId, Owner, OwnerCode};
-use crate::error::Error;
-use crate::geometry::{Geometry, Level};
-use crate::page::{BlockRecord, PageRecord, Status};
-use crate::region::IoRange;
-use crate::translation::{CpuRecord, Translations};
+use crate::page::Record;
+use crate::translation::CpuRecord;
 
-/// Where the records are stored.
-pub trait Storage {
-    /// One record per page, from frame 0 on.
-    fn pages(&self) -> &[PageRecord];
-    /// The same, to be changed.
-    fn pages_mut(&mut self) -> &mut [PageRecord];
-    /// One record per block; those of lower levels first.
-    fn blocks(&self) -> &[BlockRecord];
-    /// The same, to be changed.
-    fn blocks_mut(&mut self) -> &mut [BlockRecord];
-    /// One record per processor.
-    fn cpus(&self) -> &[CpuRecord];
-    /// The same, to be changed.
-    fn cpus_mut(&mut self) -> &mut [CpuRecord];
-}
-
-/// Records in slices.
-#[derive(Debug)]
-pub struct Slices<'memory> {
-    /// One record per page.
-    pub pages: &'memory mut [PageRecord],
-    /// One record per block.
-    pub blocks: &'memory mut [BlockRecord],
-    /// One record per processor.
-    pub cpus: &'memory mut [CpuRecord],
-}
-
-/// Records in vectors.
-#[cfg(any(test, feature = "simulated"))]
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Vectors {
-    pages: std::vec::Vec<PageRecord>,
-    blocks: std::vec::Vec<BlockRecord>,
-    cpus: std::vec::Vec<CpuRecord>,
-}
-
-#[cfg(any(test, feature = "simulated"))]
-impl Vectors {
-    /// Number of page records.
-    #[must_use]
-    pub const fn page_count(&self) -> usize {
-        self.pages.len()
-    }
-
-    /// The processors' records.
-    #[must_use]
-    pub fn cpu_records(&self) -> &[CpuRecord] {
-        &self.cpus
-    }
-
-    /// Vectors of the right sizes for `frames` frames and `cpus` processors.
-    #[must_use]
-    pub fn new<G: Geometry>(frames: usize, cpus: usize) -> Self {
-        Self {
-            pages: std::vec![PageRecord::NOT_INSTALLED; frames],
-            blocks: std::vec![BlockRecord::NOT_INSTALLED; block_records::<G>(frames)],
-            cpus: std::vec![CpuRecord::default(); cpus],
-        }
-    }
-}
-
-macro_rules! implement_storage {
-    ($type:ty) => {
-        impl Storage for $type {
-            #[inline]
-            fn pages(&self) -> &[PageRecord] {
-                &self.pages
-            }
-            #[inline]
-            fn pages_mut(&mut self) -> &mut [PageRecord] {
-                &mut self.pages
-            }
-            #[inline]
-            fn blocks(&self) -> &[BlockRecord] {
-                &self.blocks
-            }
-            #[inline]
-            fn blocks_mut(&mut self) -> &mut [BlockRecord] {
-                &mut self.blocks
-            }
-            #[inline]
-            fn cpus(&self) -> &[CpuRecord] {
-                &self.cpus
-            }
-            #[inline]
-            fn cpus_mut(&mut self) -> &mut [CpuRecord] {
-                &mut self.cpus
-            }
-        }
-    };
-}
-
-implement_storage!(Slices<'_>);
-#[cfg(any(test, feature = "simulated"))]
-implement_storage!(Vectors);
-
-/// Number of block records for memory of `frames` frames.
-#[must_use]
-pub const fn block_records<G: Geometry>(frames: usize) -> usize {
-    let mut records = 0;
-    let mut level = 2;
-    while level <= G::LEAF_LEVELS {
-        records += frames.div_ceil(1 << (G::INDEX_BITS * (level - 1)));
-        level += 1;
-    }
-    records
-}
+/// Many of something.
+#[cfg(target_os = "none")]
+pub type Records<T> = &'static mut [T];
+/// Many of something.
+#[cfg(not(target_os = "none"))]
+pub type Records<T> = std::vec::Vec<T>;
 
 /// What the boot found in memory. The ranges are disjoint; frames in none of them, up to
 /// the number of page records, are not installed.
-#[derive(Clone, Copy, Debug)]
-pub struct Layout<'ranges> {
+#[cfg_attr(not(target_os = "none"), derive(Clone))]
+#[derive(Debug)]
+pub struct Layout {
     /// Needed for the kernel to run.
-    pub environment: &'ranges [FrameRange],
+    pub environment: Records<FrameRange>,
     /// Free for clients.
-    pub free: &'ranges [FrameRange],
+    pub free: Records<FrameRange>,
     /// The boot modules' memory, one range per module.
-    pub modules: &'ranges [FrameRange],
+    pub modules: Records<FrameRange>,
     /// Device memory that clients may have; may lie past the page records.
-    pub io: &'ranges [IoRange],
+    pub io: Records<IoRange>,
 }
 
 /// All that the checks remember.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct State<G, S> {
-    pub(crate) storage: S,
-    pub(crate) translations: Translations,
-    pub(crate) largest_leaf: Level,
+#[cfg_attr(not(target_os = "none"), derive(Clone))]
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub struct State<G> {
+    /// The records of units by their level - 1: of each page from frame 0 on, then of each larger
+    /// unit, of which the last may lie only partly within memory.
+    pub(crate) units: [Records<Record>; MAX_LEAF_LEVELS],
+    pub(crate) cpus: Records<CpuRecord>,
+    /// Number of the last event that made a processor owe a flush.
+    pub(crate) epoch: u64,
     geometry: PhantomData<G>,
 }
 
-impl<G: Geometry, S: Storage> State<G, S> {
+impl<G: Geometry> State<G> {
+    /// The number of records of units of `level` for `frames` frames.
+    pub const fn unit_count(level: Level, frames: usize) -> usize {
+        if level.number() <= G::LEAF_LEVELS {
+            frames.div_ceil(1 << level.frame_bits::<G>())
+        } else {
+            0
+        }
+    }
+
     /// The state after the boot: free memory and the modules' belong to domain 0.
     ///
-    /// The page records of frames in no range must be [`PageRecord::NOT_INSTALLED`]; they are not
-    /// written, and may lie in memory that cannot be. All other records are overwritten.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::BadStorage`], [`Error::BadLayout`].
+    /// The records of pages in no range must be [`Record::NOT_INSTALLED`]; they are not written,
+    /// and may lie in memory that cannot be. All other records are overwritten.
     pub(crate) fn new(
-        storage: S,
-        layout: &Layout<'_>,
-        largest_leaf: Level,
+        units: [Records<Record>; MAX_LEAF_LEVELS],
+        cpus: Records<CpuRecord>,
+        layout: &Layout,
         reference_root: Frame,
     ) -> Result<Self, Error> {
         let () = G::VALID;
-        let frames = storage.pages().len();
-        let needed = block_records::<G>(frames);
-        let supplied = storage.blocks().len();
-        // Frames with records have numbers of 32 bits: 16 TiB.
-        if supplied != needed || u32::try_from(frames).is_err() {
-            return Err(Error::BadStorage { needed, supplied });
+        let mut state = Self { units, cpus, epoch: 0, geometry: PhantomData };
+        let [pages, larger @ ..] = &mut state.units;
+        let memory = FrameRange::new(0, pages.len() as u64).unwrap_or(FrameRange::EMPTY);
+        for (records, level) in larger.iter_mut().zip(Level::leaves::<G>().skip(1)) {
+            let (needed, supplied) = (Self::unit_count(level, pages.len()), records.len());
+            if needed != supplied {
+                return Err(Error::BadStorage { needed, supplied });
+            }
+            records.fill(Record::not_installed(level.frames::<G>()));
         }
-        let supplied = storage.cpus().len();
-        if supplied == 0 || supplied > crate::cpu::MAX_CPUS {
-            let needed = supplied.clamp(1, crate::cpu::MAX_CPUS);
-            return Err(Error::BadStorage { needed, supplied });
+        let supplied = state.cpus.len();
+        if supplied == 0 || supplied > MAX_CPUS {
+            return Err(Error::BadStorage { needed: supplied.clamp(1, MAX_CPUS), supplied });
         }
-        let mut state = Self {
-            storage,
-            translations: Translations::NEW,
-            largest_leaf: largest_leaf.min(Level::new::<G>(G::LEAF_LEVELS).unwrap_or(Level::FIRST)),
-            geometry: PhantomData,
-        };
-        state.storage.cpus_mut().fill(CpuRecord::new(reference_root));
-        let memory = FrameRange::new(0, frames as u64).unwrap_or(FrameRange::EMPTY);
-        let client = OwnerCode::new(Owner::Domain(DomainId::ZERO));
-        let environment = layout.environment.iter();
-        let environment =
-            environment.map(|range| (*range, Status::Environment, OwnerCode::HYPERVISOR));
-        let normal = layout.free.iter().chain(layout.modules);
-        let normal = normal.map(|range| (*range, Status::Normal, client));
-        // Device memory can lie past the records.
-        let io = layout.io.iter().map(|io| io.frames);
-        let io = io.map(|range| (range, Status::Io, client));
-        let all = environment.chain(normal).chain(io);
-        for (number, (range, ..)) in all.clone().enumerate() {
-            if all.clone().take(number).any(|(other, ..)| other.overlaps(range)) {
+        state.cpus.fill(CpuRecord::new(reference_root));
+
+        let environment = layout.environment.iter().map(|range| (*range, Status::Environment));
+        let normal = layout.free.iter().chain(layout.modules.iter());
+        let io = layout.io.iter().map(|io| (io.frames, Status::Io));
+        let all = environment.chain(normal.map(|range| (*range, Status::Normal))).chain(io);
+        for (number, (range, status)) in all.clone().enumerate() {
+            let overlaps = all.clone().take(number).any(|(other, _)| other.overlaps(range));
+            // Device memory can lie past the records.
+            let recorded = range.intersection(memory);
+            if overlaps || (recorded != range && status != Status::Io && !range.is_empty()) {
                 return Err(Error::BadLayout { range });
             }
+            state.install(recorded, status);
         }
-        let recorded = all.filter_map(move |(range, status, owner)| {
-            let range = match status {
-                Status::Io => range.intersection(memory),
-                _ => range,
-            };
-            (!range.is_empty()).then_some((range, status, owner))
-        });
-        for (range, status, owner) in recorded.clone() {
-            if !state.install(range, status, owner) {
-                return Err(Error::BadLayout { range });
-            }
-        }
-        state.sum_up(recorded);
         Ok(state)
     }
 
-    /// The records.
-    #[must_use]
-    pub const fn storage(&self) -> &S {
-        &self.storage
+    /// Makes the records of `range`, none of which were made before.
+    fn install(&mut self, range: FrameRange, status: Status) {
+        let owner = match status {
+            Status::Environment => OwnerCode::HYPERVISOR,
+            _ => OwnerCode::of(DomainId::ZERO),
+        };
+        if let [pages, ..] = &mut self.units
+            && let Some(pages) = pages.get_mut(range.start() as usize..range.end() as usize)
+        {
+            // In eights: this is what takes time at boot.
+            let record = Record::new(status, owner);
+            let mut eights = pages.chunks_exact_mut(8);
+            for eight in &mut eights {
+                eight.copy_from_slice(&[record; 8]);
+            }
+            eights.into_remainder().fill(record);
+        }
+        for level in Level::leaves::<G>().skip(1) {
+            let bits = level.frame_bits::<G>();
+            for block in range.start() >> bits..range.end().div_ceil(1 << bits) {
+                let block = FrameRange::new(block << bits, (block + 1) << bits);
+                let part = block.map_or(FrameRange::EMPTY, |block| block.intersection(range));
+                let (Some(frame), count) = (part.first(), part.count()) else { continue };
+                let whole = count == level.frames::<G>();
+                self.change(level, frame, |block| {
+                    block.set_owner(if whole { owner } else { OwnerCode::MIXED });
+                    if status == Status::Normal {
+                        block.count_normal(count);
+                    }
+                });
+            }
+        }
+    }
+
+    /// For tests: makes a unit look as if it were referenced as often as `count`. Returns the
+    /// count before.
+    #[cfg(test)]
+    pub(crate) fn pretend_count(&mut self, level: Level, frame: Frame, count: u32) -> u32 {
+        let before = self.record(level, frame).count();
+        self.change(level, frame, |record| record.set_count(count));
+        before
     }
 }

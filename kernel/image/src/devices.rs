@@ -1,17 +1,20 @@
 //! System calls for programs that drive devices (`docs/first-light.md`, from number 16 on): those
 //! with the word `devices` among their arguments.
 
-use heliox_hal::irq::{Irq, IrqControl};
+use heliox_hal::execution::{Execution, PortPermissions as _, Registers};
+use heliox_hal::irq::IrqControl;
 use heliox_hal::pci::{PciConfiguration, PciFunction, PciRegister};
 use heliox_hal::port::{PortRange, Ports};
-use heliox_hal::{BreakpointKind, BreakpointLength, Hal, Measurement, PortPermissions, Register};
-use heliox_types::VirtualAddress;
+use heliox_hal::{Hal, PortPermissions};
+use heliox_types::{
+    Breakpoint, BreakpointKind, BreakpointLength, Irq, Measurement, Register, VirtualAddress,
+};
 
 use crate::program::{Program, State};
 use crate::system::System;
 
 /// What a program has of devices.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Devices {
     ports: Option<PortPermissions>,
     measurement: Measurement,
@@ -38,15 +41,15 @@ pub(crate) fn handle(system: &mut System<'_>, program: &mut Program, number: u64
             let range = ports(hal, first, second)?;
             let permissions = match program.devices.ports.take() {
                 Some(permissions) => permissions,
-                None => system.in_heap(|_| PortPermissions::new()).ok()?,
+                None => system.in_heap(Hal::new_port_permissions).ok()?,
             };
             let permissions = program.devices.ports.insert(permissions);
-            permissions.grant(range);
+            permissions.set(range, true);
             program.context.set_port_permissions(Some(permissions));
         }
         17 => {
             let range = ports(hal, first, second)?;
-            program.devices.ports.as_mut()?.revoke(range);
+            program.devices.ports.as_mut()?.set(range, false);
         }
         18 => {
             let range = ports(hal, first, first.checked_add(third)?.checked_sub(1)?)?;
@@ -86,20 +89,23 @@ pub(crate) fn handle(system: &mut System<'_>, program: &mut Program, number: u64
             };
             let address = VirtualAddress::new(second)?;
             let number = usize::try_from(first).ok()?;
-            let breakpoint = kind.map(|kind| (address, kind));
+            let breakpoint = match kind {
+                Some(kind) => Some(Breakpoint::new(address, kind).ok()?),
+                None => None,
+            };
             program.context.set_breakpoint(number, breakpoint).ok()?;
         }
         25 => {
             return Some(match first {
-                0 => hal.unexpected_interrupts(),
-                1 => program.context.debug_status(),
-                2 => hal.last_fault_address(),
+                0 => hal.events().unexpected,
+                1 => program.debug_status,
+                2 => program.last_fault_address,
                 _ => hal.events().flushes,
             });
         }
-        26 => program.devices.measurement.start(hal),
+        26 => program.devices.measurement.start(hal.events()),
         27 => {
-            program.devices.measurement.stop(hal);
+            program.devices.measurement.stop(hal.events());
             let (events, _) = program.devices.measurement.read();
             let wanted = [events.ticks, events.root_loads, events.flushes];
             return wanted.get(usize::try_from(first).ok()?).copied();

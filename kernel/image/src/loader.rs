@@ -8,16 +8,18 @@ use core::fmt;
 
 use heliox_boot::PhysicalRange;
 use heliox_boot::elf::{self, ElfError, FileBytes, Segment, UnreadableFile};
+use heliox_hal::Hal;
 use heliox_hal::domain::Owner;
 use heliox_hal::error::Error;
+use heliox_hal::execution::{Execution, Registers};
 use heliox_hal::flexpage::Flexpage;
 use heliox_hal::memory::{KernelMemory, Paging, PhysicalMemory, UserMemory};
 use heliox_hal::page_map::{PageMap, TableSupply};
 use heliox_hal::region::PhysicalRegion;
 use heliox_hal::rights::Rights;
-use heliox_hal::{Hal, RegisterError};
+use heliox_log::debug;
 use heliox_page_alloc::{Domain, Event};
-use heliox_types::{PAGE_BITS, PAGE_BYTES, VirtualAddress};
+use heliox_types::{PAGE_BITS, PAGE_BYTES, RegisterError, VirtualAddress};
 
 use crate::program::Program;
 use crate::system::{MemoryError, System};
@@ -98,8 +100,8 @@ impl ModuleBytes<'_> {
         let page = Flexpage::physical(at.frame().address(), PAGE_BITS).ok()?;
         let cpu = self.hal.cpu();
         let memory = self.hal.memory();
-        let mut regions = memory.module_regions(self.number)?;
-        let region = regions.find_map(|region| region.derive(page).ok())?;
+        let region =
+            memory.module_regions(self.number)?.find_map(|region| region.derive(page).ok())?;
         let mapping = memory.add_kernel_mapping(cpu, region, Rights::Read, false, None).ok()?;
         let within = usize::try_from(at.offset_in_page()).ok()?;
         let result = memory.read_bytes(&mapping, within, buffer);
@@ -136,15 +138,17 @@ impl FileBytes for ModuleBytes<'_> {
 /// # Errors
 /// A [`LoadError`]. Memory that was taken until then has been given back.
 pub(crate) fn load(system: &mut System<'_>, number: usize) -> Result<Program, LoadError> {
-    let information = system.hal().information();
+    let information = system.hal().report.information;
     let (command_line, range) = match information.modules().nth(number) {
         Some(module) => (module.command_line, module.range),
         None => ("", PhysicalRange::EMPTY),
     };
+    let name = command_line.split(' ').next().unwrap_or("");
     let module = (number, range);
     let hal = system.hal();
     let image =
         elf::Program::parse(&mut ModuleBytes { hal, number, range }).map_err(LoadError::Elf)?;
+    debug!("module {}: entry point {}", name, image.entry());
     if image.pages() > system.available() {
         return Err(LoadError::NoMemory { pages: image.pages() });
     }
@@ -223,13 +227,10 @@ impl Space {
         region: PhysicalRegion,
         rights: Rights,
     ) -> Result<(), LoadError> {
-        let address = VirtualAddress::new(address).unwrap_or(VirtualAddress::ZERO);
-        let to = Flexpage::new(address, PAGE_BITS)?;
+        let to = VirtualAddress::new(address).unwrap_or(VirtualAddress::ZERO);
         system.fill(&mut self.domain, &mut self.supply)?;
         let memory = system.hal().memory();
-        let added =
-            memory.add_mapping(&mut self.map, to, region, rights, None, &mut self.supply)?;
-        debug_assert_eq!(added.done, 1, "a page is mapped in one step");
+        memory.add_mapping(&mut self.map, to, region, rights, None, &mut self.supply)?;
         Ok(())
     }
 

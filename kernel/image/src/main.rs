@@ -18,15 +18,15 @@ mod scheduler;
 mod system;
 mod system_call;
 
-use heliox_boot::options::Crash;
-use heliox_hal::{Hal, error, info};
-
+use heliox_boot::options::{Crash, Options};
+use heliox_hal::Hal;
+use heliox_log::{error, info};
 use heliox_page_alloc::{CpuCache, Node};
 
 use crate::scheduler::{NOT_STARTED, Scheduler};
 use crate::system::System;
 
-heliox_hal::kernel_main!(main);
+heliox_log::kernel_main!(main);
 
 /// Uses stack without end; the result is of no interest.
 #[expect(unconditional_recursion, reason = "that is what was asked for")]
@@ -35,12 +35,10 @@ fn overflow_stack(depth: u64) -> u64 {
     frame.iter().sum::<u64>() + core::hint::black_box(overflow_stack(depth + 1))
 }
 
-/// The status of a machine that the kernel cannot run on.
-const CANNOT_BOOT: u8 = 1;
-
 fn main(mut hal: Hal) -> ! {
-    report::machine(&mut hal);
-    match hal.options().crash {
+    let rates = heliox_clock::start(&mut hal);
+    report::machine(&hal, &rates);
+    match Options::parse(hal.report.information.command_line(), |_| {}).crash {
         #[expect(clippy::panic, reason = "that is what was asked for")]
         Some(Crash::Panic) => panic!("as the command line asked"),
         Some(Crash::Stack) => {
@@ -53,7 +51,7 @@ fn main(mut hal: Hal) -> ! {
         Ok(system) => system,
         Err(error) => {
             error!("cannot boot: {error}");
-            heliox_hal::stop(CANNOT_BOOT);
+            heliox_log::stop(heliox_log::CANNOT_BOOT);
         }
     };
     report::memory(&system);
@@ -62,14 +60,14 @@ fn main(mut hal: Hal) -> ! {
     scheduler.start_modules(&mut system);
     if scheduler.is_empty() {
         error!("there is no program to run");
-        heliox_hal::stop(NOT_STARTED);
+        heliox_log::stop(NOT_STARTED);
     }
     let status = scheduler.run(&mut system);
-    report::end(system.hal());
+    report::end(system.hal(), &rates, scheduler.first_entry());
     while system.scrub() {}
     if system.available() != free {
         error!("{} pages were not given back", free - system.available());
     }
     info!("all programs have ended");
-    heliox_hal::stop(status)
+    heliox_log::stop(status)
 }

@@ -1,12 +1,13 @@
 //! One running program.
 
 use heliox_hal::domain::Owner;
-use heliox_hal::irq::Irq;
+use heliox_hal::execution::{Execution, Registers};
 use heliox_hal::memory::Paging;
 use heliox_hal::page_map::{PageMap, PageMapUse};
-use heliox_hal::{Context, Hal, Interrupt, Register, info};
+use heliox_hal::{Context, Hal};
+use heliox_log::info;
 use heliox_page_alloc::Domain;
-use heliox_types::VirtualAddress;
+use heliox_types::{Interrupt, Irq, Register, VirtualAddress};
 
 use crate::devices::Devices;
 use crate::system::System;
@@ -36,7 +37,6 @@ pub(crate) enum State {
 }
 
 /// A program: an address space, registers, and what the kernel knows about it.
-#[derive(Debug)]
 pub(crate) struct Program {
     command_line: [u8; COMMAND_LINE_BYTES],
     command_line_length: usize,
@@ -51,6 +51,10 @@ pub(crate) struct Program {
     pub(crate) fault_handler: Option<VirtualAddress>,
     /// When the clock shows so many microseconds, the program wants a fault.
     pub(crate) alarm: Option<u64>,
+    /// Of its last page fault.
+    pub(crate) last_fault_address: u64,
+    /// What the processor said at its last exception 1.
+    pub(crate) debug_status: u64,
     pub(crate) devices: Devices,
 }
 
@@ -75,6 +79,8 @@ impl Program {
             state: State::Ready,
             fault_handler: None,
             alarm: None,
+            last_fault_address: 0,
+            debug_status: 0,
             devices: Devices::default(),
         };
         for (target, byte) in program.command_line.iter_mut().zip(command_line.bytes()) {
@@ -130,10 +136,10 @@ impl Program {
 
     fn print_line(&mut self) {
         let line = self.line.get(..self.line_length).unwrap_or(&[]);
-        heliox_hal::log::write_bytes(self.name().as_bytes());
-        heliox_hal::log::write_bytes(b": ");
-        heliox_hal::log::write_bytes(line);
-        heliox_hal::log::write_bytes(b"\r\n");
+        heliox_log::write_bytes(self.name().as_bytes());
+        heliox_log::write_bytes(b": ");
+        heliox_log::write_bytes(line);
+        heliox_log::write_bytes(b"\r\n");
         self.line_length = 0;
     }
 
@@ -178,7 +184,7 @@ impl Program {
                 "{}: stopped at {:#x} by exception {vector}, error code {error_code:#x}, address \
                  {address:#x}",
                 self.name(),
-                self.context.instruction_pointer()
+                self.context.saved().instruction_pointer
             );
             self.end(FAULT_STATUS);
             return;
@@ -200,7 +206,14 @@ impl Program {
                     .devices
                     .ports()
                     .is_some_and(|ports| hal.load_port_permissions(&self.context, ports)) => {}
-            Interrupt::PageFault { address, error } => self.fault(14, error.bits(), address),
+            Interrupt::PageFault { address, error } => {
+                self.last_fault_address = address;
+                self.fault(14, error.bits(), address);
+            }
+            Interrupt::Exception { vector: 1, error_code } => {
+                self.debug_status = error_code;
+                self.fault(1, 0, 0);
+            }
             Interrupt::Exception { vector, error_code } => self.fault(vector, error_code, 0),
             Interrupt::SystemCall | Interrupt::Timer | Interrupt::External(_) => return false,
         }

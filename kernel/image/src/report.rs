@@ -1,14 +1,17 @@
 //! What the kernel says about the machine and about itself.
 
 use heliox_boot::information::BootProtocol;
-use heliox_hal::{Hal, debug, info, warn};
+use heliox_clock::Rates;
+use heliox_hal::Hal;
+use heliox_hal::execution::{Execution, Heap};
+use heliox_log::{debug, info, warn};
 use heliox_types::PAGE_BYTES;
 
 use crate::system::System;
 
 /// Prints what was found at boot.
-pub(crate) fn machine(hal: &mut Hal) {
-    let information = hal.information();
+pub(crate) fn machine(hal: &Hal, rates: &Rates) {
+    let information = hal.report.information;
     info!("Heliox {}, started by {}", env!("CARGO_PKG_VERSION"), loader(hal));
     for diagnostic in information.diagnostics().as_slice() {
         warn!("{diagnostic}");
@@ -21,38 +24,42 @@ pub(crate) fn machine(hal: &mut Hal) {
         info!("  {area}");
     }
     let free = information.memory_map().usable_frames() * PAGE_BYTES;
-    let report = hal.boot_report();
+    let report = hal.report;
+    let heap = hal.heap_frames().bytes();
     info!(
         "{} KiB are free; the kernel lives in {} with {} KiB of heap and {} KiB that describe pages",
         free >> 10,
-        report.environment(),
-        report.heap_bytes() >> 10,
-        report.metadata_bytes() >> 10,
+        report.prepared.plan.range,
+        heap >> 10,
+        (report.prepared.plan.range.bytes() - heap) >> 10,
     );
-    for (name, on) in report.protections() {
-        if *on {
+    for (name, on) in report.features.protections() {
+        if on {
             debug!("protection: {name} is on");
         } else {
             warn!("this processor has no {name}");
         }
     }
-    match report.bus_masters() {
-        Some((found, disabled)) => {
-            debug!("PCI: {found} functions, bus mastering switched off in {disabled}");
-        }
+    match report.bus_masters {
+        Some(disabled) => debug!("PCI: bus mastering switched off in {disabled} functions"),
         None => warn!("unsafe-dma: devices may write to any memory"),
     }
-    let (counter, timer, measured) = hal.timer().rates();
-    if !measured {
+    if let Some(error) = report.prepared.acpi_error {
+        warn!("{error}");
+    }
+    if !rates.measured {
         warn!("there is no 8254 to measure the clock with; a rate is assumed");
     }
-    debug!("clock: {counter} Hz, timer: {timer} Hz");
-    debug!("external interrupts: {}", hal.interrupt_controller());
-    for (number, module) in hal.information().modules().enumerate() {
+    debug!("clock: {} Hz, timer: {} Hz", rates.counter_hertz, rates.timer_hertz);
+    debug!(
+        "external interrupts: {}",
+        if report.prepared.io_apic.is_some() { "I/O APIC" } else { "8259" }
+    );
+    for (module, frames) in information.modules().zip(information.module_frames()) {
         let bytes = module.range.bytes();
         info!("module {}: {bytes} bytes at {}", module.name(), module.range.start());
-        if let Some(entry) = hal.module_entry(number) {
-            debug!("module {}: entry point {entry}", module.name());
+        if frames.is_empty() {
+            warn!("module {}: shares a page with another, left out", module.name());
         }
     }
 }
@@ -65,17 +72,25 @@ pub(crate) fn memory(system: &System<'_>) {
 }
 
 /// Prints what the boot cost, and what went by unnoticed.
-pub(crate) fn end(hal: &Hal) {
-    if let Some(cost) = hal.boot_cost() {
-        info!("boot: {cost}");
+/// What the boot cost is in ticks of the time-stamp counter (instructions, where the machine counts
+/// them); `first_entry`: the counter when the first program was entered.
+pub(crate) fn end(hal: &Hal, rates: &Rates, first_entry: Option<u64>) {
+    if let Some(entry) = first_entry {
+        info!(
+            "boot: {} ticks from the kernel's first instruction to the first program's, {} of them \
+             to measure the clock",
+            entry.wrapping_sub(hal.report.start),
+            rates.ticks
+        );
     }
-    if hal.unexpected_interrupts() > 0 {
-        info!("{} interrupts that nobody had asked for", hal.unexpected_interrupts());
+    let unexpected = hal.events().unexpected;
+    if unexpected > 0 {
+        info!("{unexpected} interrupts that nobody had asked for");
     }
 }
 
 fn loader(hal: &Hal) -> &str {
-    let information = hal.information();
+    let information = hal.report.information;
     match (information.loader_name(), information.protocol()) {
         ("", Some(BootProtocol::Pvh)) => "a PVH loader",
         ("", _) => "a Multiboot2 loader",

@@ -1,7 +1,8 @@
 //! Who runs when: round robin, a millisecond each.
 
-use heliox_hal::irq::Irq;
-use heliox_hal::{Interrupt, Register, debug, error};
+use heliox_hal::execution::{Execution, Registers};
+use heliox_log::{debug, error};
+use heliox_types::{Interrupt, Irq, Register};
 
 use crate::loader::{self, LoadError};
 use crate::program::{Program, State};
@@ -18,19 +19,25 @@ pub(crate) const NOT_STARTED: u8 = 2;
 const SLICE: u64 = 1000;
 
 /// All programs, and the modules that have not become programs yet.
-#[derive(Debug)]
 pub(crate) struct Scheduler {
     programs: [Option<Program>; PROGRAMS],
     /// The next module to be started.
     next_module: usize,
     /// The first status of a program that was not 0, or of this kernel if a module was refused.
     status: u8,
+    /// The time-stamp counter when the first program was entered.
+    first_entry: Option<u64>,
 }
 
 impl Scheduler {
     /// No programs yet.
     pub(crate) const fn new() -> Self {
-        Self { programs: [const { None }; PROGRAMS], next_module: 0, status: 0 }
+        Self { programs: [const { None }; PROGRAMS], next_module: 0, status: 0, first_entry: None }
+    }
+
+    /// The time-stamp counter when the first program was entered.
+    pub(crate) const fn first_entry(&self) -> Option<u64> {
+        self.first_entry
     }
 
     /// Whether there are no programs.
@@ -41,7 +48,7 @@ impl Scheduler {
     /// Starts modules in their order, as long as there are place and memory; the others wait until
     /// a program has ended. A module that cannot be started is refused.
     pub(crate) fn start_modules(&mut self, system: &mut System<'_>) {
-        let information = system.hal().information();
+        let information = system.hal().report.information;
         for module in information.modules().skip(self.next_module) {
             let alone = self.is_empty();
             let Some(place) = self.programs.iter_mut().find(|place| place.is_none()) else {
@@ -93,7 +100,7 @@ impl Scheduler {
                     if fired & bit != 0 {
                         fired &= !bit;
                         program.state = State::Ready;
-                    } else if system.hal().timer().now() >= until {
+                    } else if system.hal().now() >= until {
                         if bit != 0 {
                             program.context.set_register(Register::Rax, 1);
                         }
@@ -103,6 +110,7 @@ impl Scheduler {
                     }
                 }
                 if program.state == State::Ready {
+                    self.first_entry.get_or_insert_with(|| system.hal().events().ticks);
                     if let Some(irq) = run_slice(system, program) {
                         fired |= 1 << irq.number();
                     }
@@ -122,7 +130,7 @@ impl Scheduler {
             if ended {
                 self.start_modules(system);
             } else if !ran && !more {
-                system.hal().timer().set_deadline(next_wake);
+                system.hal().set_deadline(next_wake);
                 if let Some(Interrupt::External(irq)) = system.hal().wait_for_interrupt() {
                     fired |= 1 << irq.number();
                 }
@@ -135,13 +143,13 @@ impl Scheduler {
 /// Runs one program until its time is over, it ends, it gives way, or a device asks for attention:
 /// on the line that is returned.
 fn run_slice(system: &mut System<'_>, program: &mut Program) -> Option<Irq> {
-    let slice_end = system.hal().timer().now().saturating_add(SLICE);
+    let slice_end = system.hal().now().saturating_add(SLICE);
     let deadline = program.alarm.map_or(slice_end, |alarm| alarm.min(slice_end));
-    system.hal().timer().set_deadline(Some(deadline));
+    system.hal().set_deadline(Some(deadline));
     while program.state == State::Ready {
         let go_on = match program.run(system.hal()) {
             Interrupt::SystemCall => system_call::handle(system, program),
-            Interrupt::Timer => program.take_alarm(system.hal().timer().now()),
+            Interrupt::Timer => program.take_alarm(system.hal().now()),
             Interrupt::External(irq) => return Some(irq),
             fault => program.take_fault(system.hal(), fault),
         };

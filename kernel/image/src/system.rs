@@ -8,21 +8,22 @@ use core::fmt;
 
 use heliox_hal::domain::{DomainId, Owner};
 use heliox_hal::error::Error;
-use heliox_hal::flexpage::{Flexpage, VirtualRange};
+use heliox_hal::execution::{Execution, Heap};
+use heliox_hal::flexpage::Flexpage;
 use heliox_hal::kernel_mapping::KernelMapping;
-use heliox_hal::memory::{KernelMemory, Ownership, Paging, PhysicalMemory, UserMemory};
+use heliox_hal::memory::{KernelMemory, Ownership, Paging, PhysicalMemory};
 use heliox_hal::page::Status;
-use heliox_hal::page_map::{FreeStep, PageMap, PageMapPage, SUPPLY_LIMIT, TableSupply};
+use heliox_hal::page_map::{PageMap, PageMapPage, SUPPLY_LIMIT, TableSupply};
 use heliox_hal::region::PhysicalRegion;
 use heliox_hal::rights::Rights;
-use heliox_hal::{Context, Hal, HeapError, error};
+use heliox_hal::{Context, Hal};
+use heliox_log::error;
+use heliox_memory::{FreeStep, Freeing, Parts, Progress};
 use heliox_page_alloc::{
     Cpu, CpuCache, Domain, Event, HeapFigures, Machine, MemoryFlags, Order, PageAllocator, Pages,
     SetupError,
 };
-use heliox_types::{
-    Frame, FrameRange, PAGE_BITS, PAGE_BYTES, PhysicalAddress, USER_END, VirtualAddress,
-};
+use heliox_types::{Frame, FrameRange, HeapError, PAGE_BITS, PAGE_BYTES, PhysicalAddress};
 
 /// Frames below 4 GiB, which devices with short addresses reach: the zone `dma`.
 const LAST_DMA_FRAME: u64 = (4 << 30 >> PAGE_BITS) - 1;
@@ -54,13 +55,7 @@ impl Pages for HalPages {
         let Owner::Domain(domain) = owner else {
             return Err(first);
         };
-        // A block that was cleared as a whole changes hands as a whole.
-        if let Some(region) = self.region(frames)
-            && self.hal.memory().assign(region, domain).is_ok()
-        {
-            return Ok(());
-        }
-        // Which pages are the domain's already is known before any other changes hands.
+        // Which pages cannot become the domain's is known before any other changes hands.
         for frame in frames {
             if self.owner(frame) != owner && self.page(frame).is_none_or(|_| !self.is_idle(frame)) {
                 return Err(frame);
@@ -69,9 +64,15 @@ impl Pages for HalPages {
         for frame in frames {
             if self.owner(frame) != owner {
                 self.clear(frame)?;
-                let region = self.page(frame).ok_or(frame)?;
-                self.hal.memory().assign(region, domain).map_err(|_| frame)?;
             }
+        }
+        // As much at once as possible, so that it can be mapped by large pages.
+        for (first, order) in frames.blocks() {
+            let block = FrameRange::from_count(first, 1 << order);
+            let region = block.and_then(|block| self.region(block)).ok_or(first)?;
+            let mut parts = Parts::new(region);
+            let mut assign = |part| self.hal.memory().assign(part, domain);
+            while parts.step(&mut assign).map_err(|_| first)? == Progress::More {}
         }
         Ok(())
     }
@@ -106,7 +107,7 @@ impl HalPages {
     /// Whether the page is memory that nothing refers to.
     fn is_idle(&self, frame: Frame) -> bool {
         let page = self.hal.memory_view().state().page(frame);
-        page.is_some_and(|page| page.status() == Status::Normal && page.count() == 0)
+        page.status() == Status::Normal && page.count() == 0
     }
 }
 
@@ -163,8 +164,8 @@ pub(crate) struct System<'memory> {
 impl<'memory> System<'memory> {
     /// Hands all free memory to the page allocator. `caches`: one for each processor.
     pub(crate) fn new(mut hal: Hal, caches: &'memory mut [CpuCache]) -> Result<Self, MemoryError> {
-        let information = hal.information();
-        let max_page = hal.boot_report().managed_frames();
+        let information = hal.report.information;
+        let max_page = hal.report.prepared.plan.managed_frames;
         let words = PageAllocator::<HalPages>::metadata_words(max_page) as u64;
         let heap = hal.heap_frames();
         let records =
@@ -347,26 +348,15 @@ impl<'memory> System<'memory> {
     }
 
     /// Frees an address space that nothing uses any more, and its memory with it.
-    pub(crate) fn free_page_map(&mut self, domain: &mut Domain<Owner>, mut map: PageMap) {
+    pub(crate) fn free_page_map(&mut self, domain: &mut Domain<Owner>, map: PageMap) {
         let cpu = self.hal().cpu();
-        let mut supply = TableSupply::EMPTY;
-        let mut rest = VirtualRange::new(VirtualAddress::ZERO, USER_END >> PAGE_BITS).ok();
-        while let Some(range) = rest.take() {
-            let mut frames = [Frame::ZERO; STEP];
-            let mut count = 0;
-            let removed =
-                self.hal().memory().remove_mapping(cpu, &mut map, range, &mut supply, |mapping| {
-                    if let Some(slot) = frames.get_mut(count) {
-                        *slot = mapping.frame;
-                        count += 1;
-                    }
-                });
-            for frame in frames.iter().take(count) {
-                self.give_back(domain, *frame);
-            }
-            match removed {
-                Ok(removed) => {
-                    rest = removed.rest;
+        let mut freeing = Freeing::new(map);
+        loop {
+            match freeing.step(self.hal().memory(), cpu) {
+                Ok(FreeStep::More { rest, removed }) => {
+                    freeing = rest;
+                    let Some(removed) = removed else { continue };
+                    self.give_back(domain, removed.mapping.frame);
                     for table in removed.tables {
                         // There is one processor, so nothing drains.
                         match self.hal().memory().reclaim(table) {
@@ -375,29 +365,12 @@ impl<'memory> System<'memory> {
                         }
                     }
                 }
-                Err(error) => error!("an address space is not emptied: {error}"),
-            }
-        }
-        let mut dying = match self.hal().memory().free_page_map(cpu, map) {
-            Ok(dying) => dying,
-            Err(refused) => return error!("an address space is lost: {}", refused.error),
-        };
-        loop {
-            match self.hal().memory().free_step(dying) {
-                FreeStep::More { mut tables, rest } => {
-                    while let Some(page) = tables.take() {
-                        self.give_back_table(domain, page);
-                    }
-                    dying = rest;
-                }
-                FreeStep::Done(page) => return self.give_back_table(domain, page),
+                Ok(FreeStep::Done(root)) => return self.give_back_table(domain, root),
+                Err(refused) => return error!("an address space is lost: {}", refused.error),
             }
         }
     }
 }
-
-/// Mappings that one step of removing can tell of: a table's worth.
-const STEP: usize = 512;
 
 /// The first and the last address of a range, the last exclusive.
 fn ends(range: FrameRange) -> (PhysicalAddress, PhysicalAddress) {

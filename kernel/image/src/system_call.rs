@@ -3,8 +3,9 @@
 //! The number is in RAX, arguments in RDI, RSI, RDX, R8, R9 and R10; the result comes in RAX.
 //! Programs pass data in registers only, so the kernel never touches a program's memory here.
 
-use heliox_hal::{Context, Register};
-use heliox_types::VirtualAddress;
+use heliox_hal::Context;
+use heliox_hal::execution::{Execution, Registers};
+use heliox_types::{Register, VirtualAddress};
 
 use crate::devices;
 use crate::program::{Program, State};
@@ -76,7 +77,7 @@ pub(crate) fn handle(system: &mut System<'_>, program: &mut Program) -> bool {
             return false;
         }
         Some(Call::Write(bytes, length)) => program.write(bytes.get(..length).unwrap_or(&[])),
-        Some(Call::Clock) => result = system.hal().timer().now(),
+        Some(Call::Clock) => result = system.hal().now(),
         Some(Call::Yield) => go_on = false,
         Some(Call::Argument(index)) => result = program.command_line_word(index),
         Some(Call::SleepUntil(time)) => {

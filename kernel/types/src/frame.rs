@@ -36,11 +36,14 @@ impl Frame {
     /// The physical address of the frame's first byte.
     #[must_use]
     pub const fn address(self) -> PhysicalAddress {
-        match PhysicalAddress::new(self.0 << PAGE_BITS) {
-            Some(address) => address,
-            // Not reached: the number is below LIMIT.
-            None => PhysicalAddress::ZERO,
-        }
+        PhysicalAddress::of_frame(self)
+    }
+
+    /// The physical address of the frame's `index`th word of 8 bytes; there are 512, and `index` is
+    /// taken modulo that.
+    #[must_use]
+    pub const fn word(self, index: usize) -> PhysicalAddress {
+        self.address().word(index)
     }
 
     /// The frame `count` frames further on, or `None` past the end of physical addresses.
@@ -193,6 +196,13 @@ impl FrameRange {
         (Self { start: self.start, end: hole.start }, Self { start: hole.end, end: self.end })
     }
 
+    /// The largest blocks that the range consists of, in rising order: of each the first frame, and
+    /// log2 of the number of frames, of which the first one's number is a multiple.
+    #[must_use]
+    pub const fn blocks(self) -> Blocks {
+        Blocks(self)
+    }
+
     /// The frames of the range, in rising order.
     #[must_use]
     pub const fn iter(self) -> Frames {
@@ -247,6 +257,23 @@ impl Iterator for Frames {
     }
 }
 
+/// Iterator over the [`FrameRange::blocks`] of a range.
+#[derive(Clone, Debug)]
+pub struct Blocks(FrameRange);
+
+impl Iterator for Blocks {
+    type Item = (Frame, u32);
+
+    fn next(&mut self) -> Option<(Frame, u32)> {
+        let FrameRange { start, end } = self.0;
+        // No larger than the range, nor than all physical memory, which begins at 0.
+        let most = (end - start).checked_ilog2()?;
+        let order = start.trailing_zeros().min(most);
+        self.0.start = start + (1 << order);
+        Some((Frame(start), order))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -268,6 +295,8 @@ mod tests {
         assert_eq!(last.address().get(), (1 << 52) - 4096);
         assert_eq!(last.checked_add(1), None);
         assert_eq!(last.checked_add(u64::MAX), None);
+        assert_eq!(last.word(511).get(), (1 << 52) - 8);
+        assert_eq!(last.word(513), last.word(1));
     }
 
     #[test]
@@ -303,5 +332,17 @@ mod tests {
         assert!(!range(0, 10).contains_range(range(9, 11)));
         assert!(!range(0, 10).overlaps(range(10, 11)));
         assert!(range(2, 5).iter().map(Frame::number).eq([2, 3, 4]));
+    }
+
+    #[test]
+    fn blocks_are_maximal_and_cover_exactly() {
+        let blocks =
+            |start, end| range(start, end).blocks().map(|(first, order)| (first.number(), order));
+        assert!(blocks(7, 7).eq([]));
+        assert!(blocks(1, 8).eq([(1, 0), (2, 1), (4, 2)]));
+        assert!(blocks(512, 1536).eq([(512, 9), (1024, 9)]));
+        // The last frames, and all of them, without overflow.
+        assert!(blocks(Frame::LIMIT - 3, Frame::LIMIT).map(|(_, order)| order).eq([0, 1]));
+        assert!(blocks(0, Frame::LIMIT).eq([(0, 40)]));
     }
 }

@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use crate::{Frame, PAGE_BYTES, PHYSICAL_BITS};
+use crate::{Frame, PAGE_BITS, PAGE_BYTES, PHYSICAL_BITS};
 
 /// The physical address of a byte; always below 2^52.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -16,6 +16,11 @@ impl PhysicalAddress {
     #[must_use]
     pub const fn new(value: u64) -> Option<Self> {
         if value >> PHYSICAL_BITS == 0 { Some(Self(value)) } else { None }
+    }
+
+    /// The address of the first byte of a frame, whose number is below its limit.
+    pub(crate) const fn of_frame(frame: Frame) -> Self {
+        Self(frame.number() << PAGE_BITS)
     }
 
     /// The address as a number.
@@ -39,6 +44,19 @@ impl PhysicalAddress {
         Frame::containing(self)
     }
 
+    /// The address of the `index`th word of 8 bytes of the frame that this byte lies in; there are
+    /// 512, and `index` is taken modulo that.
+    #[must_use]
+    pub const fn word(self, index: usize) -> Self {
+        Self(self.0 & !(PAGE_BYTES - 1) | (index as u64 % (PAGE_BYTES / 8)) * 8)
+    }
+
+    /// Number of the 8-byte word of its frame that this byte lies in.
+    #[must_use]
+    pub const fn word_index(self) -> usize {
+        (self.offset_in_page() / 8) as usize
+    }
+
     /// Distance in bytes from the start of the 4 KiB frame that this byte lies in.
     #[must_use]
     pub const fn offset_in_page(self) -> u64 {
@@ -49,6 +67,12 @@ impl PhysicalAddress {
     #[must_use]
     pub const fn is_aligned(self, bits: u32) -> bool {
         self.0 == 0 || self.0.trailing_zeros() >= bits
+    }
+}
+
+impl From<u32> for PhysicalAddress {
+    fn from(value: u32) -> Self {
+        Self(u64::from(value))
     }
 }
 

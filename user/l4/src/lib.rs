@@ -1,8 +1,10 @@
-//! What a program needs to run on Heliox: a start with a stack, system calls, and a panic
-//! handler that tells what went wrong.
+//! What a program needs to run on Heliox: a start with a stack, system calls, messages, threads,
+//! memory, and a panic handler that tells what went wrong.
 //!
-//! This is the only crate among the programs that may use `unsafe`. The system calls are those
-//! of the first-light kernel (`docs/first-light.md`).
+//! This is the only crate among the programs that may use `unsafe`. It hides how the kernel is
+//! entered, where the thread control block lies, and what would break the memory-safety of a Rust
+//! program; what it offers is safe, and is named as C programmers know it (`call`, `reply_wait`,
+//! `exchange_registers` ...).
 //!
 //! ```ignore
 //! #![no_std]
@@ -14,204 +16,82 @@
 //!     0
 //! }
 //! ```
+//!
+//! # What keeps a program memory-safe
+//!
+//! The kernel and the program's pager are trusted: they give a program the memory that its file
+//! asks for, and nobody else that memory. Beyond that:
+//!
+//! - **W1** Memory arrives from others only in `memory::Region`s and buffers: a receive window is
+//!   always a region, and nothing of Rust's lies in one.
+//! - **W2** Memory that others can write is reached by `memory::Region` and `memory::SharedPage`,
+//!   word by word, never through a reference to plain data; only such memory can be mapped to
+//!   others ([`message::Mapping`]).
+//! - **W3** A thread of the program's own space begins only where this crate lets it begin, with a
+//!   stack that nobody else uses; nobody sets its registers later.
+//! - **W4** The thread control block is reached word by word, for the running thread only.
+//! - **W5** A system call changes no memory of the program but what W1 and W4 name, and of
+//!   registers only the stack pointer is sure to survive.
 
 #![no_std]
-#![cfg(target_os = "none")]
 
-use core::arch::{asm, global_asm};
-use core::fmt::{self, Write};
-use core::panic::PanicInfo;
+#[cfg(test)]
+extern crate std;
 
-/// Status with which a program ends that panicked.
-const PANIC_STATUS: u64 = 61;
+#[cfg(not(feature = "first-light"))]
+pub mod boot_info;
+#[cfg(any(test, all(target_os = "none", feature = "heap")))]
+mod free_list;
+#[cfg(not(feature = "first-light"))]
+pub mod kip;
+#[cfg(not(feature = "first-light"))]
+pub mod message;
+#[cfg(not(feature = "first-light"))]
+pub mod once;
+#[cfg(not(feature = "first-light"))]
+pub mod protocol;
 
-/// Bytes that one `write` call carries: five registers.
-const WRITE_BYTES: usize = 40;
+#[cfg(all(target_os = "none", feature = "first-light"))]
+mod first_light;
+#[cfg(all(target_os = "none", feature = "first-light"))]
+pub use first_light::*;
 
-/// Numbers of the system calls (RAX).
-mod number {
-    pub(crate) const EXIT: u64 = 0;
-    pub(crate) const WRITE: u64 = 1;
-    pub(crate) const CLOCK: u64 = 2;
-    pub(crate) const YIELD: u64 = 3;
-    pub(crate) const ARGUMENT: u64 = 4;
-    pub(crate) const SLEEP_UNTIL: u64 = 5;
+#[cfg(all(target_os = "none", not(feature = "first-light")))]
+mod bare {
+    pub mod console;
+    pub mod control;
+    pub mod debug;
+    #[cfg(feature = "heap")]
+    pub mod heap;
+    pub mod ipc;
+    pub mod measure;
+    pub mod memory;
+    pub mod port;
+    #[cfg(feature = "probe")]
+    pub mod probe;
+    pub mod raw;
+    pub mod root;
+    pub mod schedule;
+    pub mod sigma0;
+    pub mod start;
+    pub mod thread;
+    pub mod utcb;
 }
+#[cfg(all(target_os = "none", not(feature = "first-light")))]
+pub use bare::*;
 
-// A program starts with all registers zero, so it brings its own stack.
-global_asm!(
-    ".section .text.start, \"ax\"",
-    ".global _start",
-    "_start:",
-    "lea rsp, [rip + {stack} + {size}]",
-    "xor ebp, ebp",
-    "call heliox_program_main",
-    "mov rdi, rax",
-    "mov eax, {exit}",
-    "syscall",
-    "ud2",
-    stack = sym STACK,
-    size = const STACK_BYTES,
-    exit = const number::EXIT,
-);
+#[cfg(all(target_os = "none", not(feature = "first-light")))]
+pub use bare::ipc::{
+    call, call_with, ipc, lcall, lipc, receive, receive_with, reply_wait, send, send_with, sleep,
+    sleep_until, wait,
+};
+#[cfg(all(target_os = "none", not(feature = "first-light")))]
+pub use bare::schedule::{system_clock, thread_switch, yield_now};
+#[cfg(all(target_os = "none", not(feature = "first-light")))]
+pub use bare::start::{command_line, exit};
 
-const STACK_BYTES: usize = 64 << 10;
-
-#[repr(C, align(4096))]
-struct Stack(core::cell::UnsafeCell<[u8; STACK_BYTES]>);
-
-// SAFETY: nothing but the stack pointer of the program's one thread refers to it.
-unsafe impl Sync for Stack {}
-
-static STACK: Stack = Stack(core::cell::UnsafeCell::new([0; STACK_BYTES]));
-
-/// Makes `$main`, a `fn() -> u8`, the program: its result is the status that the program ends
-/// with, 0 for success.
-#[macro_export]
-macro_rules! program {
-    ($main:path) => {
-        #[unsafe(no_mangle)]
-        extern "C" fn heliox_program_main() -> u64 {
-            let main: fn() -> u8 = $main;
-            u64::from(main())
-        }
-    };
-}
-
-/// A system call: `number` and up to six arguments; the result.
-fn system_call(number: u64, arguments: [u64; 6]) -> u64 {
-    let result;
-    let [a, b, c, d, e, f] = arguments;
-    // SAFETY: the kernel changes RAX, RCX and R11 and no memory of the program.
-    unsafe {
-        asm!("syscall",
-            inlateout("rax") number => result,
-            in("rdi") a, in("rsi") b, in("rdx") c, in("r8") d, in("r9") e, in("r10") f,
-            lateout("rcx") _, lateout("r11") _, options(nostack));
-    }
-    result
-}
-
-/// Ends the program with `status`: 0 for success, up to 60 for what it means by it.
-pub fn exit(status: u8) -> ! {
-    system_call(number::EXIT, [u64::from(status), 0, 0, 0, 0, 0]);
-    loop {
-        core::hint::spin_loop();
-    }
-}
-
-/// Writes text to the machine's console.
-pub fn write(text: &str) {
-    for piece in text.as_bytes().chunks(WRITE_BYTES) {
-        let mut words = [0; WRITE_BYTES / 8];
-        for (word, bytes) in words.iter_mut().zip(piece.chunks(8)) {
-            let mut padded = [0; 8];
-            padded[..bytes.len()].copy_from_slice(bytes);
-            *word = u64::from_le_bytes(padded);
-        }
-        let [a, b, c, d, e] = words;
-        system_call(number::WRITE, [piece.len() as u64, a, b, c, d, e]);
-    }
-}
-
-/// Microseconds since the kernel began.
-#[must_use]
-pub fn clock() -> u64 {
-    system_call(number::CLOCK, [0; 6])
-}
-
-/// Lets other programs run.
-pub fn yield_now() {
-    system_call(number::YIELD, [0; 6]);
-}
-
-/// Lets other programs run until the clock shows `microseconds`.
-pub fn sleep_until(microseconds: u64) {
-    system_call(number::SLEEP_UNTIL, [microseconds, 0, 0, 0, 0, 0]);
-}
-
-/// The command line that the program was started with: its name and its arguments, at most
-/// `buffer.len()` bytes of it.
-pub fn command_line(buffer: &mut [u8]) -> &str {
-    let mut length = 0;
-    'words: for (index, bytes) in buffer.chunks_mut(8).enumerate() {
-        let word = system_call(number::ARGUMENT, [index as u64, 0, 0, 0, 0, 0]).to_le_bytes();
-        for (target, byte) in bytes.iter_mut().zip(word) {
-            if byte == 0 {
-                break 'words;
-            }
-            *target = byte;
-            length += 1;
-        }
-    }
-    core::str::from_utf8(&buffer[..length]).unwrap_or("")
-}
-
-/// The console as something to format into.
-#[derive(Clone, Copy, Debug)]
-pub struct Console;
-
-/// Collects small pieces so that a line needs few system calls.
-struct Collector {
-    bytes: [u8; WRITE_BYTES],
-    length: usize,
-}
-
-impl Collector {
-    fn flush(&mut self) {
-        if let Ok(text) = core::str::from_utf8(&self.bytes[..self.length]) {
-            write(text);
-        }
-        self.length = 0;
-    }
-}
-
-impl Write for Collector {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        for character in text.chars() {
-            if self.length + character.len_utf8() > WRITE_BYTES {
-                self.flush();
-            }
-            let end = self.length + character.len_utf8();
-            character.encode_utf8(&mut self.bytes[self.length..end]);
-            self.length = end;
-        }
-        Ok(())
-    }
-}
-
-impl Console {
-    /// Writes formatted text.
-    pub fn print(self, text: fmt::Arguments<'_>) {
-        let mut collector = Collector { bytes: [0; WRITE_BYTES], length: 0 };
-        // Collecting never fails.
-        let _ = collector.write_fmt(text);
-        collector.flush();
-    }
-
-    /// Writes formatted text and ends the line.
-    pub fn print_line(self, text: fmt::Arguments<'_>) {
-        self.print(format_args!("{text}\n"));
-    }
-}
-
-/// Writes formatted text to the machine's console.
-#[macro_export]
-macro_rules! print {
-    ($($argument:tt)*) => { $crate::Console.print(format_args!($($argument)*)) };
-}
-
-/// Writes a formatted line to the machine's console.
-#[macro_export]
-macro_rules! println {
-    ($($argument:tt)*) => { $crate::Console.print_line(format_args!($($argument)*)) };
-}
-
-#[panic_handler]
-fn panic(info: &PanicInfo<'_>) -> ! {
-    println!("{}", info);
-    system_call(number::EXIT, [PANIC_STATUS, 0, 0, 0, 0, 0]);
-    loop {
-        core::hint::spin_loop();
-    }
-}
+pub use heliox_abi as abi;
+pub use heliox_abi::{
+    Acceptor, CallError, Flexpage, FlexpageKind, GlobalId, IpcError, IpcErrorCode, KernelLabel,
+    MapItem, Phase, StringItem, Tag, ThreadId, Time, Timeouts,
+};

@@ -12,8 +12,8 @@ use std::vec::Vec;
 use heliox_types::Frame;
 
 use super::layout::PageNumber;
-use crate::geometry::{Geometry, Level};
-use crate::rights::{MemoryType, Rights};
+use heliox_types::geometry::{Geometry, Level};
+use heliox_types::rights::{MemoryType, Rights};
 
 /// What the entries on a path allow together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::vec::Vec;
 
-use crate::cpu::CpuIndex;
+use heliox_types::cpu::CpuIndex;
 
 /// Number of interrupt lines.
 pub const LINES: u8 = 32;

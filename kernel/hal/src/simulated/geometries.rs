@@ -1,6 +1,6 @@
 //! Small shapes of page tables, for machines whose states can all be visited.
 
-use crate::geometry::Geometry;
+use heliox_types::geometry::Geometry;
 
 /// Declares a geometry whose user half are whole entries of the root, without the last page
 /// (as on the real machine, where the last page of the lower half is never mapped).

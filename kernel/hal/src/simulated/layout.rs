@@ -16,10 +16,11 @@ use heliox_types::{Frame, FrameRange, PAGE_BITS, VirtualAddress};
 use super::memory::Memory;
 use super::violation::Strictness;
 use super::{Simulated, State};
-use crate::cpu::MAX_CPUS;
 use crate::entry::{Host, RootKind};
-use crate::geometry::{Geometry, Level};
-use crate::rights::MemoryType;
+use heliox_types::cpu::MAX_CPUS;
+use heliox_types::geometry::{Geometry, Level};
+use heliox_types::mapping::{IoKind, IoRange};
+use heliox_types::rights::MemoryType;
 
 /// The number of a page of 4 KiB, counted within the geometry's address space.
 pub(super) type PageNumber = u64;
@@ -393,6 +394,18 @@ impl<G: Geometry> Layout<G> {
     /// The one memory type of a frame that exists.
     pub(super) fn memory_type(&self, frame: Frame) -> Option<MemoryType> {
         self.bank(frame).map(|bank| bank.memory_type)
+    }
+
+    /// The I/O memory that clients may have: a frame buffer if it is write-combining.
+    pub(super) fn io(&self) -> impl Iterator<Item = IoRange> {
+        self.banks.iter().skip(1).filter_map(|bank| {
+            let kind = match bank.memory_type {
+                MemoryType::WriteBack => return None,
+                MemoryType::Uncacheable => IoKind::VideoMemory,
+                MemoryType::WriteCombining => IoKind::FrameBuffer,
+            };
+            Some(IoRange { frames: bank.range, kind })
+        })
     }
 
     /// All RAM.

@@ -12,9 +12,9 @@ use super::layout::{Layout, PageNumber, index, kernel_half, page_of};
 use super::memory::Memory;
 use super::program::PageFaultError;
 use super::violation::{Mark, Source, Violation};
-use crate::cpu::CpuIndex;
 use crate::entry::{Entry, Host, RootKind};
-use crate::geometry::{Geometry, Level, MAX_LEVELS};
+use heliox_types::cpu::CpuIndex;
+use heliox_types::geometry::{Geometry, Level, MAX_LEVELS};
 
 /// What an access does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -144,7 +144,7 @@ pub(super) fn decode<G: Geometry>(
     index: usize,
 ) -> Target {
     let level = from.level;
-    let leaf = Host::is_leaf(entry, level);
+    let leaf = level == Level::FIRST || !Host::is_table(entry);
     let page = from.page + ((index as u64) << (G::INDEX_BITS * (level.number() - 1)));
     let allowed = Allowed {
         user: from.allowed.user && entry.0 & Host::USER != 0,
@@ -158,14 +158,14 @@ pub(super) fn decode<G: Geometry>(
         return Target::Leaf(CachedTranslation {
             level,
             page,
-            frame: Host::leaf_frame(entry, level),
+            frame: Host::frame(entry),
             allowed,
             memory_type: Host::attributes(entry).memory_type,
             global: entry.0 & Host::GLOBAL != 0,
-            dirty: Host::is_dirty(entry),
+            dirty: entry.0 & Host::DIRTY != 0,
         });
     }
-    let table = Host::table_frame(entry);
+    let table = Host::frame(entry);
     match level.below() {
         Some(level) if layout.slot(table).is_some() => {
             Target::Table(CachedTable { level, page, table, allowed })
@@ -538,9 +538,9 @@ impl State {
         let Some(step) = attempt.fresh.steps.iter().flatten().next() else {
             return;
         };
-        let mark = if !Host::is_accessed(step.entry) {
+        let mark = if step.entry.0 & Host::ACCESSED == 0 {
             Mark::Accessed
-        } else if attempt.access.kind == AccessKind::Write && !Host::is_dirty(step.entry) {
+        } else if attempt.access.kind == AccessKind::Write && step.entry.0 & Host::DIRTY == 0 {
             Mark::Dirty
         } else {
             return;

@@ -64,6 +64,9 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::vec::Vec;
 
+use heliox_types::error::Error;
+use heliox_types::geometry::{Geometry, Level, MAX_LEAF_LEVELS};
+use heliox_types::rights::Rights;
 use heliox_types::{Frame, FrameRange, PAGE_BYTES, PHYSICAL_BITS, PhysicalAddress, VirtualAddress};
 
 pub use self::caches::{Allowed, CachedTable, CachedTranslation};
@@ -78,12 +81,13 @@ pub use self::violation::{Mark, Operation, Precondition, Source, Strictness, Vio
 use self::caches::Caches;
 use self::devices::Devices;
 use self::layout::{Layout, address_of};
-use self::memory::{Memory, WORDS};
+use self::memory::Memory;
 use crate::cpu::{CpuIndex, CurrentCpu};
 use crate::entry::{Attributes, Entry, Host, RootKind};
-use crate::geometry::{Geometry, Level};
 use crate::machine::{Machine, WindowEntry};
-use crate::rights::Rights;
+use crate::page::Record;
+use crate::state::{Layout as BootLayout, State as BootState};
+use crate::translation::CpuRecord;
 
 /// How often the kernel used what. Bulk operations count one access for every 8 bytes begun.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -232,6 +236,17 @@ impl<G: Geometry> Simulated<G> {
         free
     }
 
+    /// What the boot finds: free memory, I/O memory that clients may have, and no modules.
+    #[must_use]
+    pub fn boot_layout(&self) -> BootLayout {
+        BootLayout {
+            environment: std::vec![self.environment()],
+            free: std::vec![self.free_frames()],
+            modules: Vec::new(),
+            io: self.layout.io().collect(),
+        }
+    }
+
     /// What was reported so far.
     #[must_use]
     pub fn violations(&self) -> Vec<Violation> {
@@ -308,6 +323,37 @@ impl<G: Geometry> Simulated<G> {
     #[must_use]
     pub fn reachable(&self, cpu: CpuIndex) -> Reachable {
         self.state.borrow().reachable(&self.layout, cpu)
+    }
+}
+
+/// All memory of a simulated machine.
+pub type SimulatedMemory<G> = crate::memory::Memory<Simulated<G>>;
+
+impl<G: Geometry> SimulatedMemory<G> {
+    /// Takes over a simulated machine after its boot.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::BadStorage`], [`Error::BadLayout`].
+    pub fn simulated(machine: Simulated<G>, layout: BootLayout) -> Result<Self, Error> {
+        let (frames, cpus) = (machine.ram().count() as usize, machine.processors());
+        let mut units: [Vec<Record>; MAX_LEAF_LEVELS] = Default::default();
+        for (records, level) in units.iter_mut().zip(Level::leaves::<G>()) {
+            let count = BootState::<G>::unit_count(level, frames);
+            *records = std::vec![Record::NOT_INSTALLED; count];
+        }
+        let cpus = std::vec![CpuRecord::new(Frame::ZERO); cpus];
+        Self::new(machine, units, cpus, layout)
+    }
+
+    /// The simulated machine.
+    pub const fn machine(&self) -> &Simulated<G> {
+        &self.machine
+    }
+
+    /// The simulated machine, for what programs and devices do to it.
+    pub const fn machine_mut(&mut self) -> &mut Simulated<G> {
+        &mut self.machine
     }
 }
 
@@ -599,13 +645,12 @@ impl<G: Geometry> Simulated<G> {
     fn table_access(
         &self,
         operation: Operation,
-        table: Frame,
-        index: usize,
+        at: PhysicalAddress,
         kind: AccessKind,
-    ) -> Option<usize> {
-        let slot = self.window_access(operation, table, kind);
+    ) -> Option<(usize, usize)> {
+        let (slot, index) = self.word_at(operation, at, kind)?;
         if index < G::ENTRIES {
-            return slot;
+            return Some((slot, index));
         }
         self.broken(operation, Precondition::IndexInTable { index });
         None
@@ -621,7 +666,7 @@ impl<G: Geometry> Simulated<G> {
         if !at.is_aligned(3) {
             self.broken(operation, Precondition::Aligned { at });
         }
-        Some((slot?, at.offset_in_page() as usize / 8))
+        Some((slot?, at.word_index()))
     }
 
     /// The frames that a range of bytes lies in, after the kernel used them; `None` if there is
@@ -660,37 +705,64 @@ impl<G: Geometry> Machine for Simulated<G> {
         self.layout.largest_leaf
     }
 
-    fn read_entry(&self, table: Frame, index: usize) -> Entry {
+    fn read_entry(&self, at: PhysicalAddress) -> Entry {
         self.count(|counts| counts.table_reads += 1);
-        self.table_access(Operation::ReadEntry, table, index, AccessKind::Read)
-            .map_or(Entry::ABSENT, |slot| Entry(self.state.borrow().memory.word(slot, index)))
+        let word = self.table_access(Operation::ReadEntry, at, AccessKind::Read);
+        word.map_or(Entry::ABSENT, |(slot, index)| {
+            Entry(self.state.borrow().memory.word(slot, index))
+        })
     }
 
-    fn write_entry(&mut self, table: Frame, index: usize, entry: Entry) {
+    fn write_entry(&mut self, at: PhysicalAddress, entry: Entry) {
         self.count(|counts| counts.table_writes += 1);
         let operation = Operation::WriteEntry;
         self.speculate();
-        let Some(slot) = self.table_access(operation, table, index, AccessKind::Write) else {
+        let Some((slot, index)) = self.table_access(operation, at, AccessKind::Write) else {
             return;
         };
-        let before = Entry(self.peek(table, index));
+        let before = Entry(self.state.get_mut().memory.word(slot, index));
         if before != Entry::ABSENT {
+            let (table, index) = (at.frame(), at.word_index());
             let precondition = Precondition::EntryAbsent { table, index, entry: before };
             self.broken(operation, precondition);
         }
         self.state.get_mut().memory.set_word(slot, index, entry.0);
     }
 
-    fn exchange_entry(&mut self, table: Frame, index: usize, entry: Entry) -> Entry {
+    fn exchange_entry(&mut self, at: PhysicalAddress, entry: Entry) -> Entry {
         self.count(|counts| counts.table_writes += 1);
         self.speculate();
         let operation = Operation::ExchangeEntry;
-        let Some(slot) = self.table_access(operation, table, index, AccessKind::Write) else {
+        let Some((slot, index)) = self.table_access(operation, at, AccessKind::Write) else {
             return Entry::ABSENT;
         };
         let memory = &mut self.state.get_mut().memory;
         let before = Entry(memory.word(slot, index));
         memory.set_word(slot, index, entry.0);
+        before
+    }
+
+    fn change_entry(&mut self, at: PhysicalAddress, clear: u64, set: u64) -> Entry {
+        self.count(|counts| counts.table_writes += 1);
+        let operation = Operation::ChangeEntry;
+        let Some((slot, index)) = self.table_access(operation, at, AccessKind::Write) else {
+            return Entry::ABSENT;
+        };
+        // Processors may cache, and mark, before each of the two operations.
+        self.speculate();
+        let memory = &mut self.state.get_mut().memory;
+        let before = Entry(memory.word(slot, index));
+        memory.set_word(slot, index, before.0 & !clear);
+        if !Host::is_present(before) {
+            let (table, index) = (at.frame(), at.word_index());
+            self.broken(operation, Precondition::EntryPresent { table, index });
+        }
+        if set != 0 {
+            self.speculate();
+            let memory = &mut self.state.get_mut().memory;
+            let between = memory.word(slot, index);
+            memory.set_word(slot, index, between | set);
+        }
         before
     }
 
@@ -708,10 +780,10 @@ impl<G: Geometry> Machine for Simulated<G> {
         })
     }
 
-    fn window_address(&self, frame: Frame) -> VirtualAddress {
+    fn visible_address(&self, frame: Frame) -> VirtualAddress {
         let page = self.layout.window_page(frame);
         if page.is_none() {
-            self.broken(Operation::WindowAddress, Precondition::HasWindow { frame });
+            self.broken(Operation::VisibleAddress, Precondition::HasWindow { frame });
         }
         page.map_or(VirtualAddress::ZERO, address_of::<G>)
     }
@@ -745,7 +817,7 @@ impl<G: Geometry> Machine for Simulated<G> {
         self.state.get_mut().memory.set_word(slot, index, leaf);
     }
 
-    fn close_window(&mut self, frame: Frame) {
+    fn close_window(&mut self, cpu: CurrentCpu, frame: Frame) {
         self.count(|counts| counts.window_changes += 1);
         self.speculate();
         let operation = Operation::CloseWindow;
@@ -758,14 +830,10 @@ impl<G: Geometry> Machine for Simulated<G> {
         if !open {
             self.broken(operation, Precondition::Open { frame });
         }
-    }
-
-    fn clear_frame(&mut self, frame: Frame) {
-        self.count(|counts| counts.memory_writes += WORDS as u64);
-        self.speculate();
-        let slot = self.window_access(Operation::ClearFrame, frame, AccessKind::Write);
-        if let Some(slot) = slot {
-            self.state.get_mut().memory.clear(slot);
+        let cpu = self.enter(operation, cpu);
+        if let (Some(cpu), Some(page)) = (cpu, self.layout.window_page(frame)) {
+            let processor = self.state.get_mut().processor_mut(cpu);
+            processor.caches.drop_translations_of::<G>(page);
         }
     }
 
@@ -810,7 +878,19 @@ impl<G: Geometry> Machine for Simulated<G> {
 
     fn fill_bytes(&mut self, at: PhysicalAddress, count: usize, value: u8) {
         let operation = Operation::FillBytes;
-        if let Some(frames) = self.range_access(operation, at, count, AccessKind::Write) {
+        let Some(frames) = self.range_access(operation, at, count, AccessKind::Write) else {
+            return;
+        };
+        if let [frame] = frames[..]
+            && value == 0
+            && count == PAGE_BYTES as usize
+        {
+            // A whole page is cleared often.
+            self.speculate();
+            if let Some(slot) = self.layout.slot(frame) {
+                self.state.get_mut().memory.clear(slot);
+            }
+        } else {
             self.write_frames(&frames, at.offset_in_page(), &std::vec![value; count]);
         }
     }

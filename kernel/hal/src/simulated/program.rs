@@ -13,8 +13,8 @@ use heliox_types::{Frame, PAGE_BYTES, VirtualAddress};
 
 use super::Simulated;
 use super::mmu::{Access, AccessKind, Fault};
-use crate::cpu::CpuIndex;
-use crate::geometry::Geometry;
+use heliox_types::cpu::CpuIndex;
+use heliox_types::geometry::Geometry;
 
 /// Vector of general-protection faults.
 pub const GENERAL_PROTECTION: u8 = 13;

@@ -12,10 +12,10 @@ use super::layout::{Layout, address_of};
 use super::memory::Memory;
 use super::mmu::{Step, Target, caches_page, decode, from_root};
 use super::violation::Mark;
-use crate::cpu::CpuIndex;
 use crate::entry::{Entry, Host, RootKind};
-use crate::geometry::{Geometry, Level};
-use crate::rights::{MemoryType, Rights};
+use heliox_types::cpu::CpuIndex;
+use heliox_types::geometry::{Geometry, Level};
+use heliox_types::rights::{MemoryType, Rights};
 
 /// Memory that a processor can reach.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

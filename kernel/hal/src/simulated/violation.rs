@@ -6,10 +6,10 @@ use heliox_types::{Frame, PhysicalAddress, VirtualAddress};
 
 use super::caches::CachedTranslation;
 use super::mmu::Access;
-use crate::cpu::CpuIndex;
 use crate::entry::Entry;
-use crate::geometry::Level;
-use crate::rights::MemoryType;
+use heliox_types::cpu::CpuIndex;
+use heliox_types::geometry::Level;
+use heliox_types::rights::MemoryType;
 
 /// An operation of [`Machine`](crate::machine::Machine), or of the simulation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -18,11 +18,11 @@ pub enum Operation {
     ReadEntry,
     WriteEntry,
     ExchangeEntry,
+    ChangeEntry,
     IsOpen,
-    WindowAddress,
+    VisibleAddress,
     OpenWindow,
     CloseWindow,
-    ClearFrame,
     ReadWord,
     WriteWord,
     ReadBytes,
@@ -72,6 +72,13 @@ pub enum Precondition {
         index: usize,
         /// The entry that is there.
         entry: Entry,
+    },
+    /// A leaf entry was changed where there is none.
+    EntryPresent {
+        /// The table.
+        table: Frame,
+        /// The index in the table.
+        index: usize,
     },
     /// The frame holds a table that was built at boot and never changes.
     NotBootTable {

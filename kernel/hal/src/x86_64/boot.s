@@ -1,194 +1,98 @@
 // From the boot loader's 32-bit world to 64-bit code in the higher half.
 //
 // Two entries, one path. Both loaders enter in 32-bit protected mode with paging off and flat
-// segments (PVH boot ABI; Multiboot2 specification, section 3.3). Until paging is on, nothing
-// here uses a stack or an address outside the image. The tables built below map the kernel
-// image and nothing else, section by section, never writable and executable at once; pages
-// between the sections (the guard pages under the stacks) stay unmapped. For the few
-// instructions between switching paging on and the jump to the higher half the image also
-// appears at its physical addresses; the Rust code removes that view before anything else.
-//
-// Symbols ending in _physical come from the linker script.
+// segments (PVH boot ABI; Multiboot2 specification, section 3.3). Until the jump to Rust nothing
+// here uses a stack or an address outside the image. This section is linked at its physical
+// address. Its page tables show the image at both its addresses, as one page that allows
+// everything; the Rust code replaces them by better ones before it does anything else.
 
-.section .boot, "ax"
-.balign 8
-multiboot2_header:
-    .long 0xe85250d6                        // magic
-    .long 0                                 // architecture: i386, protected mode
-    .long multiboot2_header_end - multiboot2_header
-    .long -(0xe85250d6 + (multiboot2_header_end - multiboot2_header))
-    .short 3, 0                             // tag: entry address
-    .long 12, multiboot2_entry
-    .balign 8
-    .short 6, 0                             // tag: modules start on page boundaries
-    .long 8
-    .short 0, 0                             // end of tags
-    .long 8
-multiboot2_header_end:
+.set KERNEL_BASE, 0xffffffff80000000
 
-// Start, end, and low half of the page-table entry (1 present, 2 writable, 0x100 global); then
-// the high half (bit 31: no execute). Ends with a start of 0.
-boot_sections:
-    .long boot_start, boot_end, 0x001, 0
-    .long text_start_physical, text_end_physical, 0x101, 0
-    .long rodata_start_physical, rodata_end_physical, 0x101, 0x80000000
-    .long data_start_physical, data_end_physical, 0x103, 0x80000000
-    .long stack_start_physical, stack_end_physical, 0x103, 0x80000000
-    .long stack_debug_start_physical, stack_debug_end_physical, 0x103, 0x80000000
-    .long stack_nmi_start_physical, stack_nmi_end_physical, 0x103, 0x80000000
-    .long stack_double_fault_start_physical, stack_double_fault_end_physical, 0x103, 0x80000000
-    .long stack_machine_check_start_physical, stack_machine_check_end_physical, 0x103, 0x80000000
-    .long 0
+.section .boot, "awx"
+.balign 4096
+boot_root:                                  // root entries 0 and 511
+    .quad boot_level3 + 3
+    .skip 510 * 8
+    .quad boot_level3 + 3
+boot_level3:                                // level-3 entries 0 and 510
+    .quad boot_level2 + 3
+    .skip 509 * 8
+    .quad boot_level2 + 3, 0
+boot_level2:                                // level-2 entries 1 and 2 (the slots)
+    .quad 0, 0x200083, {slots} - KERNEL_BASE + 3
+    .skip 509 * 8
 
-boot_no_long_mode_text:
-    .asciz "Heliox needs a 64-bit x86 processor, and this one is not.\r\n"
+multiboot2_header:                          // magic, architecture i386, length, checksum; tags
+    .long 0xe85250d6, 0, 48, 0x100000000 - 0xe85250d6 - 48
+    .long 3, 12, multiboot2_entry, 0        // entry address
+    .long 6, 8                              // modules start on page boundaries
+    .long 0, 8                              // end of tags
 
-.balign 8
-// Null, and 64-bit code, which is marked as accessed already: the processor would write the mark,
-// and this page cannot be written.
-boot_descriptors:
-    .quad 0, 0x00209b0000000000
+boot_descriptors:                           // null and 64-bit code, marked as accessed
+    .quad 0, 0x00af9b000000ffff
 boot_descriptors_pointer:
     .short 15
     .long boot_descriptors
+boot_no_long_mode_text:
+    .asciz "Heliox needs a 64-bit x86 processor, and this one is not.\r\n"
 
 .code32
-.balign 16
-multiboot2_entry:
-    cli
-    mov ebp, 2
-    cmp eax, 0x36d76289
-    je boot_common
-    xor ebp, ebp                            // no loader that we know: Rust says so
-    jmp boot_common
-
 .global pvh_entry
 pvh_entry:
-    cli
     mov ebp, 1
-
-boot_common:
+    jmp 1f
+multiboot2_entry:
+    mov ebp, 2
+    cmp eax, 0x36d76289
+    je 1f
+    xor ebp, ebp                            // no loader that we know: Rust says so
+1:
+    cli
     cld
-    mov esi, ebx                            // physical address of the boot information
-    rdtsc                                   // the kernel's first moment, for the boot report
-    mov [boot_time_physical], eax
-    mov [boot_time_physical + 4], edx
-
-    mov eax, 0x80000000
-    cpuid
-    cmp eax, 0x80000001
-    jb boot_no_long_mode
+    mov edi, ebx                            // physical address of the boot information
     mov eax, 0x80000001
     cpuid
     bt edx, 29
-    jnc boot_no_long_mode
-    xor ecx, ecx                            // ecx = what an entry's high half may have set
-    bt edx, 20
-    jnc 1f
-    mov ecx, 0x80000000
-1:
-    mov ebx, offset boot_sections
-2:  // one section
-    mov eax, [ebx]
-    test eax, eax
-    jz 4f
-3:  // one page; its entry's offset is page number modulo 512, times 8
-    mov edx, eax
-    shr edx, 9
-    and edx, 0xff8
-    mov edi, [ebx + 8]
-    or edi, eax
-    mov [edx + boot_image_table_physical], edi
-    mov edi, [ebx + 12]
-    and edi, ecx
-    mov [edx + boot_image_table_physical + 4], edi
-    add eax, 0x1000
-    cmp eax, [ebx + 4]
-    jb 3b
-    add ebx, 16
-    jmp 2b
-4:
-    // The tables above: root entries 0 and 511, level-3 entries 0 and 510, level-2 entry 1 for
-    // the image and entry 2 for the fixed slots.
-    mov eax, offset boot_level3_physical + 3
-    mov [boot_root_physical], eax
-    mov [boot_root_physical + 511 * 8], eax
-    mov eax, offset boot_level2_physical + 3
-    mov [boot_level3_physical], eax
-    mov [boot_level3_physical + 510 * 8], eax
-    mov eax, offset boot_image_table_physical + 3
-    mov [boot_level2_physical + 8], eax
-    mov eax, offset boot_slot_table_physical + 3
-    mov [boot_level2_physical + 16], eax
-
+    jnc 3f
     mov eax, 0x20                           // CR4.PAE
     mov cr4, eax
-    mov eax, offset boot_root_physical
+    mov eax, offset boot_root
     mov cr3, eax
-    mov edi, ecx                            // EFER.LME, and NXE where there is no-execute
-    mov ecx, 0xc0000080
+    mov ecx, 0xc0000080                     // EFER.LME
     rdmsr
     or eax, 0x100
-    shr edi, 20
-    or eax, edi
     wrmsr
-    mov eax, 0x80010001                     // CR0.PG, WP, PE
+    mov eax, 0x80000011                     // CR0.PG, ET, PE
     mov cr0, eax
     lgdt [boot_descriptors_pointer]
     .byte 0xea                              // far jump to the 64-bit code segment
     .long boot_long_mode
     .short 8
 
-boot_no_long_mode:
+3:  // a 32-bit processor
     mov esi, offset boot_no_long_mode_text
     mov edx, 0x3f8
-5:
-    mov al, [esi]
-    test al, al
-    jz 6f
+4:
+    lodsb
     out dx, al
-    inc esi
-    jmp 5b
-6:
+    test al, al
+    jnz 4b
+5:
     hlt
-    jmp 6b
+    jmp 5b
 
 .code64
 boot_long_mode:
-    xor eax, eax
-    mov ds, eax
-    mov es, eax
-    mov ss, eax
-    mov fs, eax
-    mov gs, eax
-    mov edi, ebp                            // which loader
-    movabs rsp, offset stack_end
-    movabs rax, offset boot_higher_half
-    jmp rax
-
-.section .text.boot, "ax"
-boot_higher_half:
-    xor ebp, ebp                            // the end of any back trace
-    push rbp
-    jmp {start}                             // start(loader in edi, information in esi)
-
-.section .bss.boot_tables, "aw", @nobits
-.balign 4096
-.global boot_root
-boot_root: .skip 4096
-.global boot_level3
-boot_level3: .skip 4096
-.global boot_level2
-boot_level2: .skip 4096
-.global boot_image_table
-boot_image_table: .skip 4096
-.global boot_slot_table
-boot_slot_table: .skip 4096
-.global boot_time
-boot_time: .skip 8
+    xor eax, eax                            // no data segments: 64-bit code has no use for them
+    .irp segment, ss, ds, es, fs, gs
+    mov \segment, eax
+    .endr
+    mov esi, ebp                            // start(information in edi, loader in esi)
+    mov rsp, offset stack_end
+    mov rax, offset {start}
+    call rax
 
 .section .note.pvh, "a", @note
-.balign 4
     .long 4, 4, 18                          // name size, descriptor size, type: 32-bit entry
     .asciz "Xen"
     .long pvh_entry

@@ -1,259 +1,372 @@
-//! The registers of a program that is not running.
+//! The registers of programs, while they do not run and while a CPU holds them.
 //!
-//! Hides how registers are laid out while they are saved. Invariants, which make any [`Context`]
-//! safe to run, and which every function that writes one keeps (`hazards` 3, 12 and 13):
+//! A CPU goes on holding the registers of the program that ran last until another one is to run:
+//! general registers are saved by then, the rest is in the CPU as far as the context *has* any.
+//! A context begins without floating-point state, FS base, breakpoints and ports; what it has is
+//! noted in `special`, and switching between contexts without touches none of it.
 //!
-//! - CS and SS are the program's selectors;
-//! - RIP is below [`USER_END`](heliox_types::USER_END);
-//! - RFLAGS has interrupts enabled, I/O privilege 0, and NT and VM clear;
-//! - the FS and GS bases are canonical and in the lower half;
-//! - the extended state was written by the processor itself, or is the initial one.
+//! Invariants:
+//!
+//! - X1: the registers that the CPU's area names belong to a context that exists: they lie in a
+//!   box, so they do not move, and a context that is dropped is taken out of the CPU first. Nobody
+//!   has a reference to them while a program runs or the CPU is emptied; such references end
+//!   within the functions of this module.
+//! - X2: whatever is saved is good to run (`hazards` 3, 12 and 13). CS and SS are the program's
+//!   selectors. RIP is below `USER_END`, or where a program that ran has come by itself, so
+//!   canonical. RFLAGS has interrupts enabled, I/O privilege 0, and VM clear. Bases of segments
+//!   are below `USER_END`. Extended state was written by the processor, or is the initial one.
+//! - F1: a CPU that holds no context, or one that has nothing special, is *neutral*: floating-point
+//!   registers are in their initial state and switched off (CR0.TS), the FS base is 0 (unless the
+//!   program itself has changed it since), there are no breakpoints, and ports are closed.
+//! - G1: breakpoints are at addresses of programs (`Breakpoint`). G2: in the kernel DR7 has none,
+//!   but for the moments of entry and exit.
+//! - A1: a bit of port permissions is 0 only for a port of a range that was granted and not revoked
+//!   since. A2: programs can use ports only while the task state holds the bits of the permissions
+//!   that the running context names. Whatever changes these (granting, revoking, dropping) or the
+//!   name in a context closes all ports first.
 
-use core::mem::{offset_of, size_of};
+use Register::{R8, R11, Rcx, Rdi, Rdx, Rsi};
 
-use heliox_types::VirtualAddress;
+use super::cpu::{MESSAGE, PORTS_CLOSED, PORTS_OPEN, SYSTEM_CALL, USER_CODE, USER_DATA};
+use super::processor::CR0_TASK_SWITCHED;
+use super::*;
 
-use super::cpu::{self, USER_CODE, USER_DATA};
-use super::debug::{BreakpointError, BreakpointKind, DebugRegisters};
-use super::extended_state::{ExtendedStateMethod, Registers};
-use super::heap::{Box, HeapError};
-use super::port_permissions::PortPermissions;
-
-/// What the entry code saves, in the order in which it pushes (last pushed first; entry.s).
-#[derive(Clone, Debug, Default)]
-#[repr(C, align(16))]
-pub(super) struct Frame {
-    /// R15, R14, R13, R12, R11, R10, R9, R8, RBP, RDI, RSI, RDX, RCX, RBX, RAX.
-    pub(super) general: [u64; 15],
-    /// Why the program stopped; [`SYSTEM_CALL_VECTOR`] only as long as RCX is the instruction
-    /// pointer and R11 the flags, so that SYSRET can be used.
-    pub(super) vector: u64,
-    pub(super) error_code: u64,
-    pub(super) instruction_pointer: u64,
-    pub(super) code_selector: u64,
-    pub(super) flags: u64,
-    pub(super) stack_pointer: u64,
-    pub(super) stack_selector: u64,
-}
-
-const _: () = assert!(size_of::<Frame>() == 22 * 8);
-const _: () = assert!(offset_of!(Frame, vector) == 15 * 8);
-const _: () = assert!(offset_of!(Frame, stack_selector) == 21 * 8);
-
-/// The vector that the system-call entry writes into a frame.
-pub(super) const SYSTEM_CALL_VECTOR: u64 = 256;
-
-/// The flags that a kernel may set for a program: carry, parity, auxiliary carry, zero, sign,
-/// direction, overflow, alignment check, identification.
-const SETTABLE_FLAGS: u64 =
-    1 | 1 << 2 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 10 | 1 << 11 | 1 << 18 | 1 << 21;
-
-/// The flag that suppresses instruction breakpoints for one instruction.
-const RESUME: u64 = 1 << 16;
-
-/// Trap and nested task.
-const CLEARED_FLAGS: u64 = 1 << 8 | 1 << 14;
+/// What a context can have besides general registers: bits of `Registers::special`.
+pub(super) const FLOATING_POINT: u64 = 1 << 0;
+const FS_BASE: u64 = 1 << 1;
+pub(super) const BREAKPOINTS: u64 = 1 << 2;
+const PORTS: u64 = 1 << 3;
+/// The CPU has no FSGSBASE, so that no switch can be as short as otherwise.
+const NO_BASES: u64 = 1 << 4;
 
 /// The flags of a new program: interrupts enabled, and the bit that is always set.
-const INITIAL_FLAGS: u64 = 1 << 9 | 1 << 1;
+pub(super) const INITIAL_FLAGS: u64 = 1 << 9 | 1 << 1;
+/// The flags that a kernel may set for a program: carry, parity, auxiliary carry, zero, sign,
+/// direction, overflow, alignment check, identification.
+const SETTABLE_FLAGS: u64 = 1 | 1 << 2 | 1 << 4 | 3 << 6 | 3 << 10 | 1 << 18 | 1 << 21;
+/// Trap and nested task.
+const CLEARED_FLAGS: u64 = 1 << 8 | 1 << 14;
+/// The flag that suppresses instruction breakpoints for one instruction.
+const RESUME: u64 = 1 << 16;
+/// DR7 without breakpoints.
+const NO_BREAKPOINTS: u64 = 1 << 10;
 
-/// A register that a program computes with. The instruction pointer, the flags and the bases
-/// have functions of their own, since not every value is good for them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(usize)]
-#[expect(missing_docs, reason = "the names are the processor's own")]
-pub enum Register {
-    R15,
-    R14,
-    R13,
-    R12,
-    R11,
-    R10,
-    R9,
-    R8,
-    Rbp,
-    Rdi,
-    Rsi,
-    Rdx,
-    Rcx,
-    Rbx,
-    Rax,
-}
-
-/// A program's registers are all zero, and everything else as in its initial state.
-#[derive(Debug)]
-pub struct Context {
-    /// Do not move (`extended_state` X1).
-    pub(super) registers: Box<Registers>,
-    method: ExtendedStateMethod,
+/// All registers of a program that a CPU holds as one.
+///
+/// Behind what the entry code saves is the processor's save area, in the standard format for x87,
+/// SSE and AVX (AMD64 manual volume 2, section 11.5.2); the last 48 bytes of its legacy region are
+/// software's.
+#[repr(C, align(64))]
+pub(super) struct Registers {
+    pub(super) saved: SavedRegisters,
+    fs_base: u64,
+    pub(super) gs_base: u64,
+    legacy: [u8; 464],
+    pub(super) light_word: u64,
+    pub(super) special: u64,
     /// Name of the port permissions that the program has; 0 for none.
-    pub(super) ports: u64,
-    pub(super) debug: DebugRegisters,
+    ports: u64,
+    unused: [u64; 3],
+    extended: [u8; 64 + 256],
 }
 
-/// Why a register was not set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RegisterError {
-    /// The address is one that no program can use.
-    NotAUserAddress(VirtualAddress),
+const _: () = assert!(offset_of!(Registers, saved) == 0 && offset_of!(Registers, legacy) == 3 * 64);
+const _: () = assert!(offset_of!(Registers, extended) == 3 * 64 + 512);
+const _: () = assert!(size_of::<Registers>() == 1024 && size_of::<SavedRegisters>() == 22 * 8);
+const _: () = assert!(offset_of!(SavedRegisters, vector) == 15 * 8);
+const _: () = assert!(offset_of!(SavedRegisters, stack_selector) == 21 * 8);
+
+/// The registers of a new program, of which a CPU that holds none has the extended state.
+static INITIAL: Registers = Registers::initial();
+
+/// Saves or restores extended state at an address, by the instruction that this CPU has.
+macro_rules! extended_state {
+    ($xsave:literal, $fxsave:literal, $area:expr) => {
+        match CPU.extended_mask.load(Relaxed) as u32 {
+            0 => asm!($fxsave, in(reg) $area),
+            mask => asm!($xsave, in(reg) $area, in("eax") mask, in("edx") 0),
+        }
+    };
 }
 
-impl core::fmt::Display for RegisterError {
-    fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        match self {
-            Self::NotAUserAddress(address) => {
-                write!(formatter, "{address} is not an address that a program can use")
-            }
+impl Registers {
+    /// Everything zero or in its initial state: exceptions masked (x87 control word 0x037f, MXCSR
+    /// 0x1f80), and a header that says "all initial".
+    const fn initial() -> Self {
+        // SAFETY: a field is a number.
+        let mut registers: Self = unsafe { core::mem::zeroed() };
+        registers.saved.code_selector = USER_CODE;
+        registers.saved.stack_selector = USER_DATA;
+        registers.saved.flags = INITIAL_FLAGS;
+        registers.legacy[0] = 0x7f;
+        registers.legacy[1] = 0x03;
+        registers.legacy[24] = 0x80;
+        registers.legacy[25] = 0x1f;
+        registers
+    }
+
+    pub(super) fn mark(&mut self, bit: u64, has: bool) {
+        self.special = self.special & !bit | if has { bit } else { 0 };
+    }
+
+    /// Replaces the CPU's extended state, without a trace of the old one: on AMD processors a
+    /// restore leaves the last x87 instruction and data pointers of the program before, which the
+    /// initialisation clears.
+    fn restore_extended_state(&self) {
+        // SAFETY: X2: the processor accepts the area, which is aligned. The kernel itself uses none of
+        // this state.
+        unsafe {
+            asm!("clts", "fninit");
+            extended_state!("xrstor64 [{}]", "fxrstor64 [{}]", &self.legacy);
         }
     }
 }
 
-impl core::error::Error for RegisterError {}
+/// Takes the registers that the CPU holds, if it holds any, out of it: saves what is in the CPU
+/// alone, and makes it neutral (F1).
+pub(super) fn empty_cpu() {
+    let registers = CPU.registers.swap(ptr::null_mut(), Relaxed);
+    // SAFETY: X1: null, or the registers of a context that exists, to which nobody has a reference.
+    let Some(registers) = (unsafe { registers.as_mut() }) else {
+        return;
+    };
+    CPU.io_map_base.store(PORTS_CLOSED, Relaxed);
+    let kept = registers.special & NO_BASES != 0;
+    let base = if kept { registers.fs_base } else { read!("rdfsbase {}") };
+    // A base in the upper half is of no use to the program.
+    registers.fs_base = if base < USER_END { base } else { 0 };
+    registers.mark(FS_BASE, registers.fs_base != 0);
+    if base != 0 {
+        set_fs_base(0);
+    }
+    if registers.special & FLOATING_POINT != 0 {
+        // SAFETY: the area is aligned, and as large as the states in the mask need.
+        unsafe { extended_state!("xsave64 [{}]", "fxsave64 [{}]", &mut registers.legacy) }
+        INITIAL.restore_extended_state();
+        let control = read!("mov {}, cr0") | CR0_TASK_SWITCHED;
+        // SAFETY: only floating-point instructions mean something else from now on.
+        unsafe { set!("mov cr0, {}", control) }
+    }
+}
+
+fn set_fs_base(base: u64) {
+    // SAFETY: X2; the kernel does not use FS.
+    unsafe { write_msr(0xc000_0100, base) }
+}
+
+/// The registers of a program.
+pub struct Context {
+    pub(super) registers: Box<Registers>,
+    breakpoints: [Option<Breakpoint>; Breakpoint::COUNT],
+}
 
 impl Context {
-    /// A context with all registers zero and the initial extended state.
-    pub(super) fn new(method: ExtendedStateMethod) -> Result<Self, HeapError> {
-        let frame = Frame {
-            code_selector: u64::from(USER_CODE),
-            stack_selector: u64::from(USER_DATA),
-            flags: INITIAL_FLAGS,
-            ..Frame::default()
-        };
-        let registers = Box::new(Registers::initial(frame)).map_err(|(_, error)| error)?;
-        Ok(Self { registers, method, ports: 0, debug: DebugRegisters::default() })
+    pub(super) fn new() -> Result<Self, HeapError> {
+        let mut registers = Box::new(Registers::initial()).map_err(|(_, error)| error)?;
+        registers.mark(NO_BASES, CPU.fs_gs_base.load(Relaxed) == 0);
+        Ok(Self { registers, breakpoints: [None; Breakpoint::COUNT] })
     }
 
-    /// The value of a register.
-    #[must_use]
-    pub fn register(&self, register: Register) -> u64 {
-        self.registers.frame.general.get(register as usize).copied().unwrap_or(0)
+    /// Whether the CPU holds the registers.
+    pub(super) fn is_in_cpu(&self) -> bool {
+        ptr::eq(CPU.registers.load(Relaxed), self.registers.as_ptr())
     }
 
-    /// Sets a register. Any value is good.
-    pub fn set_register(&mut self, register: Register, value: u64) {
-        if matches!(register, Register::Rcx | Register::R11) {
-            self.registers.frame.vector = 0;
-        }
-        if let Some(slot) = self.registers.frame.general.get_mut(register as usize) {
-            *slot = value;
-        }
-    }
-
-    /// Address of the next instruction of the program.
-    #[must_use]
-    pub fn instruction_pointer(&self) -> u64 {
-        self.registers.frame.instruction_pointer
-    }
-
-    /// Sets the address of the next instruction.
-    ///
-    /// # Errors
-    /// If no program can run code there (`hazards` 3).
-    pub fn set_instruction_pointer(
-        &mut self,
-        address: VirtualAddress,
-    ) -> Result<(), RegisterError> {
-        self.registers.frame.instruction_pointer = user(address)?;
-        self.registers.frame.vector = 0;
-        Ok(())
-    }
-
-    /// The stack pointer.
-    #[must_use]
-    pub fn stack_pointer(&self) -> u64 {
-        self.registers.frame.stack_pointer
-    }
-
-    /// Sets the stack pointer. Any value is good: a bad one makes the program fault.
-    pub fn set_stack_pointer(&mut self, value: u64) {
-        self.registers.frame.stack_pointer = value;
-    }
-
-    /// The flags register as the program would read it.
-    #[must_use]
-    pub fn flags(&self) -> u64 {
-        self.registers.frame.flags
-    }
-
-    /// Sets those flags that a program may freely change, and clears the trap flag and the
-    /// nested-task flag, which a program can only set itself; the others stay as they are
-    /// (`hazards` 13).
-    pub fn set_flags(&mut self, flags: u64) {
-        self.registers.frame.vector = 0;
-        let kept = self.registers.frame.flags & !(SETTABLE_FLAGS | CLEARED_FLAGS);
-        self.registers.frame.flags = kept | flags & SETTABLE_FLAGS;
-    }
-
-    /// Sets the base of the FS segment.
-    ///
-    /// # Errors
-    /// If no program can use the address.
-    pub fn set_fs_base(&mut self, address: VirtualAddress) -> Result<(), RegisterError> {
-        self.out_of_cpu().fs_base = user(address)?;
-        Ok(())
-    }
-
-    /// Sets the base of the GS segment. It is the kernel's to choose: a program that changes it
-    /// (where the processor lets it) finds this value again after another program ran.
-    ///
-    /// # Errors
-    /// If no program can use the address.
-    pub fn set_gs_base(&mut self, address: VirtualAddress) -> Result<(), RegisterError> {
-        self.out_of_cpu().gs_base = user(address)?;
-        Ok(())
-    }
-
-    /// Lets the program use the ports of `permissions`, as they are at each time; `None`: none.
-    pub fn set_port_permissions(&mut self, permissions: Option<&PortPermissions>) {
-        cpu::forget_ports();
-        self.ports = permissions.map_or(0, PortPermissions::name);
-    }
-
-    /// Sets or, with `None`, removes breakpoint `number`, 0 to 3. When the program runs into it,
-    /// it stops with exception 1.
-    ///
-    /// # Errors
-    /// A [`BreakpointError`].
-    pub fn set_breakpoint(
-        &mut self,
-        number: usize,
-        breakpoint: Option<(VirtualAddress, BreakpointKind)>,
-    ) -> Result<(), BreakpointError> {
-        // They get into the CPU with the rest of the context.
-        self.out_of_cpu();
-        self.debug.set(number, breakpoint)
-    }
-
-    /// Makes the program execute its next instruction even if a breakpoint of kind
-    /// [`BreakpointKind::Execute`] is set for it.
-    pub fn pass_breakpoint(&mut self) {
-        self.registers.frame.vector = 0;
-        self.registers.frame.flags |= RESUME;
-    }
-
-    /// What the processor said (DR6) at the program's last exception 1: bits 0 to 3 for the
-    /// breakpoints, bit 14 for a single step.
-    #[must_use]
-    pub fn debug_status(&self) -> u64 {
-        self.debug.status()
-    }
-
-    /// The extended state, after what is in the CPU of it was saved.
-    fn out_of_cpu(&mut self) -> &mut Registers {
-        if self.registers.is_resident() {
-            self.method.evict();
+    /// The registers, after what is in the CPU alone was saved.
+    pub(super) fn out_of_cpu(&mut self) -> &mut Registers {
+        if self.is_in_cpu() {
+            empty_cpu();
         }
         &mut self.registers
+    }
+
+    /// Lets the CPU hold the registers.
+    #[inline(never)]
+    pub(super) fn enter_cpu(&mut self) {
+        empty_cpu();
+        let registers = &*self.registers;
+        // SAFETY: KERNEL_GS_BASE. X2; it waits there for the SWAPGS of the exit.
+        unsafe { write_msr(0xc000_0102, registers.gs_base) }
+        if registers.special & FLOATING_POINT != 0 {
+            registers.restore_extended_state();
+        }
+        if registers.special & FS_BASE != 0 {
+            set_fs_base(registers.fs_base);
+        }
+        if registers.special & PORTS != 0 && registers.ports == CPU.ports_of.load(Relaxed) {
+            CPU.io_map_base.store(PORTS_OPEN, Relaxed);
+        }
+        if registers.special & BREAKPOINTS != 0 {
+            let [first, second, third, fourth] =
+                self.breakpoints.map(|at| at.map_or(0, |at| at.address().get()));
+            let controls = self.breakpoints.iter().zip(0..).map(|(at, number)| {
+                at.map_or(0, |at| 1 << (number * 2) | at.control() << (16 + number * 4))
+            });
+            // SAFETY: G1.
+            unsafe {
+                set!("mov dr0, {}", first);
+                set!("mov dr1, {}", second);
+                set!("mov dr2, {}", third);
+                set!("mov dr3, {}", fourth);
+                set!("mov dr7, {}", NO_BREAKPOINTS + controls.sum::<u64>());
+            }
+        }
+        CPU.registers.store(self.registers.as_ptr(), Relaxed);
+    }
+
+    /// Switches the breakpoints in the CPU off, when the program has stopped (G2); what the processor
+    /// said of them (DR6).
+    pub(super) fn suspend_breakpoints(&mut self) -> u64 {
+        let status = read!("mov {}, dr6");
+        // SAFETY: G2; the status has no effect.
+        unsafe {
+            set!("mov dr7, {}", NO_BREAKPOINTS);
+            set!("mov dr6, {}", 0xffff_0ff0_u64);
+        }
+        self.out_of_cpu();
+        status
+    }
+
+    /// Sets the registers of the program that goes on after a light system call.
+    pub(super) fn answer(&mut self, message: [u64; MESSAGE.len()], result: u64) {
+        let words = [self.registers.light_word, result, result, self.registers.gs_base];
+        self.end_light_call(message, words);
+    }
+
+    /// Sets the registers behind a light system call: a message, and RDI, RSI, RDX and R8.
+    pub(super) fn end_light_call(&mut self, message: [u64; MESSAGE.len()], words: [u64; 4]) {
+        let saved = &mut self.registers.saved;
+        let lost = [(Rcx, saved.instruction_pointer), (R11, INITIAL_FLAGS)];
+        let words = [Rdi, Rsi, Rdx, R8].into_iter().zip(words);
+        for (register, value) in MESSAGE.into_iter().zip(message).chain(words).chain(lost) {
+            saved.set_register(register, value);
+        }
+        saved.flags = INITIAL_FLAGS;
+        saved.vector = SYSTEM_CALL;
     }
 }
 
 impl Drop for Context {
     fn drop(&mut self) {
-        self.registers.forget();
+        self.out_of_cpu();
     }
 }
 
 /// The number of an address that a program can use.
 fn user(address: VirtualAddress) -> Result<u64, RegisterError> {
     if address.is_user() { Ok(address.get()) } else { Err(RegisterError::NotAUserAddress(address)) }
+}
+
+impl execution::Registers for Context {
+    type PortPermissions = PortPermissions;
+
+    fn saved(&self) -> SavedRegisters {
+        self.registers.saved
+    }
+
+    #[inline(always)]
+    fn set(&mut self, change: Change) -> Result<(), RegisterError> {
+        let saved = &mut self.registers.saved;
+        match change {
+            Change::Register(register, value) => {
+                saved.vector = if matches!(register, Rcx | R11) { 0 } else { saved.vector };
+                saved.set_register(register, value);
+            }
+            Change::InstructionPointer(address) => saved.instruction_pointer = user(address)?,
+            Change::Flags(flags) => {
+                let kept = saved.flags & !(SETTABLE_FLAGS | CLEARED_FLAGS);
+                saved.flags = kept | flags & SETTABLE_FLAGS;
+            }
+            Change::FsBase(address) => {
+                let base = user(address)?;
+                let registers = self.out_of_cpu();
+                registers.fs_base = base;
+                registers.mark(FS_BASE, base != 0);
+            }
+            Change::GsBase(address) => self.out_of_cpu().gs_base = user(address)?,
+            Change::LightWord(value) => self.registers.light_word = value,
+            Change::Breakpoint(number, breakpoint) => {
+                let slot = self.breakpoints.get_mut(number);
+                *slot.ok_or(RegisterError::NoSuchBreakpoint(number))? = breakpoint;
+                let has = self.breakpoints.iter().any(Option::is_some);
+                self.out_of_cpu().mark(BREAKPOINTS, has);
+            }
+            Change::PassBreakpoint => {
+                saved.vector = 0;
+                saved.flags |= RESUME;
+            }
+        }
+        Ok(())
+    }
+
+    fn set_port_permissions(&mut self, permissions: Option<&PortPermissions>) {
+        let registers = self.out_of_cpu();
+        registers.ports = permissions.map_or(0, |permissions| permissions.name);
+        registers.mark(PORTS, permissions.is_some());
+    }
+}
+
+/// The name that was given last.
+static NAMES: AtomicU64 = AtomicU64::new(0);
+
+/// A set of ports: a bitmap in two pages of the environment heap.
+///
+/// The processor reads a bitmap in the task state, to which it is copied only when a program needs
+/// it: until then, and whenever a program runs that carries another name, the bitmap lies past the
+/// end of the task state, and an access to a port is a general protection fault (`hazards` 16).
+pub struct PortPermissions {
+    /// Never 0, and never given twice.
+    name: u64,
+    /// A bit for each port, 1 if it is refused.
+    halves: [Box<[u64; 512]>; 2],
+}
+
+impl PortPermissions {
+    pub(super) fn new() -> Result<Self, HeapError> {
+        let half = || Box::new([u64::MAX; 512]).map_err(|(_, error)| error);
+        // A 64-bit count does not overflow.
+        Ok(Self { name: NAMES.fetch_add(1, Relaxed) + 1, halves: [half()?, half()?] })
+    }
+
+    /// Copies the bitmap to the task state, if `context` has this set and it is not there; whether
+    /// it was not. The ports open when the CPU holds the context again.
+    pub(super) fn load(&self, context: &Context) -> bool {
+        let is_open = CPU.io_map_base.load(Relaxed) == PORTS_OPEN;
+        if context.registers.ports != self.name || is_open && context.is_in_cpu() {
+            return false;
+        }
+        empty_cpu();
+        let words = self.halves.iter().flat_map(|half| half.iter());
+        CPU.port_bitmap.iter().zip(words).for_each(|(target, word)| target.store(*word, Relaxed));
+        CPU.ports_of.store(self.name, Relaxed);
+        true
+    }
+}
+
+/// Takes all ports from programs, until a bitmap is loaded again.
+fn close_ports() {
+    CPU.io_map_base.store(PORTS_CLOSED, Relaxed);
+    CPU.ports_of.store(0, Relaxed);
+}
+
+impl execution::PortPermissions for PortPermissions {
+    type PortRange = PortRange;
+
+    fn set(&mut self, range: PortRange, allowed: bool) {
+        close_ports();
+        let words = self.halves.iter_mut().flat_map(|half| half.iter_mut());
+        let (first, last) = (usize::from(range.first()), usize::from(range.last()));
+        for (index, word) in words.enumerate().take(last / 64 + 1).skip(first / 64) {
+            let from = first.saturating_sub(index * 64);
+            let to = (last - index * 64).min(63);
+            let bits = u64::MAX << from & u64::MAX >> (63 - to);
+            *word = if allowed { *word & !bits } else { *word | bits };
+        }
+    }
+}
+
+impl Drop for PortPermissions {
+    fn drop(&mut self) {
+        close_ports();
+    }
 }

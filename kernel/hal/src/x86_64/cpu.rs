@@ -1,374 +1,449 @@
-//! What belongs to one CPU: its descriptor tables, its stacks, and the words that the entry code
-//! reaches through GS.
+//! What belongs to one CPU, and the ways into the kernel and back to a program.
 //!
-//! Invariants:
+//! While a program runs, the CPU's area names the registers of its context (`context`), and
+//! everything that ends the run saves the program's registers there: a system call by pushing
+//! them where they belong, an interrupt after it moved what the processor pushed from a small
+//! stack of the CPU's own. So [`run`] looks to its caller like a function that returns when the
+//! program stops, and to run another program takes one store.
 //!
-//! - While the kernel runs, the GS base of a CPU is the address of its [`CpuArea`] (entry.s).
-//! - The word at the top of each of a CPU's interrupt stacks is the address of its `CpuArea`.
-//! - A CPU's descriptor tables are not written after it started.
+//! Rules (docs/soundness.md, hazards 1 to 5):
+//!
+//! - In the kernel, GS is the CPU's area, except between an entry from ring 3 and its SWAPGS, and
+//!   between the SWAPGS and the end of an exit. Whether to SWAPGS is decided by the privilege in
+//!   the saved CS, never by the GS base (a program can choose that freely).
+//! - #DB, NMI, #DF and #MC have stacks of their own and may arrive anywhere, also in the windows
+//!   just named and while RSP is still, or already, the program's. When they interrupt the
+//!   kernel, they do not touch GS.
+//! - Interrupts are off everywhere in the kernel but in [`take_interrupt`].
+//! - The descriptor tables and the stacks in the task state are not written after the start.
 
-use core::arch::{asm, global_asm};
-use core::cell::UnsafeCell;
-use core::mem::{offset_of, size_of};
-
-use super::context::Frame;
-use super::port_permissions::Half;
-use super::processor::{self, msr};
+use super::context::{INITIAL_FLAGS, Registers};
+use super::*;
 
 /// Selectors of the descriptor table. SYSRET takes the program's data and code selectors as
 /// 8 and 16 above the base in STAR; the entry in between stays empty, so that no program can
 /// switch to 32-bit code.
-pub(super) const KERNEL_CODE: u16 = 0x08;
-const KERNEL_DATA: u16 = 0x10;
-const SYSRET_BASE: u16 = 0x18 | 3;
-pub(super) const USER_DATA: u16 = 0x20 | 3;
-pub(super) const USER_CODE: u16 = 0x28 | 3;
+const KERNEL_CODE: u64 = 0x08;
+const SYSRET_BASE: u64 = 0x18 | 3;
+pub(super) const USER_DATA: u64 = 0x20 | 3;
+pub(super) const USER_CODE: u64 = 0x28 | 3;
 const TASK_STATE: u16 = 0x30;
 
 /// The flags that SYSCALL clears: trap, interrupt enable, direction, I/O privilege, nested task,
 /// resume, alignment check (`hazards` 4).
-const SYSTEM_CALL_FLAG_MASK: u64 =
-    1 << 8 | 1 << 9 | 1 << 10 | 3 << 12 | 1 << 14 | 1 << 16 | 1 << 18;
+const CLEARED_FLAGS: u64 = 1 << 8 | 1 << 9 | 1 << 10 | 3 << 12 | 1 << 14 | 1 << 16 | 1 << 18;
 
-/// The task state segment (AMD64 manual volume 2, section 12.2.5): where the processor finds
-/// stacks, and which ports a program may use.
-#[repr(C, packed(4))]
-struct TaskState {
-    reserved0: u32,
-    /// Stack pointers for rings 0 to 2: ring 0's is the end of the running context's frame.
-    ring_stacks: [u64; 3],
-    reserved1: u64,
-    interrupt_stacks: [u64; 7],
-    reserved2: u64,
-    reserved3: u16,
-    io_map_base: u16,
-}
+/// The vector that the system-call entry writes into a frame. The program is resumed by SYSRET as
+/// long as it is there.
+pub(super) const SYSTEM_CALL: u64 = 256;
 
-const _: () = assert!(size_of::<TaskState>() == 104);
-const _: () = assert!(offset_of!(TaskState, ring_stacks) == 4);
-const _: () = assert!(offset_of!(TaskState, interrupt_stacks) == 36);
-
-/// Words of the port bitmap.
-const PORT_WORDS: usize = 65536 / 64;
 /// `io_map_base` for a program that may use the ports of the bitmap, and for one that may not:
 /// past the end of the task state (`hazards` 16).
-const PORTS_OPEN: u16 = offset_of!(CpuArea, port_bitmap) as u16;
-const PORTS_CLOSED: u16 = u16::MAX;
-const TASK_STATE_LIMIT: u64 = PORTS_OPEN as u64 + PORT_WORDS as u64 * 8;
+pub(super) const PORTS_OPEN: u16 = (offset_of!(CpuArea, port_bitmap) - 4) as u16;
+pub(super) const PORTS_CLOSED: u16 = u16::MAX;
 
-/// One CPU's own memory.
-#[repr(C, align(256))]
+/// What became of a light system call that did not end by the short way: the kernel was not asked;
+/// it wants it to be handled as any other call; it answered.
+pub(super) const OPEN: u64 = 0;
+pub(super) const DECLINED: u64 = 1;
+pub(super) const ANSWERED: u64 = 2;
+
+/// The registers that a light system call passes on, in the order in which the area has them:
+/// first those that a call in the kernel does not preserve.
+pub(super) const MESSAGE: [Register; 9] = {
+    use Register::{R9, R10, R12, R13, R14, R15, Rax, Rbp, Rbx};
+    [Rax, R9, R10, Rbx, Rbp, R12, R13, R14, R15]
+};
+
+/// One CPU's own memory. The task state (AMD64 manual volume 2, section 12.2.5) begins with the
+/// second word of 32 bits, so that its addresses are aligned, and ends with the area.
+#[repr(C, align(4096))]
 pub(super) struct CpuArea {
-    task_state: TaskState,
-    reserved: u32,
+    reserved0: u64,
+    ring_stack: AtomicU64,
+    reserved1: [u64; 3],
+    interrupt_stacks: [AtomicU64; 7],
+    reserved2: [u16; 5],
+    pub(super) io_map_base: AtomicU16,
+    /// The registers of the context that this CPU holds; null if none.
+    pub(super) registers: AtomicPtr<Registers>,
     /// Where the kernel's stack stands while a program runs.
-    kernel_stack: u64,
-    /// The program's stack pointer, for the few instructions that the system-call entry has no
-    /// other place for it.
-    user_stack: u64,
-    /// The end of the running context's frame: the same value as in the task state.
-    frame_end: u64,
-    /// The vector that ended `wait_for_interrupt`; [`NO_VECTOR`] if none did.
-    pending_vector: u32,
-    reserved4: u32,
-    /// Debug exceptions and non-maskable interrupts that arrived in the kernel, and went by.
-    debug_in_kernel: u64,
-    non_maskable: u64,
-    descriptors: [u64; 8],
+    kernel_stack: AtomicU64,
+    /// The registers [`MESSAGE`] of a light system call, as far as the way back needs them. The
+    /// first also is the stack pointer, while a full one has no other place for that.
+    pub(super) message: [AtomicU64; MESSAGE.len()],
+    /// Where system calls arrive.
+    entry: AtomicU64,
+    /// The kernel that light system calls ask, of the type that `entry` is for.
+    kernel: AtomicPtr<()>,
+    /// The highest bit if system calls of the kernel's half are light now, else 0.
+    light_mask: AtomicU64,
+    /// [`OPEN`], [`DECLINED`] or [`ANSWERED`]; RDI (or the result of an answer), RSI, RDX and R8.
+    pub(super) light_outcome: AtomicU64,
+    pub(super) light_words: [AtomicU64; 4],
+    /// The vector that ended [`take_interrupt`].
+    pending_vector: AtomicU64,
+    /// How extended state is saved: the mask for XSAVE; 0 for FXSAVE.
+    pub(super) extended_mask: AtomicU64,
+    /// 1 if programs can set the bases of FS and GS by themselves.
+    pub(super) fs_gs_base: AtomicU64,
+    /// Kernel code and data, program data and code, task state.
+    descriptors: [AtomicU64; 8],
+    /// Where the processor pushes: on interrupts of programs, on #DB, on NMI.
+    stacks: [[AtomicU64; 16]; 3],
     /// Name of the permissions that the bitmap is of; 0 if they have changed since.
-    ports_of: u64,
-    /// A bit for each port, and the byte of ones that must follow (section 12.2.5). The end of
-    /// the task state.
-    port_bitmap: [u64; PORT_WORDS + 1],
+    pub(super) ports_of: AtomicU64,
+    /// A bit for each port, and the byte of ones that must follow.
+    pub(super) port_bitmap: [AtomicU64; 65536 / 64 + 1],
 }
 
-/// The task state must not cross a page boundary (it is read by the processor by physical
-/// address on some models); the alignment of the area sees to it.
-const _: () = assert!(offset_of!(CpuArea, task_state) == 0);
+const _: () = assert!(offset_of!(CpuArea, ring_stack) == 4 + 4);
+const _: () = assert!(offset_of!(CpuArea, interrupt_stacks) == 4 + 36);
+const _: () = assert!(offset_of!(CpuArea, io_map_base) == 4 + 102);
 
-/// `pending_vector` when there is none.
-const NO_VECTOR: u32 = u32::MAX;
-
-/// A static that only the CPU's own code writes, with interrupts off.
-#[repr(transparent)]
-pub(super) struct CpuOwned<T>(UnsafeCell<T>);
-
-// SAFETY: the boot CPU is the only one that runs; the others are parked (invariant U1).
-unsafe impl<T> Sync for CpuOwned<T> {}
-
-impl<T> CpuOwned<T> {
-    pub(super) const fn new(value: T) -> Self {
-        Self(UnsafeCell::new(value))
-    }
-
-    pub(super) const fn get(&self) -> *mut T {
-        self.0.get()
-    }
-}
-
-static BOOT_CPU: CpuOwned<CpuArea> = CpuOwned::new(CpuArea {
-    task_state: TaskState {
-        reserved0: 0,
-        ring_stacks: [0; 3],
-        reserved1: 0,
-        interrupt_stacks: [0; 7],
-        reserved2: 0,
-        reserved3: 0,
-        io_map_base: PORTS_CLOSED,
-    },
-    reserved: 0,
-    kernel_stack: 0,
-    user_stack: 0,
-    frame_end: 0,
-    pending_vector: NO_VECTOR,
-    reserved4: 0,
-    debug_in_kernel: 0,
-    non_maskable: 0,
-    descriptors: [0; 8],
-    ports_of: 0,
-    port_bitmap: [u64::MAX; PORT_WORDS + 1],
-});
+/// The area of the boot CPU (U1: the only one).
+// SAFETY: a field is a number or a pointer, for which zero is a value.
+pub(super) static CPU: CpuArea = unsafe { mem::zeroed() };
 
 /// The interrupt descriptor table: 256 gates of two words.
-static INTERRUPT_TABLE: CpuOwned<[[u64; 2]; 256]> = CpuOwned::new([[0; 2]; 256]);
+static GATES: [[AtomicU64; 2]; 256] = [const { [const { AtomicU64::new(0) }; 2] }; 256];
 
-unsafe extern "C" {
-    static interrupt_stubs: [[u8; 16]; 256];
-    fn system_call_entry();
-    fn enter_user();
-    static stack_debug_end: [u64; 0];
-    static stack_nmi_end: [u64; 0];
-    static stack_double_fault_end: [u64; 0];
-    static stack_machine_check_end: [u64; 0];
-}
+/// Debug exceptions and non-maskable interrupts that arrived in the kernel, and went by.
+pub(super) static ABSORBED: AtomicU64 = AtomicU64::new(0);
 
-global_asm!(
-    include_str!("entry.s"),
-    kernel_stack = const offset_of!(CpuArea, kernel_stack),
-    user_stack = const offset_of!(CpuArea, user_stack),
-    frame_end = const offset_of!(CpuArea, frame_end),
-    pending_vector = const offset_of!(CpuArea, pending_vector),
-    debug_in_kernel = const offset_of!(CpuArea, debug_in_kernel),
-    non_maskable = const offset_of!(CpuArea, non_maskable),
-    fatal_exception = sym super::panic::fatal_exception,
-);
-
-/// The interrupt stack (1 to 4) of a vector, or 0 for the stack that is in use.
-const fn interrupt_stack_of(vector: usize) -> u64 {
-    match vector {
-        1 => 1,
-        2 => 2,
-        8 => 3,
-        18 => 4,
-        _ => 0,
+/// Gives the boot CPU its descriptor tables, interrupt stacks and system-call entry. `fatal_stack`:
+/// the end of the stack for double faults and machine checks.
+pub(super) fn start(fatal_stack: u64) {
+    let stubs = (interrupts as *const () as u64).next_multiple_of(16);
+    for (vector, [low, high]) in (0..).zip(&GATES) {
+        // The stack, and which programs may use an INT instruction: those for breakpoint and
+        // overflow only (AMD64 manual volume 2, section 4.8.4).
+        let attributes = match vector {
+            1 => 0x8e01,
+            2 => 0x8e02,
+            8 | 18 => 0x8e03,
+            3 | 4 => 0xee00,
+            _ => 0x8e00,
+        };
+        let handler = stubs + vector * 16;
+        let offsets = handler & 0xffff | (handler >> 16 & 0xffff) << 48;
+        low.store(offsets | KERNEL_CODE << 16 | attributes << 32, Relaxed);
+        high.store(handler >> 32, Relaxed);
     }
-}
-
-/// An interrupt gate for `handler` (AMD64 manual volume 2, section 4.8.4): only the breakpoint
-/// and overflow instructions may be used by programs to reach their own.
-fn gate(vector: usize, handler: u64) -> [u64; 2] {
-    let privilege = if vector == 3 || vector == 4 { 3 } else { 0 };
-    let attributes = interrupt_stack_of(vector) | 0xe << 8 | privilege << 13 | 1 << 15;
-    let low = handler & 0xffff
-        | u64::from(KERNEL_CODE) << 16
-        | attributes << 32
-        | (handler >> 16 & 0xffff) << 48;
-    [low, handler >> 32]
-}
-
-/// The running CPU, as a value that cannot leave it. There is one per CPU.
-#[derive(Debug)]
-pub(super) struct Cpu {
-    /// Makes the type neither `Send` nor `Sync`.
-    area: *mut CpuArea,
-}
-
-impl Cpu {
-    /// Gives the boot CPU its descriptor tables, interrupt stacks and system-call entry.
-    ///
-    /// # Safety
-    /// To be called once, with interrupts off, before any interrupt can arrive.
-    pub(super) unsafe fn start_boot_cpu() -> Self {
-        let area = BOOT_CPU.get();
-        let table = INTERRUPT_TABLE.get();
-        // SAFETY: U1: this is the only CPU and nothing else has a reference to the two statics;
-        // the stubs are 256 pieces of 16 bytes (entry.s).
-        unsafe {
-            let stubs = &raw const interrupt_stubs as u64;
-            for (vector, entry) in (*table).iter_mut().enumerate() {
-                *entry = gate(vector, stubs + vector as u64 * 16);
-            }
-            let stacks = [
-                (&raw const stack_debug_end).cast_mut(),
-                (&raw const stack_nmi_end).cast_mut(),
-                (&raw const stack_double_fault_end).cast_mut(),
-                (&raw const stack_machine_check_end).cast_mut(),
-            ];
-            // The top word names the CPU (hazards 2); the stack begins 16 bytes below.
-            for end in stacks {
-                end.cast::<u64>().sub(1).write(area as u64);
-            }
-            let [debug, nmi, double_fault, machine_check] = stacks.map(|end| end as u64 - 16);
-            (*area).task_state.interrupt_stacks =
-                [debug, nmi, double_fault, machine_check, 0, 0, 0];
-            let task_state = area as u64;
-            (*area).descriptors = [
-                0,
-                0x00af_9b00_0000_ffff,
-                0x00cf_9300_0000_ffff,
-                0,
-                0x00cf_f300_0000_ffff,
-                0x00af_fb00_0000_ffff,
-                TASK_STATE_LIMIT
-                    | (task_state & 0xff_ffff) << 16
-                    | 0x89 << 40
-                    | ((task_state >> 24) & 0xff) << 56,
-                task_state >> 32,
-            ];
-            load_tables(area, table);
-            processor::write_msr(msr::GS_BASE, area as u64);
-            processor::write_msr(msr::KERNEL_GS_BASE, 0);
-            processor::write_msr(msr::FS_BASE, 0);
-            processor::write_msr(
-                msr::STAR,
-                u64::from(KERNEL_CODE) << 32 | u64::from(SYSRET_BASE) << 48,
-            );
-            processor::write_msr(msr::LSTAR, system_call_entry as *const () as u64);
-            processor::write_msr(msr::SFMASK, SYSTEM_CALL_FLAG_MASK);
-            let efer = processor::read_msr(msr::EFER);
-            processor::write_msr(msr::EFER, efer | 1);
-        }
-        Self { area }
+    let [debug, non_maskable, fatal, ..] = &CPU.interrupt_stacks;
+    for (stack, words) in [&CPU.ring_stack, debug, non_maskable].into_iter().zip(&CPU.stacks) {
+        stack.store(words.as_ptr_range().end as u64, Relaxed);
+    }
+    fatal.store(fatal_stack, Relaxed);
+    CPU.io_map_base.store(PORTS_CLOSED, Relaxed);
+    CPU.port_bitmap.iter().for_each(|word| word.store(u64::MAX, Relaxed));
+    let task_state = &raw const CPU as u64 + 4;
+    let limit = u64::from(PORTS_OPEN) + 65536 / 8;
+    let base = (task_state & 0xff_ffff) << 16 | (task_state >> 24 & 0xff) << 56;
+    let descriptors = [
+        [0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff, 0],
+        [0x00cf_f300_0000_ffff, 0x00af_fb00_0000_ffff, limit | base | 0x89 << 40, task_state >> 32],
+    ];
+    for (place, descriptor) in CPU.descriptors.iter().zip(descriptors.as_flattened()) {
+        place.store(*descriptor, Relaxed);
     }
 
-    /// Makes `frame` the one that interrupts and system calls save registers in.
-    ///
-    /// # Safety
-    /// The frame must stay where it is for as long as a program can run with it.
-    pub(super) unsafe fn use_frame(&mut self, frame: *mut Frame) {
-        // SAFETY: the area is this CPU's own; one past the frame is its end.
-        unsafe {
-            let end = frame.add(1) as u64;
-            (*self.area).frame_end = end;
-            (*self.area).task_state.ring_stacks[0] = end;
-        }
-    }
-
-    /// Runs the program whose registers are in `frame` until it stops.
-    ///
-    /// # Safety
-    /// `frame` must be the one in use, and hold only values that a program may have (hazards 3
-    /// and 13; `Context` keeps it so); the loaded page map must have the kernel in its upper
-    /// half.
-    #[inline]
-    pub(super) unsafe fn run(&mut self, frame: *mut Frame) {
-        // SAFETY: as the caller ensures; every register that the function changes is named.
-        unsafe {
-            asm!("call {enter_user}", enter_user = sym enter_user, inout("rdi") frame => _,
-                out("rax") _, out("rcx") _, out("rdx") _, out("rsi") _, out("r8") _, out("r9") _,
-                out("r10") _, out("r11") _, out("r12") _, out("r13") _, out("r14") _,
-                out("r15") _);
-        }
-    }
-
-    /// Waits until an interrupt arrives and returns its vector; `None` if something that is not
-    /// a maskable interrupt ended the wait.
-    pub(super) fn wait(&mut self) -> Option<u8> {
-        // SAFETY: the area is this CPU's own. The interrupt entry writes the word while this
-        // function waits, which the volatile accesses allow for.
-        unsafe {
-            let pending = &raw mut (*self.area).pending_vector;
-            pending.write_volatile(NO_VECTOR);
-            processor::wait_for_interrupt();
-            u8::try_from(pending.read_volatile()).ok()
-        }
-    }
-
-    /// Lets programs use the ports of the bitmap if it is that of the permissions `name`.
-    pub(super) fn open_ports(&mut self, name: u64) {
-        // SAFETY: the area is this CPU's own.
-        unsafe {
-            let open = name != 0 && name == (*self.area).ports_of;
-            (*self.area).task_state.io_map_base = if open { PORTS_OPEN } else { PORTS_CLOSED };
-        }
-    }
-
-    /// Whether programs can use the ports of the bitmap.
-    pub(super) fn are_ports_open(&self) -> bool {
-        // SAFETY: the area is this CPU's own.
-        unsafe { (*self.area).task_state.io_map_base == PORTS_OPEN }
-    }
-
-    /// Replaces the bitmap by that of the permissions `name`, and closes it.
-    pub(super) fn load_ports(&mut self, name: u64, halves: [&Half; 2]) {
-        // SAFETY: the area is this CPU's own; the word of ones behind the bitmap stays.
-        unsafe {
-            (*self.area).task_state.io_map_base = PORTS_CLOSED;
-            (*self.area).ports_of = name;
-            let bitmap = &mut (*self.area).port_bitmap;
-            for (target, half) in bitmap.chunks_exact_mut(PORT_WORDS / 2).zip(halves) {
-                target.copy_from_slice(half);
-            }
-        }
-    }
-
-    /// Debug exceptions and non-maskable interrupts that arrived while the kernel ran, and did
-    /// no harm.
-    pub(super) fn absorbed(&self) -> u64 {
-        // SAFETY: the area is this CPU's own.
-        unsafe { (*self.area).debug_in_kernel + (*self.area).non_maskable }
-    }
-}
-
-/// Takes all ports from programs on this CPU, and forgets whose bitmap is loaded.
-pub(super) fn forget_ports() {
-    // SAFETY: U1: the area is this CPU's own.
+    #[repr(C, packed)]
+    struct Table(u16, u64);
+    let descriptors = Table(8 * 8 - 1, &raw const CPU.descriptors as u64);
+    let gates = Table(256 * 16 - 1, &raw const GATES as u64);
+    // SAFETY: the tables are complete and statics; the code selector that is loaded means the
+    // same as before. No program has run and no interrupt has arrived (U1).
     unsafe {
-        (*BOOT_CPU.get()).task_state.io_map_base = PORTS_CLOSED;
-        (*BOOT_CPU.get()).ports_of = 0;
+        asm!("lgdt [{}]", "lidt [{}]", "ltr {:x}",
+            in(reg) &descriptors, in(reg) &gates, in(reg) TASK_STATE);
+        // GS base, STAR, SFMASK.
+        write_msr(0xc000_0101, &raw const CPU as u64);
+        write_msr(0xc000_0081, KERNEL_CODE << 32 | SYSRET_BASE << 48);
+        write_msr(0xc000_0084, CLEARED_FLAGS);
     }
+    set_entry::<OneProgram<'static, Hal>>();
 }
 
-/// Loads the descriptor tables and the segment registers.
+/// The code of a way in or out. Names in it: words of the CPU's area (relative to GS), and of
+/// [`Registers`] behind what is saved, of which the words have numbers (`SavedRegisters`). The macro
+/// `push_registers` pushes a program's registers in their order.
+macro_rules! entry_code {
+    ($($line:literal,)*; $($operand:tt)*) => {
+        naked_asm!(
+            ".set registers, {registers}; .set kernel_stack, {kernel_stack}",
+            ".set message, {message}; .set light_mask, {light_mask}; .set pending_vector, {pending}",
+            ".set gs_base, {gs_base}; .set light_word, {light_word}; .set initial_flags, {flags}",
+            ".macro push_registers
+                .irp name, rax, rbx, rcx, rdx, rsi, rdi, rbp, r8, r9, r10, r11, r12, r13, r14, r15
+                    push \\name
+                .endr
+            .endm",
+            $($line,)*
+            ".purgem push_registers",
+            registers = const offset_of!(CpuArea, registers),
+            kernel_stack = const offset_of!(CpuArea, kernel_stack),
+            message = const offset_of!(CpuArea, message),
+            light_mask = const offset_of!(CpuArea, light_mask),
+            pending = const offset_of!(CpuArea, pending_vector),
+            gs_base = const offset_of!(Registers, gs_base),
+            light_word = const offset_of!(Registers, light_word),
+            flags = const INITIAL_FLAGS,
+            $($operand)*
+        )
+    };
+}
+
+/// Where every interrupt and exception arrives: for each vector, 16 bytes of code that make the
+/// frames alike by an error code (0 where the processor pushes none) and the vector number.
+#[unsafe(naked)]
+unsafe extern "C" fn interrupts() {
+    entry_code!(
+        ".set vector, 0",
+        ".rept 256",
+        ".balign 16",
+        // Those with a code: 8, 10 to 14, 17, 21, 29, 30.
+        ".if (vector > 31) || !((0x60227d00 >> (vector & 31)) & 1)",
+        "push 0",
+        ".endif",
+        "push vector",
+        "jmp 2f",
+        ".set vector, vector + 1",
+        ".endr",
+        // [rsp]: vector, error code, RIP, CS, RFLAGS, RSP, SS.
+        "2:",
+        "test byte ptr [rsp + 24], 3",
+        "jz 3f",
+        "swapgs",
+        "push rbx",
+        "mov rbx, rsp",
+        "mov rsp, gs:[registers]",
+        "add rsp, 22 * 8",
+        ".irp offset, 56, 48, 40, 32, 24, 16, 8",
+        "push [rbx + \\offset]",
+        ".endr",
+        "mov rbx, [rbx]",
+        "push_registers",
+        "mov rsp, gs:[kernel_stack]",
+        "push 2",                           // interrupts leave DF and AC as the program set them
+        "popfq",
+        "jmp leave",
+        // The kernel itself was interrupted.
+        "3:",
+        "cmp dword ptr [rsp], 32",
+        "jae 5f",
+        "cmp dword ptr [rsp], 2",
+        "je 4f",
+        "cmp dword ptr [rsp], 1",
+        "jne 6f",
+        "push rax",
+        "xor eax, eax",                     // a program's breakpoint, held back until the kernel
+        "mov dr7, rax",                     // was entered: switch it off and go on
+        "mov dr6, rax",
+        "pop rax",
+        "4:",
+        "lock inc qword ptr [rip + {absorbed}]",
+        "add rsp, 16",
+        "iretq",
+        "5:",                               // a device, while the kernel lets interrupts in
+        "pop qword ptr gs:[pending_vector]",
+        "and dword ptr [rsp + 24], ~0x200", // return with interrupts off
+        "add rsp, 8",
+        "iretq",
+        "6:",                               // the kernel's own fault
+        "push_registers",
+        "mov rdi, rsp",
+        "call {fatal_exception}",
+        ;
+        absorbed = sym ABSORBED,
+        fatal_exception = sym fatal_exception,
+    )
+}
+
+/// Runs the program that the CPU holds until it stops. Changes every register but RSP, RBX, RBP and
+/// R12. The registers of a program that has stopped are saved when it goes on at `leave`.
+#[unsafe(naked)]
+unsafe extern "C" fn enter() {
+    entry_code!(
+        "push rbx",
+        "push rbp",
+        "push r12",
+        "mov gs:[kernel_stack], rsp",
+        "mov rsp, gs:[registers]",
+        "cmp qword ptr [rsp + 15 * 8], {system_call}",
+        ".irp name, r15, r14, r13, r12, r11, r10, r9, r8, rbp, rdi, rsi, rdx, rcx, rbx, rax",
+        "pop \\name",
+        ".endr",
+        "je 2f",
+        "add rsp, 16",
+        "swapgs",
+        "iretq",
+        "2:",                               // RCX and R11 are lost, so there is a shorter way
+        "mov rcx, [rsp + 16]",
+        "mov r11, [rsp + 32]",
+        "mov rsp, [rsp + 40]",
+        "swapgs",
+        "sysretq",
+        ".globl leave",
+        "leave:",
+        "mov rsp, gs:[kernel_stack]",
+        "pop r12",
+        "pop rbp",
+        "pop rbx",
+        "ret",
+        ;
+        system_call = const SYSTEM_CALL,
+    )
+}
+
+/// Where system calls arrive, for a kernel of type `K`. RCX is the program's RIP, R11 its flags, and
+/// nothing else has changed. A full one is made to look like an interrupt with vector
+/// [`SYSTEM_CALL`]: CS and SS in the frame are the program's already, and the error code means
+/// nothing.
+#[unsafe(naked)]
+unsafe extern "C" fn system_call<K: Kernel<Machine = Hal>>() {
+    entry_code!(
+        "swapgs",
+        "test gs:[light_mask], rcx",
+        "js 2f",
+        "mov gs:[message], rsp",
+        "mov rsp, gs:[registers]",
+        "add rsp, 15 * 8",
+        "push_registers",
+        "mov rax, gs:[message]",
+        "mov qword ptr [rsp + 15 * 8], {system_call}",
+        "mov [rsp + 17 * 8], rcx",
+        "mov [rsp + 19 * 8], r11",
+        "mov [rsp + 20 * 8], rax",
+        "jmp leave",
+        // A light one. What the program loses needs no saving, what Rust preserves neither.
+        "2:",
+        "mov r11, gs:[registers]",
+        "mov [r11 + 17 * 8], rcx",
+        "mov [r11 + 20 * 8], rsp",
+        "mov qword ptr [r11 + 19 * 8], initial_flags",
+        "mov gs:[message], rax",
+        "mov gs:[message + 8], r9",
+        "mov gs:[message + 16], r10",
+        "mov rsp, gs:[kernel_stack]",
+        "call {light}",
+        "test rax, rax",
+        "jz 3f",
+        "mov gs:[registers], rax",
+        "mov rsi, rdx",
+        "mov rdi, [rax + light_word]",
+        "mov r8, [rax + gs_base]",
+        "mov rcx, [rax + 17 * 8]",
+        "mov rsp, [rax + 20 * 8]",
+        "mov r10, gs:[message + 16]",
+        "mov r9, gs:[message + 8]",
+        "mov rax, gs:[message]",
+        "mov r11d, initial_flags",
+        "swapgs",
+        "wrgsbase r8",
+        "sysretq",
+        // Not by the short way: the registers that Rust has preserved are saved after all.
+        "3:",
+        "mov gs:[message + 24], rbx",
+        "mov gs:[message + 32], rbp",
+        "mov gs:[message + 40], r12",
+        "mov gs:[message + 48], r13",
+        "mov gs:[message + 56], r14",
+        "mov gs:[message + 64], r15",
+        "jmp leave",
+        ;
+        system_call = const SYSTEM_CALL,
+        light = sym light::<K>,
+    )
+}
+
+/// Lets light system calls ask `kernel`, until [`end_light_calls`].
+pub(super) fn begin_light_calls<K: Kernel<Machine = Hal>>(kernel: *mut K) {
+    if CPU.entry.load(Relaxed) != system_call::<K> as *const () as u64 {
+        set_entry::<K>();
+    }
+    CPU.kernel.store(kernel.cast(), Relaxed);
+    CPU.light_mask.store(1 << 63, Relaxed);
+}
+
+/// Makes all system calls full ones; whether a light one has asked the kernel.
+pub(super) fn end_light_calls() -> bool {
+    CPU.light_mask.store(0, Relaxed);
+    CPU.light_outcome.load(Relaxed) != OPEN
+}
+
+/// Makes the system calls of a kernel `K` arrive where they are to.
+#[cold]
+fn set_entry<K: Kernel<Machine = Hal>>() {
+    let entry = system_call::<K> as *const () as u64;
+    CPU.entry.store(entry, Relaxed);
+    // SAFETY: LSTAR. Every such entry saves the program's registers in the same way.
+    unsafe { write_msr(0xc000_0082, entry) }
+}
+
+/// Runs the program that the CPU holds until it stops.
 ///
 /// # Safety
-/// The tables must be complete and stay where they are.
-unsafe fn load_tables(area: *mut CpuArea, table: *mut [[u64; 2]; 256]) {
-    #[repr(C, packed)]
-    struct Pointer {
-        limit: u16,
-        base: u64,
-    }
-    // SAFETY: the tables are statics; the code selector is that of a 64-bit kernel segment, and
-    // the far return goes to the very next instruction.
+/// The CPU must hold the registers of a context (X1, X2), and the loaded root carry the kernel in
+/// its upper half (T2). Between [`begin_light_calls`] and [`end_light_calls`] nobody else may use the
+/// kernel, and the context must have nothing special (F1).
+pub(super) unsafe fn run() {
+    // SAFETY: as the caller ensures; every register that changes is named.
     unsafe {
-        let descriptors = Pointer {
-            limit: size_of::<[u64; 8]>() as u16 - 1,
-            base: &raw const (*area).descriptors as u64,
-        };
-        let interrupts =
-            Pointer { limit: size_of::<[[u64; 2]; 256]>() as u16 - 1, base: table as u64 };
-        asm!(
-            "lgdt [{descriptors}]",
-            "push {code}",
-            "lea {scratch}, [rip + 2f]",
-            "push {scratch}",
-            "retfq",
-            "2:",
-            "mov ss, {data:e}",
-            "mov ds, {user:e}",
-            "mov es, {user:e}",
-            "mov fs, {user:e}",
-            "mov gs, {user:e}",
-            "ltr {task:x}",
-            "lidt [{interrupts}]",
-            descriptors = in(reg) &descriptors,
-            interrupts = in(reg) &interrupts,
-            code = const KERNEL_CODE,
-            data = in(reg) u32::from(KERNEL_DATA),
-            user = in(reg) u32::from(USER_DATA),
-            task = in(reg) TASK_STATE,
-            scratch = out(reg) _,
-        );
+        asm!("call {}", sym enter, out("r13") _, out("r14") _, out("r15") _, clobber_abi("sysv64"));
     }
+}
+
+/// Where the way out of a light system call finds the program that goes on, or null, and its
+/// result.
+#[repr(C)]
+struct Exit(*mut Registers, u64);
+
+/// Asks the kernel; called with the registers of the program. If the answer needs no more than the
+/// short way, the CPU holds the program that goes on after this. If not, the area says why.
+extern "sysv64" fn light<K: Kernel<Machine = Hal>>(
+    rdi: u64,
+    rsi: u64,
+    rdx: u64,
+    instruction_pointer: u64,
+    r8: u64,
+    r9: u64,
+) -> Exit {
+    // SAFETY: `run`; the entry is that for a `K`.
+    let kernel = unsafe { &mut *CPU.kernel.load(Relaxed).cast::<K>() };
+    let call = LightCall { rdi, rsi, rdx, r8, r9, instruction_pointer };
+    let Some(LightReturn { next, result }) = kernel.light_call(call) else {
+        return leave_short_way(DECLINED, [rdi, rsi, rdx, r8]);
+    };
+    // F1: what neither of the two contexts has of its own need not be switched. The one that called
+    // has nothing but perhaps an FS base: else the call would not be light.
+    if read!("rdfsbase {}") | next.context.registers.special != 0 {
+        return leave_short_way(ANSWERED, [result; 4]);
+    }
+    let registers = next.context.registers.as_ptr();
+    next.machine.load(next.map);
+    Exit(registers, result)
+}
+
+#[cold]
+fn leave_short_way(outcome: u64, words: [u64; 4]) -> Exit {
+    CPU.light_outcome.store(outcome, Relaxed);
+    CPU.light_words.iter().zip(words).for_each(|(place, word)| place.store(word, Relaxed));
+    Exit(ptr::null_mut(), 0)
+}
+
+/// Lets interrupts in, and if `wait` waits for one; its vector, or `None` if none came that can be
+/// masked.
+pub(super) fn take_interrupt(wait: bool) -> Option<u8> {
+    CPU.pending_vector.store(u64::MAX, Relaxed);
+    // SAFETY: the interrupt entry preserves every register of interrupted kernel code and returns
+    // with interrupts off; STI takes effect only after the instruction behind it began.
+    unsafe { if wait { asm!("sti", "hlt", "cli") } else { asm!("sti", "nop", "cli") } }
+    u8::try_from(CPU.pending_vector.load(Relaxed)).ok()
+}
+
+/// An exception that the kernel itself caused, or a double fault or machine check in it.
+#[expect(clippy::panic, reason = "nothing else is left to do")]
+extern "sysv64" fn fatal_exception(registers: &SavedRegisters) -> ! {
+    panic!("{registers}")
 }

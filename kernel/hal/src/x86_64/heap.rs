@@ -7,242 +7,137 @@
 //!
 //! Invariants:
 //!
-//! - K1: a page is lent to the heap, or handed out by [`Heap::words`], at most once; only pages
-//!   of the range set aside are.
+//! - K1: a page is lent to the heap, or handed out by [`zeroed`], at most once; only pages of the
+//!   range set aside are. The range is mapped, readable and writable for good, and used by nobody
+//!   else. Its first pages have a bit for each page: whether it is in use.
 //! - K2: a slot is on the free list of its size or belongs to one box. Slots of one size do not
-//!   overlap, and a slot is only ever cut into smaller ones.
-//! - U1: one CPU runs kernel code, so one reference to the heap exists at a time.
+//!   overlap, and a slot is only ever cut into smaller ones. The first word of a free slot is the
+//!   address of the next one.
+//! - U1: one CPU runs kernel code, so nothing here happens twice at a time.
 
-use core::ops::{Deref, DerefMut};
-use core::ptr::{self, NonNull};
-use core::{fmt, mem};
-
-use heliox_types::{FrameRange, PAGE_BYTES};
-
-use super::cpu::CpuOwned;
+use super::memory::{environment_address, fill, word};
+use super::*;
 
 /// Log2 of the smallest and of the largest slot.
 const SMALLEST: u32 = 6;
 const LARGEST: u32 = 12;
-const CLASSES: usize = (LARGEST - SMALLEST) as usize + 1;
 
-static HEAP: CpuOwned<Heap> = CpuOwned::new(Heap {
-    free: [ptr::null_mut(); CLASSES],
-    range: FrameRange::EMPTY,
-    start: ptr::null_mut(),
-    lent: &mut [],
-});
+/// For each size, the address of the first free slot; 0 for none.
+static FREE: [AtomicU64; 7] = [const { AtomicU64::new(0) }; (LARGEST - SMALLEST) as usize + 1];
 
-/// A free slot: the next one of its size.
-struct Slot {
-    next: *mut Slot,
+/// The range set aside: first frame, and one past the last.
+static RANGE: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
+
+fn range() -> FrameRange {
+    let [start, end] = RANGE.each_ref().map(|frame| frame.load(Relaxed));
+    FrameRange::new(start, end).unwrap_or(FrameRange::EMPTY)
 }
 
-/// Why the heap did not do what it was asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HeapError {
-    /// The heap has no slot that is large enough; a page must be lent to it first.
-    NoSlot {
-        /// Bytes that were asked for.
-        bytes: usize,
-    },
-    /// The frames are not all in the range that was set aside, or one has been lent before.
-    NotFree(FrameRange),
-    /// No object can be this large.
-    TooLarge {
-        /// Bytes that were asked for.
-        bytes: usize,
-    },
+/// Sets `frames` aside for the heap; those that are not needed for the bits. Only the boot does that,
+/// with pages as K1 wants them.
+pub(super) fn set_aside(frames: FrameRange) -> FrameRange {
+    let [start, end] = &RANGE;
+    start.store(frames.start(), Relaxed);
+    end.store(frames.end(), Relaxed);
+    let own = frames.count().div_ceil(8 * PAGE_BYTES).min(frames.count());
+    // SAFETY: K1: these are the pages with the bits.
+    unsafe { fill(environment_address(frames.start()) as *mut u8, 0, (own * PAGE_BYTES) as usize) }
+    let own = FrameRange::new(frames.start(), frames.start() + own).unwrap_or(FrameRange::EMPTY);
+    // Cannot fail, since nothing has been lent.
+    let _ = claim(own);
+    frames.without(own).1
 }
 
-impl fmt::Display for HeapError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NoSlot { bytes } => {
-                write!(formatter, "no room for a kernel object of {bytes} bytes")
-            }
-            Self::NotFree(frames) => write!(formatter, "{frames} are not free pages of the heap"),
-            Self::TooLarge { bytes } => {
-                write!(formatter, "a kernel object of {bytes} bytes is too large")
-            }
-        }
-    }
+/// The word and the bit that say whether `frame`, one of the range, is in use.
+fn bit(frame: Frame) -> (&'static AtomicU64, u64) {
+    let number = frame.number() - range().start();
+    // SAFETY: K1: the range begins with a bit for each of its pages.
+    let word = unsafe { word(environment_address(range().start()) + number / 64 * 8) };
+    (word, 1 << (number % 64))
 }
 
-impl core::error::Error for HeapError {}
-
-/// The heap.
-pub(super) struct Heap {
-    free: [*mut Slot; CLASSES],
-    /// The pages set aside, and where the first is mapped.
-    range: FrameRange,
-    start: *mut u8,
-    /// A bit for each page of the range: whether it is in use.
-    lent: &'static mut [u64],
+fn is_free(frame: Frame) -> bool {
+    let (word, bit) = bit(frame);
+    word.load(Relaxed) & bit == 0
 }
 
-impl Heap {
-    /// Sets `range` aside for the heap; it is mapped at `start`.
-    ///
-    /// # Safety
-    /// To be called once, at boot. Nothing else may use the range, which is environment memory
-    /// that is mapped, readable and writable for good.
-    pub(super) unsafe fn set_aside(range: FrameRange, start: *mut u8) {
-        // The first pages hold the bits.
-        let words = range.count().div_ceil(64);
-        let own = (words * 8).div_ceil(PAGE_BYTES).min(range.count());
-        // SAFETY: U1, and the caller: the words lie within the first `own` pages, which are
-        // marked as lent at once.
-        unsafe {
-            let lent: *mut u64 = start.cast();
-            for word in 0..words as usize {
-                lent.add(word).write(0);
-            }
-            let heap = &mut *HEAP.get();
-            heap.range = range;
-            heap.start = start;
-            heap.lent = core::slice::from_raw_parts_mut(lent, words as usize);
-            if let Some(own) = FrameRange::new(range.start(), range.start() + own) {
-                // Cannot fail: nothing has been lent yet.
-                let _ = heap.take(own);
-            }
-        }
+/// Takes pages into use; the address of the first.
+fn claim(frames: FrameRange) -> Result<u64, HeapError> {
+    if frames.is_empty() || !range().contains_range(frames) || !frames.iter().all(is_free) {
+        return Err(HeapError::NotFree(frames));
     }
-
-    /// The pages set aside that are not in use.
-    pub(super) fn free_frames() -> FrameRange {
-        // SAFETY: U1.
-        let heap = unsafe { &*HEAP.get() };
-        let used = heap.range.iter().take_while(|frame| heap.is_lent(frame.number())).count();
-        FrameRange::new(heap.range.start() + used as u64, heap.range.end())
-            .unwrap_or(FrameRange::EMPTY)
+    for (word, bit) in frames.iter().map(bit) {
+        word.fetch_or(bit, Relaxed);
     }
+    Ok(environment_address(frames.start()))
+}
 
-    /// Lends pages to the heap for objects.
-    pub(super) fn lend(frames: FrameRange) -> Result<(), HeapError> {
-        // SAFETY: U1.
-        let heap = unsafe { &mut *HEAP.get() };
-        let start = heap.take(frames)?;
-        for page in 0..frames.count() as usize {
-            // SAFETY: K1: the page was free until now and is the heap's from now on.
-            unsafe { heap.put(start.add(page * PAGE_BYTES as usize), LARGEST) }
-        }
-        Ok(())
-    }
-
-    /// Hands out whole pages, zeroed, as words, for good.
-    pub(super) fn words(frames: FrameRange) -> Result<&'static mut [u64], HeapError> {
-        // SAFETY: U1; K1: the pages were free until now and are the caller's from now on.
-        unsafe {
-            let start: *mut u64 = (*HEAP.get()).take(frames)?.cast();
-            let words = frames.bytes() / 8;
-            super::environment::clear_words(start as u64, words);
-            Ok(core::slice::from_raw_parts_mut(start, words as usize))
-        }
-    }
-
-    fn is_lent(&self, frame: u64) -> bool {
-        let bit = frame - self.range.start();
-        self.lent.get((bit / 64) as usize).is_none_or(|word| word >> (bit % 64) & 1 != 0)
-    }
-
-    /// Marks pages as in use; where the first is mapped.
-    fn take(&mut self, frames: FrameRange) -> Result<*mut u8, HeapError> {
-        let free = self.range.contains_range(frames)
-            && frames.iter().all(|frame| !self.is_lent(frame.number()));
-        if !free || frames.is_empty() {
-            return Err(HeapError::NotFree(frames));
-        }
-        for frame in frames {
-            let bit = frame.number() - self.range.start();
-            if let Some(word) = self.lent.get_mut((bit / 64) as usize) {
-                *word |= 1 << (bit % 64);
-            }
-        }
-        let offset = (frames.start() - self.range.start()) * PAGE_BYTES;
-        // Inside the range, so inside its mapping.
-        Ok(self.start.wrapping_add(offset as usize))
-    }
-
-    /// Puts a slot of `1 << bits` bytes on its free list.
-    ///
-    /// # Safety
-    /// The slot must be the heap's, aligned to its size, and belong to nobody (K2).
-    unsafe fn put(&mut self, slot: *mut u8, bits: u32) {
-        if let Some(list) = self.free.get_mut((bits - SMALLEST) as usize) {
-            let slot: *mut Slot = slot.cast();
-            // SAFETY: K2: nobody else uses the slot, which is large enough for the link.
-            unsafe { slot.write(Slot { next: *list }) }
-            *list = slot;
-        }
-    }
-
-    /// Takes a slot of `1 << bits` bytes, cutting up a larger one if need be.
-    fn get(&mut self, bits: u32) -> Option<*mut u8> {
-        let mut at = (bits..=LARGEST).find(|&at| {
-            self.free.get((at - SMALLEST) as usize).is_some_and(|list| !list.is_null())
-        })?;
-        let list = self.free.get_mut((at - SMALLEST) as usize)?;
-        let slot = *list;
-        // SAFETY: K2: what is on the list is a free slot with a link.
-        *list = unsafe { (*slot).next };
-        while at > bits {
-            at -= 1;
-            // SAFETY: K2: the upper half of a slot that was just taken.
-            unsafe { self.put(slot.cast::<u8>().add(1 << at), at) }
-        }
-        Some(slot.cast())
+/// Hands out whole pages for good, as many `T` as there is room for.
+///
+/// # Safety
+/// Zeros must be a `T`.
+pub(super) unsafe fn zeroed<T>(frames: FrameRange) -> Result<&'static mut [T], HeapError> {
+    let start = claim(frames)? as *mut T;
+    let bytes = frames.bytes() as usize;
+    // SAFETY: K1: the pages were free until now and are the caller's from now on; aligned for any T.
+    unsafe {
+        fill(start.cast(), 0, bytes);
+        Ok(slice::from_raw_parts_mut(start, bytes / size_of::<T>()))
     }
 }
 
-/// Log2 of the slot for a `T`.
-const fn class_of<T>() -> u32 {
-    let bytes = if mem::size_of::<T>() > mem::align_of::<T>() {
-        mem::size_of::<T>()
-    } else {
-        mem::align_of::<T>()
-    };
-    let bits = bytes.next_power_of_two().trailing_zeros();
-    if bits < SMALLEST { SMALLEST } else { bits }
+/// Puts a slot of `1 << bits` bytes, which belongs to nobody, on its free list (K2).
+fn put(slot: u64, bits: u32) {
+    if let Some(list) = FREE.get((bits - SMALLEST) as usize) {
+        // SAFETY: K2: the slot is the list's from now on.
+        unsafe { word(slot) }.store(list.swap(slot, Relaxed), Relaxed);
+    }
+}
+
+/// Takes a slot of `1 << bits` bytes, cutting up a larger one if need be.
+fn get(bits: u32) -> Option<u64> {
+    let mut lists = (SMALLEST..).zip(&FREE).skip((bits - SMALLEST) as usize);
+    let (found, list) = lists.find(|(_, list)| list.load(Relaxed) != 0)?;
+    let slot = list.load(Relaxed);
+    // SAFETY: K2: what is on the list is a free slot, with the next one's address.
+    list.store(unsafe { word(slot) }.load(Relaxed), Relaxed);
+    (bits..found).for_each(|bits| put(slot + (1 << bits), bits));
+    Some(slot)
 }
 
 /// A kernel object in the environment heap. Its memory is freed when it is dropped.
-pub struct Box<T> {
-    object: NonNull<T>,
-    owns: core::marker::PhantomData<T>,
-}
+pub struct Box<T>(NonNull<T>, PhantomData<T>);
 
 impl<T> Box<T> {
-    /// Moves `object` into the heap.
-    ///
-    /// # Errors
-    /// [`HeapError::NoSlot`] or [`HeapError::TooLarge`], with the object.
-    pub fn new(object: T) -> Result<Self, (T, HeapError)> {
-        let bytes = mem::size_of::<T>();
-        if class_of::<T>() > LARGEST {
-            return Err((object, HeapError::TooLarge { bytes }));
-        }
-        // SAFETY: U1.
-        let slot = unsafe { (*HEAP.get()).get(class_of::<T>()) };
-        match slot.and_then(|slot| NonNull::new(slot.cast::<T>())) {
-            Some(slot) => {
-                // SAFETY: K2: the slot is this box's alone; it is as large as its class, and
-                // aligned to its size.
-                unsafe { slot.write(object) }
-                Ok(Self { object: slot, owns: core::marker::PhantomData })
-            }
-            None => Err((object, HeapError::NoSlot { bytes })),
-        }
+    /// Log2 of the slot for a `T`.
+    const BITS: u32 = {
+        let (size, alignment) = (size_of::<T>(), align_of::<T>());
+        let bytes = if size > alignment { size } else { alignment };
+        let bits = bytes.next_power_of_two().trailing_zeros();
+        if bits < SMALLEST { SMALLEST } else { bits }
+    };
+
+    pub(super) fn new(object: T) -> Result<Self, (T, HeapError)> {
+        const { assert!(Self::BITS <= LARGEST, "no object is larger than a page") }
+        let Some(slot) = get(Self::BITS).and_then(|slot| NonNull::new(slot as *mut T)) else {
+            return Err((object, HeapError::NoSlot { bytes: size_of::<T>() }));
+        };
+        // SAFETY: K2: the slot is this box's alone, as large as its class and aligned to its size.
+        unsafe { slot.write(object) }
+        Ok(Self(slot, PhantomData))
+    }
+
+    /// Where the object is, for as long as the box exists.
+    pub(super) fn as_ptr(&self) -> *mut T {
+        self.0.as_ptr()
     }
 }
 
 impl<T> Drop for Box<T> {
     fn drop(&mut self) {
-        // SAFETY: K2: the object is this box's alone, and the slot is free once it is dropped; U1.
-        unsafe {
-            self.object.drop_in_place();
-            (*HEAP.get()).put(self.object.as_ptr().cast(), class_of::<T>());
-        }
+        // SAFETY: K2: the object is this box's alone.
+        unsafe { ptr::drop_in_place(self.as_ptr()) }
+        put(self.as_ptr() as u64, Self::BITS);
     }
 }
 
@@ -251,19 +146,37 @@ impl<T> Deref for Box<T> {
 
     fn deref(&self) -> &T {
         // SAFETY: K2: the object lives as long as the box.
-        unsafe { self.object.as_ref() }
+        unsafe { self.0.as_ref() }
     }
 }
 
 impl<T> DerefMut for Box<T> {
     fn deref_mut(&mut self) -> &mut T {
         // SAFETY: as for `deref`, and the box is borrowed for writing.
-        unsafe { self.object.as_mut() }
+        unsafe { self.0.as_mut() }
     }
 }
 
-impl<T: fmt::Debug> fmt::Debug for Box<T> {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        (**self).fmt(formatter)
+impl Heap for Hal {
+    type Box<T> = Box<T>;
+
+    fn new_box<T>(&mut self, object: T) -> Result<Box<T>, (T, HeapError)> {
+        Box::new(object)
+    }
+
+    fn heap_frames(&self) -> FrameRange {
+        let used = range().iter().take_while(|frame| !is_free(*frame)).count() as u64;
+        FrameRange::new(range().start() + used, range().end()).unwrap_or(FrameRange::EMPTY)
+    }
+
+    fn grow_heap(&mut self, frames: FrameRange) -> Result<(), HeapError> {
+        let start = claim(frames)?;
+        (0..frames.count()).for_each(|page| put(start + page * PAGE_BYTES, LARGEST));
+        Ok(())
+    }
+
+    fn heap_words(&mut self, frames: FrameRange) -> Result<&'static mut [u64], HeapError> {
+        // SAFETY: 0 is a word.
+        unsafe { zeroed(frames) }
     }
 }

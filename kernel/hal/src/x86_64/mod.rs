@@ -2,58 +2,66 @@
 //!
 //! | module | hides |
 //! |---|---|
-//! | `boot.s`, `start` | how the machine is taken over from the boot loader |
-//! | `processor`, `features` | single instructions, and which of them this processor has |
-//! | `environment`, `slots`, `heap` | where the kernel's own memory lies and how it is mapped |
-//! | `machine` | the raw operations on page tables and memory |
-//! | `entry.s`, `cpu` | how the processor gets into the kernel and back |
-//! | `context`, `extended_state`, `debug`, `execution` | how a program's registers are kept and run |
-//! | `irq`, `port_permissions`, `device_access`, `measure` | what clients do with devices, and to measure |
-//! | `timer`, `pci`, `log`, `shutdown`, `panic` | the few devices that the kernel drives |
+//! | `boot.s`, `hal` | how the machine is taken over from the boot loader, and what clients can do |
+//! | `processor` | single instructions, and which features this processor has |
+//! | `memory` | where the kernel's own memory is mapped, and the raw operations on tables and memory |
+//! | `heap` | memory for kernel objects |
+//! | `cpu` | how the processor gets into the kernel and back |
+//! | `context` | how a program's registers are kept and switched |
+//! | `interrupts` | the controllers of interrupts, and the timer |
 //!
-//! The numbers in `SAFETY` comments are those of `docs/soundness.md`. Two are kept by no module
-//! alone:
-//!
-//! - U1: one CPU runs kernel code, with interrupts off; the others are parked by the firmware.
-//! - D1: a port that the kernel writes belongs to a device that cannot reach memory, or the value
-//!   written takes the device's reach away.
-
-use core::arch::global_asm;
+//! The numbers in `SAFETY` comments are those of `docs/soundness.md`. The modules belong together;
+//! what they use of each other and from outside is imported here once.
 
 mod context;
 mod cpu;
-mod debug;
-mod device_access;
-mod environment;
-mod execution;
-mod extended_state;
-mod features;
 mod hal;
 mod heap;
-mod irq;
-pub mod log;
-mod machine;
-mod measure;
-mod panic;
-mod pci;
-mod port_permissions;
+mod interrupts;
+mod memory;
 mod processor;
-mod shutdown;
-mod slots;
-mod start;
-mod timer;
 
-pub use context::{Context, Register, RegisterError};
-pub use debug::{BreakpointError, BreakpointKind, BreakpointLength};
-pub use execution::{Interrupt, PageFaultError};
-pub use hal::{BootCost, BootReport, Hal, RealMemory};
-pub use heap::{Box, HeapError};
-pub use machine::RealMachine;
-pub use measure::{Events, Measurement};
-pub use port_permissions::PortPermissions;
+use core::arch::{asm, naked_asm};
+use core::marker::PhantomData;
+use core::mem::{self, offset_of};
+use core::ops::{Deref, DerefMut};
+use core::ptr::{self, NonNull};
+use core::slice;
+use core::sync::atomic::Ordering::{AcqRel, Relaxed, Release};
+use core::sync::atomic::{AtomicPtr, AtomicU16, AtomicU64};
 
-pub use panic::PANIC_STATUS;
-pub use shutdown::stop;
-pub use timer::Timer;
+use heliox_boot::acpi::Wiring;
+use heliox_boot::environment::{BLOCK_FRAMES, EnvironmentPlan, MemoryRanges};
+use heliox_boot::information::{BootError, BootInformation, BootProtocol};
+use heliox_boot::memory_map::{Limits, MemoryMap};
+use heliox_boot::options::Options;
+use heliox_boot::{BootReport, IoApicLines, PhysicalMemory, Prepared, Unreadable};
+use heliox_types::execution::{
+    self, Change, Execution, Heap, Kernel, LightReturn, OneProgram, Running,
+};
+use heliox_types::mapping::{IoKind, IoRange};
+use heliox_types::*;
 
-global_asm!(include_str!("boot.s"), start = sym start::start);
+use self::cpu::CPU;
+use self::memory::Slot;
+use self::processor::{read, set, write_msr};
+use crate::cpu::{CpuIndex, CurrentCpu};
+use crate::entry::{Attributes, Entry, Host, RootKind};
+use crate::geometry::{FourLevel, Level};
+use crate::irq::IrqControl;
+use crate::machine::{Machine, WindowEntry};
+use crate::memory::{Memory, Paging};
+use crate::page::Record;
+use crate::page_map::PageMapUse;
+use crate::pci::{PciConfiguration, PciFunction, PciRegister, WriteRefused};
+use crate::port::{self, NotInRange, PortRange, Ports};
+use crate::rights::Rights;
+use crate::state::{Layout, State};
+use crate::translation::CpuRecord;
+
+pub use self::context::{Context, PortPermissions};
+pub use self::hal::{Hal, RealMemory, failure_registers, read_debug_port, stop, write_debug_port};
+pub use self::heap::Box;
+pub use self::memory::RealMachine;
+
+core::arch::global_asm!(include_str!("boot.s"), start = sym hal::start, slots = sym memory::SLOT_TABLE);

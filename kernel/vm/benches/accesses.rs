@@ -1,0 +1,33 @@
+//! What operations on domains cost: accesses to page tables, to records of pages (status) and to
+//! memory, as the machine of the tests counts them, without clearing; and the time that it takes on
+//! that machine, once, which is only there to show that it does not grow either.
+
+#[path = "../tests/common/mod.rs"]
+mod common;
+
+use common::costs::costs;
+
+fn main() {
+    // 64 MiB, 1 GiB, 16 GiB.
+    let sizes = [(1 << 14, "64 MiB"), (1 << 18, "1 GiB"), (1 << 22, "16 GiB")];
+    let all = sizes.map(|(pages, _)| costs(pages));
+    print!("{:<28}", "domain of");
+    for (_, size) in sizes {
+        print!("{size:>32}");
+    }
+    print!("\n{:<28}", "accesses to");
+    for _ in sizes {
+        print!("{:>8}{:>8}{:>8}{:>8}", "tables", "status", "memory", "ns");
+    }
+    println!();
+    for (place, cost) in all[0].iter().enumerate() {
+        print!("{:<28}", cost.name);
+        for costs in &all {
+            let cost = &costs[place];
+            let accesses = cost.accesses;
+            print!("{:>8}{:>8}", accesses.tables, accesses.status);
+            print!("{:>8}{:>8}", accesses.memory, cost.nanoseconds);
+        }
+        println!();
+    }
+}
