@@ -1,8 +1,25 @@
 #![allow(missing_docs)]
+use heliox_model::check::Report;
 use heliox_model::check::{Exhaustive, Progress, explore};
-use heliox_model::implementation::Implementation;
+use heliox_model::hal::{
+    Checks,
+    geometry::{WithGeometry, with_geometry},
+};
 use heliox_model::machine::{Machine, Sizes};
-use heliox_model::reference::Reference;
+struct Go(Exhaustive, bool);
+impl WithGeometry for Go {
+    type Result = Report;
+    fn run<G: heliox_types::geometry::Geometry + Send + Sync>(self) -> Report {
+        let start = Checks::<G>::boot(&self.0.machine, self.1).unwrap();
+        explore(&self.0, start, &|p| {
+            if let Progress::States { visited, known } = p {
+                if visited % 16384 == 0 {
+                    eprintln!("{visited} {known}");
+                }
+            }
+        })
+    }
+}
 fn main() {
     let mut sizes = Sizes::SMALL;
     let mut layers = heliox_model::layers::Layers::NONE;
@@ -10,9 +27,12 @@ fn main() {
     let mut relation = true;
     let mut cons = true;
     let mut nosym = false;
+    let mut spec = false;
+    let mut audit = true;
     let mut rights = None;
     let mut shares = None;
-    let mut uv = None; let mut extras = None;
+    let mut uv = None;
+    let mut extras = None;
     for a in std::env::args().skip(1) {
         let (k, v) = a.split_once('=').unwrap();
         match k {
@@ -29,6 +49,8 @@ fn main() {
             "max" => max = v.parse().unwrap(),
             "relation" => relation = v == "1",
             "cons" => cons = v == "1",
+            "spec" => spec = v == "1",
+            "audit" => audit = v == "1",
             "nosym" => nosym = v == "1",
             "rights" => rights = Some(v.parse::<usize>().unwrap()),
             "shares" => shares = Some(v.parse::<usize>().unwrap()),
@@ -44,6 +66,7 @@ fn main() {
     search.with_relation = relation;
     search.with_consistency = cons;
     search.without_symmetry = nosym;
+    search.with_audit = audit;
     if let Some(r) = rights {
         search.universe.rights.truncate(r);
     }
@@ -54,16 +77,12 @@ fn main() {
         search.universe.user_visible = r;
     }
     search.universe.extras = extras;
-    let start = Reference::start(&search.machine);
-    let report = explore(&search, start, &|p| {
-        if let Progress::States { visited, known } = p {
-            if visited % 65536 == 0 {
-                eprintln!("{visited} {known}");
-            }
-        }
-    });
+    let machine = search.machine.clone();
+    let report = with_geometry(&machine, Go(search, spec)).unwrap();
     for c in &report.cases {
-        println!("{:?} {} {}: {}", c.condition, c.kind.name, c.observer, c.checked);
+        if std::env::var("CASES").is_ok() {
+            println!("{:?} {} {}: {}", c.condition, c.kind.name, c.observer, c.checked);
+        }
     }
     println!(
         "{} states, {} transitions, {} refusals, depth {}, complete {}, {:?}",

@@ -156,11 +156,11 @@ pub enum Action {
         /// A page of the mapping.
         page: VirtualPage,
     },
-    /// Maps a page for the client kernel, at its window page.
+    /// Maps memory for the client kernel, each page at its window page.
     AddKernelMappingH {
         /// The processor that does it.
         cpu: Cpu,
-        /// The page.
+        /// The memory.
         region: Region,
         /// With which rights.
         rights: Rights,
@@ -173,8 +173,8 @@ pub enum Action {
     RemoveKernelMappingH {
         /// The processor that does it.
         cpu: Cpu,
-        /// The page.
-        frame: Frame,
+        /// What it maps.
+        region: Region,
     },
     /// Makes a processor translate with a directory, or with the reference directory.
     ExecuteH {
@@ -324,6 +324,25 @@ impl Kind {
 }
 
 impl Action {
+    /// The processor that carries it out, if that makes a difference.
+    #[must_use]
+    pub const fn cpu(&self) -> Option<Cpu> {
+        match self {
+            Self::WriteE { cpu, .. }
+            | Self::FreePageDirectoryH { cpu, .. }
+            | Self::RemoveMappingH { cpu, .. }
+            | Self::ModifyMappingH { cpu, .. }
+            | Self::SplitMappingH { cpu, .. }
+            | Self::AddKernelMappingH { cpu, .. }
+            | Self::RemoveKernelMappingH { cpu, .. }
+            | Self::ExecuteH { cpu, .. }
+            | Self::EnterH { cpu }
+            | Self::WriteK { cpu, .. }
+            | Self::WriteU { cpu, .. } => Some(*cpu),
+            _ => None,
+        }
+    }
+
     /// The domain that the action belongs to (`dom`).
     #[must_use]
     pub const fn dom(&self) -> Domain {
@@ -358,9 +377,8 @@ pub struct Universe {
 /// A search that visits all states with few extras has seen every combination of that many.
 #[must_use]
 pub fn extras(machine: &Machine, state: &State) -> u32 {
-    let rights = |mapping: &Mapping| {
-        u32::from(mapping.rights != Rights::ALL) + u32::from(mapping.foreign)
-    };
+    let rights =
+        |mapping: &Mapping| u32::from(mapping.rights != Rights::ALL) + u32::from(mapping.foreign);
     let mut extras = state.owed.bits().count_ones();
     extras += u32::try_from(state.shares.len()).unwrap_or(u32::MAX);
     for frame in machine.clients().chain(machine.devices()) {
@@ -468,8 +486,12 @@ impl Universe {
     fn paging(&self, machine: &Machine, state: &State, actions: &mut Vec<Action>) {
         for region in self.regions(machine) {
             actions.push(Action::DeriveRegionH { from: region, to: region });
-            let beyond = Region { pages: region.pages + 1, ..region };
-            actions.push(Action::DeriveRegionH { from: region, to: beyond });
+            // A region around it, and the one behind it.
+            let pages = region.pages * machine.sizes().entries;
+            let around = Region { first: Frame(region.first.0 - region.first.0 % pages), pages };
+            let behind = Region { first: Frame(region.first.0 + region.pages), ..region };
+            actions.push(Action::DeriveRegionH { from: region, to: around });
+            actions.push(Action::DeriveRegionH { from: region, to: behind });
             actions.push(Action::CreatePageMapPageH { region });
         }
         for frame in machine.clients() {
@@ -567,7 +589,8 @@ impl Universe {
                 }
                 let is_mapped = state.kernel_entry(machine, frame) != Entry::Absent;
                 if machine.has(Layer::KernelRemoval) && is_mapped {
-                    actions.push(Action::RemoveKernelMappingH { cpu, frame });
+                    let region = Region::page(frame);
+                    actions.push(Action::RemoveKernelMappingH { cpu, region });
                 }
             }
         }

@@ -6,6 +6,7 @@
 //! mappings work, and it leaves nothing to choose for an address but whether it is in use.
 
 use crate::layers::{Layer, Layers};
+use crate::state::Region;
 
 /// A page of physical memory, by number.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -328,6 +329,15 @@ impl Machine {
     #[must_use]
     pub fn entries(&self, level: Level) -> u32 {
         if level == self.root() { self.root_entries() } else { self.sizes.entries }
+    }
+
+    /// The clients' larger page of `level` that `frame` lies in, if all of it is the clients'.
+    #[must_use]
+    pub fn unit(&self, level: Level, frame: Frame) -> Option<Region> {
+        let pages = u32::try_from(self.pages_of(level)).ok()?;
+        let first = Frame(frame.0 - frame.0 % pages);
+        let last = Frame(first.0.checked_add(pages - 1)?);
+        (self.is_client(first) && self.is_client(last)).then_some(Region { first, pages })
     }
 
     /// Number of pages of user space: the first page of kernel space.

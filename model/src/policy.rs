@@ -69,9 +69,7 @@ pub fn is_consented(machine: &Machine, state: &State, frame: Frame, domain: Doma
     let page = Region::page(frame);
     let is_shared =
         || state.shares.iter().any(|share| share.grantee == grantee && share.region.contains(page));
-    let has_kernel_mapping = |holds: fn(Mapping) -> bool| {
-        matches!(state.kernel_entry(machine, frame), Entry::Page(mapping) if holds(mapping))
-    };
+    let has_kernel_mapping = |holds: fn(Mapping) -> bool| matches!(state.kernel_entry(machine, frame), Entry::Page(mapping) if holds(mapping));
     let is_mapped = || match domain {
         Domain::K => has_kernel_mapping(|mapping| mapping.foreign),
         _ => {

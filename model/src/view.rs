@@ -154,6 +154,9 @@ fn observe_h(machine: &Machine, state: &State, facts: &mut Facts) {
     for share in &state.shares {
         add_share(share, facts);
     }
+    for region in &state.divided {
+        add_region(*region, statement!("divided"), facts);
+    }
 }
 
 /// The status and the owner of a page after the boot.
@@ -404,9 +407,9 @@ pub fn add_action(machine: &Machine, action: &Action, facts: &mut Facts) {
                 add_share_argument(share, facts);
             }
         }
-        Action::RemoveKernelMappingH { cpu, frame } => {
+        Action::RemoveKernelMappingH { cpu, region } => {
             facts.add(code(&[cpu.0.into()]));
-            facts.add_of(argument(0), *frame);
+            add_region(*region, argument(0), facts);
         }
         Action::EnterH { cpu } => facts.add(code(&[cpu.0.into()])),
         Action::AssignH { region, to: domain } | Action::ReleaseH { region, from: domain } => {

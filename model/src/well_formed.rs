@@ -5,7 +5,7 @@
 //! every action and imply both properties; each addition says which state it excludes.
 
 use crate::machine::{Frame, Level, Machine, REFERENCE, VirtualPage};
-use crate::state::{Debts, Entry, Mapping, Owner, Stale, State, Status, StatusKind, Table};
+use crate::state::{Debts, Entry, Mapping, Owner, Region, Stale, State, Status, StatusKind, Table};
 
 /// A condition.
 #[derive(Clone, Copy)]
@@ -26,7 +26,7 @@ impl std::fmt::Debug for Condition {
 }
 
 /// The conditions.
-pub const CONDITIONS: [Condition; 20] = [
+pub const CONDITIONS: [Condition; 21] = [
     Condition {
         name: "cr3IsPageDirectory",
         section: Some("5.6.1"),
@@ -121,6 +121,13 @@ pub const CONDITIONS: [Condition; 20] = [
         section: None,
         excludes: "a page still contains what its last owner wrote when it is given to the next",
         holds: nobodys_memory_is_clear,
+    },
+    Condition {
+        name: "wholePagesHaveOneOwner",
+        section: None,
+        excludes: "a large page counts as one domain's, and can be mapped as a whole, though a \
+                   part of it is another's",
+        holds: whole_pages_have_one_owner,
     },
     Condition {
         name: "ownersAreInPlace",
@@ -386,6 +393,22 @@ fn nobodys_memory_is_clear(s: &Survey<'_>) -> bool {
     })
 }
 
+fn whole_pages_have_one_owner(s: &Survey<'_>) -> bool {
+    let levels = || (2..=s.machine.largest_leaf().0).map(Level);
+    let is_unit = |region: &Region| {
+        levels().any(|level| s.machine.unit(level, region.first) == Some(*region))
+    };
+    s.state.divided.iter().all(is_unit)
+        && levels().all(|level| {
+            let units = s.machine.clients().filter_map(|frame| s.machine.unit(level, frame));
+            let mut whole = units.filter(|unit| !s.state.divided.contains(unit));
+            whole.all(|unit| {
+                let owner = s.state.owner(unit.first);
+                unit.frames().all(|frame| s.state.owner(frame) == owner)
+            })
+        })
+}
+
 fn owners_are_in_place(s: &Survey<'_>) -> bool {
     s.machine.all_frames().all(|frame| {
         let owner = s.state.owner(frame);
@@ -410,10 +433,9 @@ fn waits_are_owed(s: &Survey<'_>) -> bool {
 
 fn stale_translations_are_waited_for(s: &Survey<'_>) -> bool {
     s.state.stale.iter().all(|stale| {
-        let is_kernels = s.machine.is_kernel_page(stale.first());
-        let debt = if is_kernels { Debts::all(stale.cpu()) } else { Debts::user(stale.cpu()) };
+        let debt = Debts::of(stale.cpu());
         let mut pages = stale.pages(s.machine);
-        s.state.owed.intersects(Debts::of(stale.cpu()))
+        s.state.owed.contains(debt)
             && pages.all(|(page, frame, _)| {
                 let directory = s.state.cr3(stale.cpu());
                 // The page is still mapped there, with other rights or in another size.
@@ -423,7 +445,7 @@ fn stale_translations_are_waited_for(s: &Survey<'_>) -> bool {
                 };
                 let waits = s.state.page(frame).map_or(Debts::NONE, |page| page.waits);
                 // A device's memory is never given away.
-                waits.intersects(debt) || is_mapped() || s.machine.is_device(frame)
+                waits.contains(debt) || is_mapped() || s.machine.is_device(frame)
             })
     })
 }
@@ -432,7 +454,7 @@ fn stale_tables_are_draining(s: &Survey<'_>) -> bool {
     s.state.stale.iter().all(|stale| match stale {
         Stale::Page { .. } => true,
         Stale::Table { cpu, frame, .. } => s.state.page(*frame).is_some_and(|page| {
-            page.status == Status::Draining && page.waits.intersects(Debts::user(*cpu))
+            page.status == Status::Draining && page.waits.contains(Debts::of(*cpu))
         }),
     })
 }

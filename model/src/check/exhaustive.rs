@@ -7,7 +7,7 @@
 //! reached is then left to `consistency`, which compares it with all others that look the same.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Instant;
 
@@ -43,6 +43,8 @@ pub struct Exhaustive {
     pub with_relation: bool,
     /// Whether weak step consistency is checked.
     pub with_consistency: bool,
+    /// Whether the implementation counts everything anew in each state.
+    pub with_audit: bool,
 }
 
 impl Exhaustive {
@@ -59,6 +61,7 @@ impl Exhaustive {
             without_symmetry: false,
             with_relation: true,
             with_consistency: true,
+            with_audit: true,
         }
     }
 }
@@ -252,7 +255,7 @@ impl Shared<'_> {
         facts.clear();
         view::whole(machine, state, facts);
         let count = facts.count();
-        implementation.remembers(machine, facts);
+        implementation.remembers(machine, state, facts);
         let canonical = self.symmetry.canonical(facts);
         let shard = (canonical.key >> 64) as usize % SHARDS;
         let mut keys = self.keys[shard].lock().unwrap_or_else(|broken| broken.into_inner());
@@ -282,21 +285,20 @@ impl Shared<'_> {
         waiting: Vec<Waiting<I>>,
         progress: &(dyn Fn(u64) + Sync),
     ) -> Vec<Found<I>> {
-        let next = AtomicUsize::new(0);
-        let waiting = &waiting;
         let threads = self.search.threads.clamp(1, waiting.len().div_ceil(16).max(1));
+        let queue = Mutex::new(waiting.into_iter());
+        let next = || queue.lock().unwrap_or_else(|broken| broken.into_inner()).next();
         let work = |report: bool| {
             let mut found = Vec::new();
             let mut facts = Facts::new();
             loop {
-                let at = next.fetch_add(1, Ordering::Relaxed);
-                let Some(waiting) = waiting.get(at) else {
+                let Some(waiting) = next() else {
                     return found;
                 };
                 if self.stop.load(Ordering::Relaxed) {
                     return found;
                 }
-                self.visit(waiting, &mut found, &mut facts);
+                self.visit(&waiting, &mut found, &mut facts);
                 let visited = self.visited.fetch_add(1, Ordering::Relaxed);
                 if report && visited.is_multiple_of(256) {
                     progress(visited);
@@ -332,6 +334,13 @@ impl Shared<'_> {
         for (number, action) in (0_u16..).zip(actions) {
             let expected = state.successor(machine, &action);
             let result = trial.apply(machine, &action);
+            if let Some(complaint) = trial.complaint() {
+                let explanation = format!("before: {state:?}\n{complaint}");
+                let steps = self.steps(transitions + refusals);
+                let property = Property::Hardware;
+                self.report(waiting.number, Broken { property, action, explanation, steps });
+                return;
+            }
             let broken = match (&expected, &result) {
                 (Err(_), Err(_)) => {
                     refusals += 1;
@@ -398,15 +407,36 @@ impl Shared<'_> {
             let extras = self.search.universe.extras;
             if extras.is_some_and(|most| extras_of(machine, &expected) > most) {
                 if let Some(property) = broken_in(machine, &expected) {
-                    self.report_broken(waiting, property, action, &expected, transitions + refusals);
+                    self.report_broken(
+                        waiting,
+                        property,
+                        action,
+                        &expected,
+                        transitions + refusals,
+                    );
                     return;
                 }
                 continue;
             }
             let (is_new, automorphisms) = self.note(&expected, &after, facts);
             if is_new {
+                if self.search.with_audit
+                    && let Err(found) = after.audit()
+                {
+                    let explanation = format!("before: {state:?}\nafter: {expected:?}\n{found}");
+                    let steps = self.steps(transitions + refusals);
+                    let property = Property::Audit;
+                    self.report(waiting.number, Broken { property, action, explanation, steps });
+                    return;
+                }
                 if let Some(property) = broken_in(machine, &expected) {
-                    self.report_broken(waiting, property, action, &expected, transitions + refusals);
+                    self.report_broken(
+                        waiting,
+                        property,
+                        action,
+                        &expected,
+                        transitions + refusals,
+                    );
                     return;
                 }
                 let parent = (waiting.number, number);

@@ -179,14 +179,17 @@ pub fn policy_purges_little(length: usize) -> bool {
     for _ in 0..length {
         longest = longest
             .iter()
-            .flat_map(|sequence| each.iter().map(|last| [sequence.as_slice(), &[last.clone()]].concat()))
+            .flat_map(|sequence| {
+                each.iter().map(|last| [sequence.as_slice(), &[last.clone()]].concat())
+            })
             .collect();
         sequences.extend(longest.iter().cloned());
     }
     sequences.iter().all(|sequence| {
-        let tail = sequence.iter().rev().take_while(|action| {
-            matches!(model.dom(action), Domain::E | Domain::U)
-        });
+        let tail = sequence
+            .iter()
+            .rev()
+            .take_while(|action| matches!(model.dom(action), Domain::E | Domain::U));
         let purged_for_u: Vec<Action> = {
             let tail = tail.count();
             let kept = |(number, action): &(usize, &Action)| {
@@ -292,13 +295,7 @@ fn aliases() -> Evidence {
     let (s_after, t_after) = (machine.model.step(&s, &action), machine.model.step(&t, &action));
     let mut evidence = Evidence::default();
     evidence.show("Two pages, each mapped for a program and for the kernel; all counts are 2.");
-    evidence.breaks_step_consistency(
-        &action,
-        Domain::U,
-        Domain::K,
-        (&s, &t),
-        (&s_after, &t_after),
-    );
+    evidence.breaks_step_consistency(&action, Domain::U, Domain::K, (&s, &t), (&s_after, &t_after));
     evidence
 }
 
@@ -315,13 +312,7 @@ fn mapping_shows() -> Evidence {
     let (s_after, t_after) = (machine.model.step(&s, &action), machine.model.step(&t, &action));
     let mut evidence = Evidence::default();
     evidence.show("A program wrote to a page, and the page was unmapped.");
-    evidence.breaks_step_consistency(
-        &action,
-        Domain::H,
-        Domain::U,
-        (&s, &t),
-        (&s_after, &t_after),
-    );
+    evidence.breaks_step_consistency(&action, Domain::H, Domain::U, (&s, &t), (&s_after, &t_after));
     evidence
 }
 
@@ -332,13 +323,7 @@ fn kernel_mapping_shows() -> Evidence {
     let (s_after, t_after) = (machine.model.step(&s, &action), machine.model.step(&t, &action));
     let mut evidence = Evidence::default();
     evidence.show("A program wrote to a page, and the page was unmapped.");
-    evidence.breaks_step_consistency(
-        &action,
-        Domain::H,
-        Domain::K,
-        (&s, &t),
-        (&s_after, &t_after),
-    );
+    evidence.breaks_step_consistency(&action, Domain::H, Domain::K, (&s, &t), (&s_after, &t_after));
     evidence
 }
 
@@ -354,13 +339,7 @@ fn execution_shows() -> Evidence {
     let (s_after, t_after) = (machine.model.step(&s, &action), machine.model.step(&t, &action));
     let mut evidence = Evidence::default();
     evidence.show("A program wrote to its page, and another directory became current.");
-    evidence.breaks_step_consistency(
-        &action,
-        Domain::H,
-        Domain::U,
-        (&s, &t),
-        (&s_after, &t_after),
-    );
+    evidence.breaks_step_consistency(&action, Domain::H, Domain::U, (&s, &t), (&s_after, &t_after));
     evidence
 }
 
@@ -392,9 +371,10 @@ fn lawful_implementation_leaks() -> Evidence {
     let machine = Machine::new();
     // The outcomes that free the table come first.
     let model = machine.model.clone().choosing(|state, related| {
-        let written = state.pages.iter().any(|page| {
-            matches!(page, Page::Normal(data) if data.0.iter().any(|word| *word != 0))
-        });
+        let written = state
+            .pages
+            .iter()
+            .any(|page| matches!(page, Page::Normal(data) if data.0.iter().any(|word| *word != 0)));
         if written { related.len() - 1 } else { 0 }
     });
     let remove = Action::RemoveMappingH(machine.client(2), Machine::at(machine.user(0)));
@@ -402,7 +382,9 @@ fn lawful_implementation_leaks() -> Evidence {
     actions.push(remove);
     let last = Action::ExecuteH(machine.model.initial_state().reference);
     let mut evidence = Evidence::default();
-    evidence.show("It frees an empty table if no page contains anything but zeros, and keeps it otherwise.");
+    evidence.show(
+        "It frees an empty table if no page contains anything but zeros, and keeps it otherwise.",
+    );
     for action in &actions {
         evidence.show(format!("  {action:?}"));
     }
@@ -576,10 +558,11 @@ mod tests {
         let cases = check(&model, &explored);
         let count = |condition| cases.iter().filter(|case| case.condition == condition).count();
         assert_eq!(count(Condition::LocalRespect), 12);
-        // A program and the kernel with a page each need a fourth page for the table of the first.
+        // Beside directory, table and page of a program there is no other page in which two states
+        // could differ that a program and H take for the same.
         assert_eq!(count(Condition::WeakStepConsistency), 39);
         assert!(!cases.iter().any(|case| case.action == "WriteU"
-            && case.domain == Domain::K
+            && case.domain == Domain::H
             && case.condition == Condition::WeakStepConsistency));
         let broken: Vec<(&str, Domain)> = cases
             .iter()
