@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::layers::Layer;
 use crate::machine::{Cpu, Frame, Level, Machine, VirtualPage};
+use crate::policy;
 use crate::state::{Data, Entry, Mapping, Owner, Region, Rights, Share, State, Status};
 
 /// A protection domain.
@@ -412,6 +413,29 @@ impl Universe {
             user_visible: permissions,
             extras: None,
         }
+    }
+
+    /// Those of [`Universe::actions`] whose authors are `authors`.
+    #[must_use]
+    pub fn actions_of(&self, machine: &Machine, state: &State, authors: &[Domain]) -> Vec<Action> {
+        let mut actions = Vec::with_capacity(64);
+        match authors {
+            [Domain::H] => return self.filtered(machine, state, authors),
+            [Domain::H, Domain::K] => self.kernel_mapping(machine, state, &mut actions),
+            [Domain::H, _] if machine.has(Layer::Owners) => {
+                self.ownership(machine, state, &mut actions);
+            }
+            [Domain::H, _] => {}
+            _ => self.writes(machine, state, &mut actions),
+        }
+        actions.retain(|action| policy::authors(action) == authors);
+        actions
+    }
+
+    fn filtered(&self, machine: &Machine, state: &State, authors: &[Domain]) -> Vec<Action> {
+        let mut actions = self.actions(machine, state);
+        actions.retain(|action| policy::authors(action) == authors);
+        actions
     }
 
     /// Every action that a client can ask for in `state`, with every argument: handles that

@@ -759,16 +759,18 @@ impl State {
     /// Makes `owner` the owner of all pages of `region`, which lies in one page of the second
     /// level.
     pub fn set_owner(&mut self, machine: &Machine, region: Region, owner: Owner) {
+        let levels = (2..=machine.largest_leaf().0).map(Level);
+        let units = levels.filter_map(|level| Some((level, machine.unit(level, region.first)?)));
+        let were_theirs: Vec<(Level, Region, bool)> = units
+            .map(|(level, unit)| (level, unit, self.unit_owner(unit) == Some(owner)))
+            .collect();
         for frame in region.frames() {
             if let Some(page) = self.pages.get_mut(frame.0 as usize) {
                 page.owner = owner;
             }
         }
-        for level in (2..=machine.largest_leaf().0).map(Level) {
-            let Some(unit) = machine.unit(level, region.first) else {
-                return;
-            };
-            if self.unit_owner(unit) == Some(owner) {
+        for (level, unit, was_theirs) in were_theirs {
+            if was_theirs {
                 continue;
             }
             let parts = u32::try_from(machine.pages_of(level.below())).unwrap_or(1);

@@ -380,6 +380,13 @@ impl Shared<'_> {
                 }
                 (Ok(after), Ok(())) => {
                     transitions += 1;
+                    if after == state && trial.is_same(&waiting.implementation) {
+                        self.count_respect(state, &action, &mut respect);
+                        if !self.search.with_relation || action_spec(machine, &action, state, after)
+                        {
+                            continue;
+                        }
+                    }
                     self.broken_by(state, &action, after, &trial, &mut respect, facts)
                 }
             };
@@ -502,6 +509,14 @@ impl Shared<'_> {
             }
         }
         None
+    }
+
+    /// Counts a transition that changes nothing.
+    fn count_respect(&self, state: &State, action: &Action, respect: &mut Respect) {
+        for (observer, domain) in self.domains.iter().enumerate() {
+            let may = policy::may_interfere(&self.search.machine, state, action, *domain);
+            respect.counts[action.kind().number * self.domains.len() + observer] += u64::from(!may);
+        }
     }
 
     fn respect_cases(&self) -> Vec<CaseReport> {

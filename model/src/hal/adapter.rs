@@ -61,6 +61,8 @@ struct Places {
     client: u64,
     device: u64,
     environment: u64,
+    /// The state after the boot, most of which never changes.
+    boot: State,
     /// For each frame of the model where its window is, if it has one.
     windows: Vec<Option<VirtualAddress>>,
 }
@@ -210,6 +212,7 @@ impl<G: Geometry> Checks<G> {
             client: free.start(),
             device: free.end(),
             environment: simulated.environment().end() - environment,
+            boot: State::initial(machine),
             windows: Vec::new(),
         };
         let window = |frame| {
@@ -695,18 +698,16 @@ impl<G: Geometry> Checks<G> {
 
 impl Places {
     fn frame(&self, machine: &Machine, frame: Frame) -> Option<HalFrame> {
-        let first = |mut frames: Box<dyn Iterator<Item = Frame>>| frames.next();
-        let place = |begin: u64, frames: Box<dyn Iterator<Item = Frame>>| {
-            HalFrame::new(begin + u64::from(frame.0 - first(frames)?.0))
-        };
+        let place =
+            |begin: u64, first: Option<Frame>| HalFrame::new(begin + u64::from(frame.0 - first?.0));
         if frame == REFERENCE {
             HalFrame::new(0)
         } else if machine.is_client(frame) {
-            place(self.client, Box::new(machine.clients()))
+            place(self.client, machine.clients().next())
         } else if machine.is_device(frame) {
-            place(self.device, Box::new(machine.devices()))
+            place(self.device, machine.devices().next())
         } else if machine.is_environment(frame) {
-            place(self.environment, Box::new(machine.environment()))
+            place(self.environment, machine.environment().next())
         } else {
             None
         }
@@ -769,7 +770,7 @@ impl<G: Geometry + Send + Sync> Implementation for Checks<G> {
     }
 
     fn abstraction(&self, machine: &Machine) -> State {
-        let mut state = State::initial(machine);
+        let mut state = self.places.boot.clone();
         let levels = self.levels(machine);
         let reference = match state.status(REFERENCE) {
             Status::PageDirectory(table) => table.clone(),
