@@ -146,6 +146,8 @@ pub(crate) fn refuse<T>(error: Error) -> Result<T, Error> {
 impl<G: Geometry> State<G> {
     /// The record of the unit of `level` that `frame` lies in.
     pub(crate) fn record(&self, level: Level, frame: Frame) -> Record {
+        #[cfg(not(target_os = "none"))]
+        crate::simulated::note_status_access();
         let [pages, ..] = &self.units;
         let record = match level {
             Level::FIRST => pages.get(frame.number() as usize),
@@ -159,6 +161,8 @@ impl<G: Geometry> State<G> {
 
     /// Changes the record of the unit of `level` that `frame` lies in, if there is one.
     pub(crate) fn change(&mut self, level: Level, frame: Frame, change: impl FnOnce(&mut Record)) {
+        #[cfg(not(target_os = "none"))]
+        crate::simulated::note_status_access();
         let record = match level {
             Level::FIRST => self.units[0].get_mut(frame.number() as usize),
             _ => {

@@ -96,12 +96,14 @@ pub struct Counts {
     pub table_reads: u64,
     /// Entries written or exchanged.
     pub table_writes: u64,
-    /// Page records used, as far as [`Simulated::count_status_accesses`] was told.
+    /// Page records read or changed by this thread, whichever machine they belong to.
     pub status_accesses: u64,
     /// Words read in the window.
     pub memory_reads: u64,
     /// Words written in the window.
     pub memory_writes: u64,
+    /// Pages filled with zeros; their words are among those written.
+    pub pages_cleared: u64,
     /// Frames opened or closed in the window.
     pub window_changes: u64,
     /// Roots loaded.
@@ -135,6 +137,18 @@ struct State {
     violations: Vec<Violation>,
     /// Number of walks; see [`Counts`].
     walks: u64,
+    /// What the thread had counted when the counts were last reset.
+    status_accesses: u64,
+}
+
+std::thread_local! {
+    /// Uses of page records by the checks, which know of no machine while they decide.
+    static STATUS_ACCESSES: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Notes that a page's record is used.
+pub(crate) fn note_status_access() {
+    STATUS_ACCESSES.set(STATUS_ACCESSES.get() + 1);
 }
 
 impl State {
@@ -152,6 +166,7 @@ impl State {
             devices: Devices::new(),
             violations: Vec::new(),
             walks: 0,
+            status_accesses: STATUS_ACCESSES.get(),
         }
     }
 
@@ -261,18 +276,18 @@ impl<G: Geometry> Simulated<G> {
     /// How often the kernel used what since the machine was built or the counts were reset.
     #[must_use]
     pub fn counts(&self) -> Counts {
-        Counts { walks: self.state.borrow().walks, ..self.counts.get() }
+        let state = self.state.borrow();
+        // Another thread may have counted less.
+        let status_accesses = STATUS_ACCESSES.get().saturating_sub(state.status_accesses);
+        Counts { walks: state.walks, status_accesses, ..self.counts.get() }
     }
 
     /// Sets all counts to zero.
     pub fn reset_counts(&mut self) {
         self.counts.set(Counts::default());
-        self.state.get_mut().walks = 0;
-    }
-
-    /// Counts `number` uses of page records.
-    pub fn count_status_accesses(&self, number: u64) {
-        self.count(|counts| counts.status_accesses += number);
+        let state = self.state.get_mut();
+        state.walks = 0;
+        state.status_accesses = STATUS_ACCESSES.get();
     }
 
     /// The 8 bytes at index `index` of a frame, read without any effect; 0 where no memory is.
@@ -851,6 +866,18 @@ impl<G: Geometry> Machine for Simulated<G> {
         }
     }
 
+    fn change_word(&mut self, at: PhysicalAddress, clear: u64, set: u64) -> u64 {
+        self.count(|counts| counts.memory_writes += 1);
+        self.speculate();
+        let word = self.word_at(Operation::ChangeWord, at, AccessKind::Write);
+        word.map_or(0, |(slot, index)| {
+            let memory = &mut self.state.get_mut().memory;
+            let before = memory.word(slot, index);
+            memory.set_word(slot, index, before & !clear | set);
+            before
+        })
+    }
+
     fn read_bytes(&self, at: PhysicalAddress, bytes: &mut [u8]) {
         let operation = Operation::ReadBytes;
         if let Some(frames) = self.range_access(operation, at, bytes.len(), AccessKind::Read) {
@@ -886,6 +913,7 @@ impl<G: Geometry> Machine for Simulated<G> {
             && count == PAGE_BYTES as usize
         {
             // A whole page is cleared often.
+            self.count(|counts| counts.pages_cleared += 1);
             self.speculate();
             if let Some(slot) = self.layout.slot(frame) {
                 self.state.get_mut().memory.clear(slot);
