@@ -98,6 +98,9 @@ pub struct Counts {
     pub table_writes: u64,
     /// Page records read or changed by this thread, whichever machine they belong to.
     pub status_accesses: u64,
+    /// The same, but records of one level that lie in the same 64 bytes are counted once as long as
+    /// no others of that level are used in between: about what a processor fetches.
+    pub status_lines: u64,
     /// Words read in the window.
     pub memory_reads: u64,
     /// Words written in the window.
@@ -137,18 +140,42 @@ struct State {
     violations: Vec<Violation>,
     /// Number of walks; see [`Counts`].
     walks: u64,
-    /// What the thread had counted when the counts were last reset.
-    status_accesses: u64,
+    /// What the thread had counted when the counts were last reset: uses and lines.
+    status: (u64, u64),
+}
+
+/// Uses of page records, their lines, and for each level the line that was used last.
+struct StatusCounts {
+    uses: Cell<u64>,
+    lines: Cell<u64>,
+    last: [Cell<u64>; MAX_LEAF_LEVELS],
 }
 
 std::thread_local! {
-    /// Uses of page records by the checks, which know of no machine while they decide.
-    static STATUS_ACCESSES: Cell<u64> = const { Cell::new(0) };
+    /// Counted for the thread: the checks know of no machine while they decide.
+    static STATUS: StatusCounts = const {
+        StatusCounts {
+            uses: Cell::new(0),
+            lines: Cell::new(0),
+            last: [const { Cell::new(u64::MAX) }; MAX_LEAF_LEVELS],
+        }
+    };
 }
 
-/// Notes that a page's record is used.
-pub(crate) fn note_status_access() {
-    STATUS_ACCESSES.set(STATUS_ACCESSES.get() + 1);
+fn status_counts() -> (u64, u64) {
+    STATUS.with(|status| (status.uses.get(), status.lines.get()))
+}
+
+/// Notes that the record of unit `index` of a level is used.
+#[inline]
+pub(crate) fn note_status_access(level: Level, index: u64) {
+    STATUS.with(|status| {
+        status.uses.set(status.uses.get() + 1);
+        let (last, line) = (&status.last[level.number() as usize - 1], index / 8);
+        if last.replace(line) != line {
+            status.lines.set(status.lines.get() + 1);
+        }
+    });
 }
 
 impl State {
@@ -166,7 +193,7 @@ impl State {
             devices: Devices::new(),
             violations: Vec::new(),
             walks: 0,
-            status_accesses: STATUS_ACCESSES.get(),
+            status: status_counts(),
         }
     }
 
@@ -277,9 +304,14 @@ impl<G: Geometry> Simulated<G> {
     #[must_use]
     pub fn counts(&self) -> Counts {
         let state = self.state.borrow();
-        // Another thread may have counted less.
-        let status_accesses = STATUS_ACCESSES.get().saturating_sub(state.status_accesses);
-        Counts { walks: state.walks, status_accesses, ..self.counts.get() }
+        let ((uses, lines), before) = (status_counts(), state.status);
+        Counts {
+            walks: state.walks,
+            // Another thread may have counted less.
+            status_accesses: uses.saturating_sub(before.0),
+            status_lines: lines.saturating_sub(before.1),
+            ..self.counts.get()
+        }
     }
 
     /// Sets all counts to zero.
@@ -287,7 +319,7 @@ impl<G: Geometry> Simulated<G> {
         self.counts.set(Counts::default());
         let state = self.state.get_mut();
         state.walks = 0;
-        state.status_accesses = STATUS_ACCESSES.get();
+        state.status = status_counts();
     }
 
     /// The 8 bytes at index `index` of a frame, read without any effect; 0 where no memory is.

@@ -56,16 +56,11 @@ impl Measured {
     }
 
     fn measure(&mut self, name: &'static str, operation: impl FnOnce(&mut Large)) {
-        let before = self.world.machine().accesses();
+        self.world.machine().take_accesses();
         let start = Instant::now();
         operation(black_box(&mut self.world));
         let nanoseconds = start.elapsed().as_nanos();
-        let after = self.world.machine().accesses();
-        let accesses = Accesses {
-            tables: after.tables - before.tables,
-            status: after.status - before.status,
-            memory: after.memory - before.memory,
-        };
+        let accesses = self.world.machine().take_accesses();
         self.costs.push(Cost { name, accesses, nanoseconds });
     }
 }
