@@ -6,7 +6,7 @@
 
 use heliox_types::domain::Owner;
 use heliox_types::error::Error;
-use heliox_types::geometry::MAX_LEAF_LEVELS;
+use heliox_types::geometry::{Level, MAX_LEAF_LEVELS};
 use heliox_types::mapping::RegionKind;
 use heliox_types::status::Status;
 
@@ -32,6 +32,10 @@ pub trait PhysicalMemory {
 
     /// Who owns the page at the start of `region`.
     fn owner(&self, region: PhysicalRegion) -> Owner;
+
+    /// Who owns all pages of `region`, if it is as large as a page of some size and its record says
+    /// so; that is at least when they changed hands as one.
+    fn owner_of_all(&self, region: PhysicalRegion) -> Option<Owner>;
 }
 
 /// The state of all memory, and the machine that has it.
@@ -89,5 +93,11 @@ impl<M: Machine> PhysicalMemory for Memory<M> {
 
     fn owner(&self, region: PhysicalRegion) -> Owner {
         self.state.owner(region.first_frame())
+    }
+
+    fn owner_of_all(&self, region: PhysicalRegion) -> Option<Owner> {
+        let level = Level::leaves::<M::Geometry>()
+            .find(|level| level.bits::<M::Geometry>() == region.bits())?;
+        self.state.record(level, region.first_frame()).owner().owner()
     }
 }
