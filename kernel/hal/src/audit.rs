@@ -75,16 +75,11 @@ pub fn owner_of_unit<G: Geometry>(
 
 /// The count that is recorded for the unit of `level` that `frame` lies in.
 #[must_use]
-pub fn count_of_unit<G: Geometry>(
-    memory: &SimulatedMemory<G>,
-    level: Level,
-    frame: Frame,
-) -> u32 {
+pub fn count_of_unit<G: Geometry>(memory: &SimulatedMemory<G>, level: Level, frame: Frame) -> u32 {
     memory.state().record(level, frame).count()
 }
 
 /// The last removal of a translation to `frame`, of whatever size.
-#[must_use]
 pub fn last_removal<G: Geometry>(memory: &SimulatedMemory<G>, frame: Frame) -> Invalidation {
     let stamps = Level::leaves::<G>().map(|level| memory.state().record(level, frame).stamp());
     stamps.max().map_or(Invalidation::COMPLETE, Invalidation)

@@ -143,7 +143,7 @@ const _: () = {
     let types = Host::WRITE_THROUGH | Host::CACHE_DISABLE | Host::LARGE;
     assert!(rights | types | Host::ACCESSED | Host::DIRTY == (1 << 10) - 1);
     assert!(Host::ADDRESS == ((Frame::LIMIT - 1) << PAGE_BITS));
-    assert!((Host::NO_EXECUTE | (1 << 10) - 1) & Host::ADDRESS == 0);
+    assert!((Host::NO_EXECUTE | ((1 << 10) - 1)) & Host::ADDRESS == 0);
 };
 
 impl<const KERNEL_HALF: bool> RootKind for Native<KERNEL_HALF> {

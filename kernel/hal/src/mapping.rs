@@ -222,6 +222,7 @@ impl<M: Machine> Memory<M> {
     }
 
     #[inline(always)]
+    #[expect(clippy::too_many_arguments, reason = "all that is checked")]
     fn decide_add<K: RootKind>(
         &self,
         level: Level,
