@@ -40,7 +40,6 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         let from = ThreadId(self.register(me, Register::Rdx));
         let timeouts = Timeouts(self.register(me, Register::R8));
         let space = self.threads.at(me).space;
-        let now = self.machine.now();
         let from = match from {
             ThreadId::NIL => From::Nobody,
             ThreadId::ANY => From::Anybody,
@@ -61,7 +60,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
             intended: None,
             from,
             incoming: Incoming::Message,
-            limit: limit_of(timeouts.receive(), now),
+            limit: self.limit_of(timeouts.receive()),
         };
         if to.is_nil() {
             if from == From::Nobody {
@@ -69,7 +68,24 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
             }
             self.begin_receiving(me);
         } else {
-            self.begin_sending(me, timeouts.send().deadline(now));
+            let deadline = match timeouts.send() {
+                Time::NEVER => None,
+                Time::ZERO => Some(PASSED),
+                time => time.deadline(self.machine.now()),
+            };
+            self.begin_sending(me, deadline);
+        }
+    }
+
+    /// How long a receive phase waits.
+    fn limit_of(&self, time: Time) -> Limit {
+        match time.period() {
+            _ if time.is_point() => {
+                let now = self.machine.now();
+                Limit::Until(time.deadline(now).unwrap_or(now))
+            }
+            None => Limit::Never,
+            Some(period) => Limit::Period(period),
         }
     }
 
@@ -104,7 +120,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
                 return self.rendezvous(me, receiver);
             }
         }
-        if deadline.is_some_and(|deadline| deadline <= self.machine.now()) {
+        if deadline.is_some_and(|at| at == PASSED || at <= self.machine.now()) {
             return self.fail(me, ipc_error(Phase::Send, IpcErrorCode::Timeout));
         }
         self.threads.at_mut(me).kept_state = State::Sending;
@@ -117,8 +133,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
 
     /// Sends a message of the kernel's for a thread if the receiver is ready, and forgets it if not.
     pub(crate) fn send_now_or_never(&mut self, me: Number) {
-        let now = self.machine.now();
-        self.begin_sending(me, Some(now));
+        self.begin_sending(me, Some(PASSED));
     }
 
     /// Where the message of an operation goes.
@@ -260,9 +275,15 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
 
     /// Nobody is there to receive from: the thread waits, if it is to wait at all.
     fn wait(&mut self, me: Number) {
-        if self.threads.at(me).operation().limit == Limit::Never {
-            self.waits = me;
-            return;
+        match self.threads.at(me).operation().limit {
+            Limit::Never => {
+                self.waits = me;
+                return;
+            }
+            Limit::Period(0) => {
+                return self.fail(me, ipc_error(Phase::Receive, IpcErrorCode::Timeout));
+            }
+            _ => {}
         }
         let now = self.machine.now();
         match self.threads.at(me).operation().limit.deadline(now) {
@@ -468,11 +489,5 @@ const NEVER_A_THREAD: GlobalId = match GlobalId::new(0, u32::MAX) {
     None => unreachable!(),
 };
 
-/// How long a receive phase waits.
-fn limit_of(time: Time, now: u64) -> Limit {
-    match time.deadline(now) {
-        None => Limit::Never,
-        Some(at) if time.is_point() => Limit::Until(at),
-        Some(at) => Limit::Period(at - now),
-    }
-}
+/// A moment that has passed.
+const PASSED: u64 = 0;

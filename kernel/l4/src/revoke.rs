@@ -284,7 +284,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
             if at >= span.end() {
                 return (Progress::Done, step.used);
             }
-            let unit = match self.place(space, at) {
+            let unit = match self.place_or_next(space, at) {
                 Place::Hole(next) => {
                     at = next;
                     continue;

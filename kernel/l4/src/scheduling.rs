@@ -69,12 +69,9 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         first
     }
 
-    /// Makes `number`, which is in no queue, the current thread.
+    /// Makes `number`, which is in no queue, the current thread, behind [`Kernel::charge`].
     pub(crate) fn enter(&mut self, number: Number) {
         self.current = number;
-        if number != NOBODY {
-            self.since = self.machine.now();
-        }
     }
 
     /// Charges the current thread for its time; there is no current thread afterwards.
@@ -96,13 +93,13 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         }
     }
 
-    /// Charges the current thread for its time until now.
+    /// Charges the current thread, if there is one, for its time until now.
     pub(crate) fn charge(&mut self) {
+        let now = self.machine.now();
+        let spent = now.saturating_sub(core::mem::replace(&mut self.since, now));
         if self.current == NOBODY {
             return;
         }
-        let now = self.machine.now();
-        let spent = now.saturating_sub(core::mem::replace(&mut self.since, now));
         let scheduling = &mut self.threads.at_mut(self.current).scheduling;
         scheduling.left = scheduling.left.saturating_sub(spent);
         if let Some(total) = &mut scheduling.total {
@@ -353,9 +350,8 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
     /// Sends the message of an earlier preemption, if one is to be sent; whether the thread can no
     /// longer run because of that.
     fn tell_of_preemption(&mut self, number: Number) -> bool {
-        let Some(at) = self.threads.at_mut(number).scheduling.preempted_at.take() else {
-            return false;
-        };
+        let Some(at) = self.threads.at(number).scheduling.preempted_at else { return false };
+        self.threads.at_mut(number).scheduling.preempted_at = None;
         let handler = ThreadId(self.control_word(number, ControlWord::ExceptionHandler));
         let space = self.threads.at(number).space;
         if self.resolve(space, handler).is_none() {
