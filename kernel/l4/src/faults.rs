@@ -224,7 +224,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
     pub(crate) fn skip(&mut self, me: Number, bytes: u64) {
         let next = self.instruction_pointer(me).wrapping_add(bytes);
         if let (Some(context), Some(next)) =
-            (self.threads.at_mut(me).context_mut(), VirtualAddress::new(next))
+            (self.threads.at_light(me).context_mut(), VirtualAddress::new(next))
         {
             // Behind the last address of programs nothing can be run.
             let _ = context.set_instruction_pointer(next);

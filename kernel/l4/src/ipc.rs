@@ -473,7 +473,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
     /// message registers are.
     pub(crate) fn set_result(&mut self, me: Number, from: ThreadId, tag: Tag) {
         let address = self.threads.at(me).utcb.map_or(0, |utcb| utcb.address);
-        if let Some(context) = self.threads.at_mut(me).context_mut() {
+        if let Some(context) = self.threads.at_light(me).context_mut() {
             if !is_planted(Fault::StaleFrom) {
                 context.set_register(Register::Rsi, from.0);
             }

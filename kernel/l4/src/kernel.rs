@@ -202,6 +202,10 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
             self.poll();
             return;
         }
+        if self.is_undisturbed() {
+            let interrupt = M::execute_kernel(self);
+            return self.take(interrupt);
+        }
         let interrupt = match self.dispatch() {
             NOBODY if self.dismantle_some() => return self.poll(),
             NOBODY => match self.machine.wait_for_interrupt() {
@@ -325,7 +329,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
 
     /// Writes a register of a thread, if it has any.
     pub(crate) fn set_register(&mut self, number: Number, register: Register, value: u64) {
-        if let Some(context) = self.threads.at_mut(number).context_mut() {
+        if let Some(context) = self.threads.at_light(number).context_mut() {
             context.set_register(register, value);
         }
     }

@@ -145,6 +145,12 @@ impl<'k, M: Machine, S: Surroundings> Kernel<'k, M, S> {
         Some(LightReturn { next: Running { machine, map, context }, result })
     }
 
+    /// Whether nothing has happened since [`Kernel::allow_light_path`] that the scheduler would have
+    /// to look at: every access that could have changed a thread has closed the gate.
+    pub(crate) fn is_undisturbed(&self) -> bool {
+        self.threads.gate != CLOSED
+    }
+
     /// Says what the light path may do from now on: `number` is about to run.
     pub(crate) fn allow_light_path(&mut self, number: Number) {
         let waits = core::mem::replace(&mut self.waits, NOBODY);

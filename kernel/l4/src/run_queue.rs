@@ -34,15 +34,21 @@ pub(crate) struct RunQueue {
     /// First thread of each ring; meaningful if the bit is set.
     heads: [u32; 256],
     occupied: [u64; 4],
+    /// The highest priority with a thread.
+    highest: Option<u8>,
 }
 
 impl RunQueue {
     pub(crate) const fn new() -> Self {
-        Self { heads: [0; 256], occupied: [0; 4] }
+        Self { heads: [0; 256], occupied: [0; 4], highest: None }
     }
 
     /// The highest priority with a thread.
     pub(crate) fn highest(&self) -> Option<u8> {
+        self.highest
+    }
+
+    fn find_highest(&self) -> Option<u8> {
         let [first, second, third, fourth] = self.occupied;
         let (bits, end) = if fourth != 0 {
             (fourth, 255)
@@ -97,6 +103,7 @@ impl RunQueue {
         if !self.is_occupied(priority) {
             *links.link(number) = RunLink { next: number, previous: number, queued };
             self.set_occupied(priority, true);
+            self.highest = self.highest.max(Some(priority));
             self.set_head(priority, number);
             return;
         }
@@ -118,6 +125,9 @@ impl RunQueue {
         let priority = priority as u8;
         if next == number {
             self.set_occupied(priority, false);
+            if self.highest == Some(priority) {
+                self.highest = self.find_highest();
+            }
             return;
         }
         links.link(previous).next = next;
