@@ -29,12 +29,7 @@
 //! take a [`CurrentCpu`] act on the processor that executes them. A machine keeps no record of
 //! what other processors have cached: that is the business of the checks (`translation`).
 
-use heliox_types::geometry::{Geometry, Level};
-use heliox_types::rights::{MemoryType, Rights};
-use heliox_types::{Frame, PhysicalAddress, VirtualAddress};
-
-use crate::cpu::CurrentCpu;
-use crate::entry::Entry;
+use crate::prelude::*;
 
 /// What the window's entry for a frame says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

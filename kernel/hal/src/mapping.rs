@@ -5,22 +5,8 @@
 //! points to a table that nothing else points to; a table below the root is never empty, and its
 //! record counts its entries), P1, O1, and L1 for what is removed.
 
-use heliox_types::domain::{DomainId, Owner, OwnerCode};
-use heliox_types::error::Error;
-use heliox_types::geometry::{Geometry, Level};
+use crate::prelude::*;
 pub use heliox_types::mapping::{Change, MappingInfo};
-use heliox_types::rights::{MemoryType, Rights};
-use heliox_types::{Frame, PAGE_BITS, PhysicalAddress, VirtualAddress};
-
-use crate::cpu::CurrentCpu;
-use crate::entry::{Attributes, Entry, RootKind};
-use crate::machine::Machine;
-use crate::memory::Memory;
-use crate::page::{Status, refuse};
-use crate::page_map::{PageMap, SUPPLY_LIMIT, TableSupply};
-use crate::region::{PhysicalRegion, RegionKind};
-use crate::share::Share;
-use crate::translation::{DrainingPage, Invalidation};
 
 /// Mappings of programs' memory (thesis section 4.4.2).
 pub trait UserMemory {
@@ -123,24 +109,8 @@ pub struct Removed {
     pub tables: FreedTables,
 }
 
-/// Page tables that a removal left empty.
-#[derive(Debug, PartialEq, Eq)]
-#[must_use = "the pages are lost unless they are reclaimed"]
-pub struct FreedTables {
-    frames: [Frame; SUPPLY_LIMIT],
-    count: usize,
-    since: Invalidation,
-}
-
-impl Iterator for FreedTables {
-    type Item = DrainingPage;
-
-    fn next(&mut self) -> Option<DrainingPage> {
-        self.count = self.count.checked_sub(1)?;
-        let frame = *self.frames.get(self.count)?;
-        Some(DrainingPage { frame, since: self.since })
-    }
-}
+/// Page tables that a removal left empty. Those that are not reclaimed are lost.
+pub type FreedTables = Few<DrainingPage>;
 
 /// An entry of a table of `level`, and what is there.
 #[derive(Clone, Copy, Debug)]
@@ -251,7 +221,7 @@ impl<M: Machine> Memory<M> {
             return refuse(Error::AlreadyMapped { address: to });
         }
         if slot.level > level {
-            supply.check((slot.level.number() - level.number()) as usize)?;
+            check_supply(supply, (slot.level.number() - level.number()) as usize)?;
         }
         let attributes = Attributes { rights, memory_type, foreign: share.is_some() };
         Ok(Add { slot, level, entry: K::leaf(level, frame, attributes) })
@@ -297,7 +267,7 @@ impl<M: Machine> Memory<M> {
     ) -> Result<Slot, Error> {
         let slot = self.leaf(map, at)?;
         let below = slot.level.below().ok_or(Error::NotLarge { address: at })?;
-        supply.check(1)?;
+        check_supply(supply, 1)?;
         let mut parts = slot.level.parts::<M::Geometry>(K::frame(slot.entry));
         let is_full = |part: &Frame| self.state.record(below, *part).is_full();
         match parts.find(is_full) {
@@ -346,17 +316,15 @@ impl<M: Machine> Memory<M> {
         since: Invalidation,
     ) -> FreedTables {
         map.recent = PageMap::<K>::NO_RECENT;
-        let mut freed = FreedTables { frames: [Frame::ZERO; SUPPLY_LIMIT], count: 0, since };
+        let mut freed = FreedTables::EMPTY;
         let (mut table, mut level) = (empty.at.frame(), empty.level);
         while table != map.root {
             level = level.above::<M::Geometry>().unwrap_or(level);
             let above = self.walk(map, at, level).at;
             self.machine.exchange_entry(above, Entry::ABSENT);
             self.state.set_status(table, Status::Draining);
-            if let Some(slot) = freed.frames.get_mut(freed.count) {
-                *slot = table;
-                freed.count += 1;
-            }
+            // There is room for one of each level.
+            let _ = freed.add(DrainingPage { frame: table, since });
             table = above.frame();
             if self.state.take_count(Level::FIRST, table) > 0 {
                 break;
@@ -439,15 +407,16 @@ impl<M: Machine> UserMemory for Memory<M> {
         if mapping.attributes.memory_type == MemoryType::WriteBack {
             self.state.drop_reference(slot.level, mapping.frame, since);
         }
-        let tables = match self.state.take_count(Level::FIRST, slot.at.frame()) {
-            0 => self.unlink(map, at.get(), slot, since),
-            _ => FreedTables { frames: [Frame::ZERO; SUPPLY_LIMIT], count: 0, since },
+        let is_empty = self.state.take_count(Level::FIRST, slot.at.frame()) == 0;
+        let tables = match is_empty {
+            true => self.unlink(map, at.get(), slot, since),
+            false => FreedTables::EMPTY,
         };
         if is_loaded {
-            match tables.count {
-                0 => self.machine.invalidate_page(cpu, at),
+            match is_empty {
                 // A table that is gone must be forgotten by the paging-structure caches too.
-                _ => self.machine.flush(cpu),
+                true => self.machine.flush(cpu),
+                false => self.machine.invalidate_page(cpu, at),
             }
         }
         Ok(Removed { mapping, invalidation: since, tables })

@@ -14,15 +14,8 @@
 //!
 //! Invariants: P1 (references are counted exactly), P4 (records agree with what they sum up).
 
-use heliox_types::Frame;
-use heliox_types::domain::{Owner, OwnerCode};
-use heliox_types::error::Error;
-use heliox_types::geometry::{Geometry, Level};
+use crate::prelude::*;
 pub use heliox_types::status::Status;
-
-use crate::region::PhysicalRegion;
-use crate::state::State;
-use crate::translation::Invalidation;
 
 /// Everything that is known about a unit.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]

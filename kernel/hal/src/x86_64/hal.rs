@@ -332,7 +332,7 @@ impl PciConfiguration for Hal {
         register: PciRegister,
         value: u32,
     ) -> Result<(), WriteRefused> {
-        register.check_write(read_pci(function, register), value, self.unsafe_dma)?;
+        check_write(register, read_pci(function, register), value, self.unsafe_dma)?;
         // SAFETY: D1: the filter lets no bit change that gives a device reach.
         Ok(unsafe { processor::out32(CONFIG_DATA, value) })
     }

@@ -53,7 +53,7 @@ use crate::machine::{Machine, WindowEntry};
 use crate::memory::{Memory, Paging};
 use crate::page::Record;
 use crate::page_map::PageMapUse;
-use crate::pci::{PciConfiguration, PciFunction, PciRegister, WriteRefused};
+use crate::pci::{PciConfiguration, PciFunction, PciRegister, WriteRefused, check_write};
 use crate::port::{self, NotInRange, PortRange, Ports};
 use crate::rights::Rights;
 use crate::state::{Layout, State};
