@@ -56,6 +56,15 @@ pub trait KernelMemory {
     /// [`Error::ReadOnly`].
     fn write_word(&mut self, word: KernelWord<'_>, value: u64) -> Result<(), Error>;
 
+    /// Clears the bits `clear` of a word and returns what was there before, and then sets the bits
+    /// `set`, if there are any: two atomic operations, so that nothing is lost that programs
+    /// write meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ReadOnly`].
+    fn change_word(&mut self, word: KernelWord<'_>, clear: u64, set: u64) -> Result<u64, Error>;
+
     /// Reads bytes from `offset` on.
     ///
     /// # Errors
@@ -284,6 +293,13 @@ impl<M: Machine> KernelMemory for Memory<M> {
         }
         self.machine.write_word(word.at, value);
         Ok(())
+    }
+
+    fn change_word(&mut self, word: KernelWord<'_>, clear: u64, set: u64) -> Result<u64, Error> {
+        match word.writable {
+            true => Ok(self.machine.change_word(word.at, clear, set)),
+            false => Err(Error::ReadOnly),
+        }
     }
 
     fn read_bytes(

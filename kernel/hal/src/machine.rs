@@ -133,6 +133,12 @@ pub trait Machine {
     /// Precondition: as for [`Machine::read_word`].
     fn write_word(&mut self, at: PhysicalAddress, value: u64);
 
+    /// Clears the bits `clear` of the 8 bytes at `at` and returns what was there before, in one
+    /// atomic operation, and then sets the bits `set`, if there are any, in another.
+    ///
+    /// Precondition: as for [`Machine::read_word`].
+    fn change_word(&mut self, at: PhysicalAddress, clear: u64, set: u64) -> u64;
+
     /// Reads bytes from `at` on. The compiler knows nothing about the source: programs may be
     /// writing it.
     ///

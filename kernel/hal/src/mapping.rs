@@ -85,6 +85,18 @@ pub trait UserMemory {
         map: &PageMap<K>,
         at: VirtualAddress,
     ) -> Result<MappingInfo, u64>;
+
+    /// The same in as many steps as there are levels.
+    ///
+    /// # Errors
+    ///
+    /// If there is none, log2 of the size of the block of addresses around `at` that the first
+    /// absent entry is for; 64 if `at` is not an address of programs.
+    fn find_mapping<K: RootKind>(
+        &self,
+        map: &PageMap<K>,
+        at: VirtualAddress,
+    ) -> Result<MappingInfo, u32>;
 }
 
 /// A mapping that was changed.
@@ -180,6 +192,7 @@ impl<M: Machine> Memory<M> {
     }
 
     #[inline(always)]
+    #[expect(clippy::too_many_arguments, reason = "all that is checked")]
     fn decide_add<K: RootKind>(
         &self,
         level: Level,
@@ -483,5 +496,19 @@ impl<M: Machine> UserMemory for Memory<M> {
             }
         }
         Err(next)
+    }
+
+    fn find_mapping<K: RootKind>(
+        &self,
+        map: &PageMap<K>,
+        at: VirtualAddress,
+    ) -> Result<MappingInfo, u32> {
+        match self.leaf(map, at) {
+            Ok(slot) => Ok(info::<M::Geometry, K>(at.get(), slot.level, slot.entry)),
+            Err(Error::NotMapped { .. }) => {
+                Err(self.walk(map, at.get(), Level::FIRST).level.bits::<M::Geometry>())
+            }
+            Err(_) => Err(u64::BITS),
+        }
     }
 }

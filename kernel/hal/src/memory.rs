@@ -23,6 +23,10 @@ pub trait PhysicalMemory {
 
     /// Who owns the page at the start of `region`.
     fn owner(&self, region: PhysicalRegion) -> Owner;
+
+    /// Who owns all pages of `region`, if it is as large as a page of some size and its record says
+    /// so; that is at least when they changed hands as one.
+    fn owner_of_all(&self, region: PhysicalRegion) -> Option<Owner>;
 }
 
 /// The state of all memory, and the machine that has it.
@@ -80,5 +84,11 @@ impl<M: Machine> PhysicalMemory for Memory<M> {
 
     fn owner(&self, region: PhysicalRegion) -> Owner {
         self.state.owner(region.first_frame())
+    }
+
+    fn owner_of_all(&self, region: PhysicalRegion) -> Option<Owner> {
+        let level = Level::leaves::<M::Geometry>()
+            .find(|level| level.bits::<M::Geometry>() == region.bits())?;
+        self.state.record(level, region.first_frame()).owner().owner()
     }
 }

@@ -139,6 +139,8 @@ pub(crate) fn refuse<T>(error: Error) -> Result<T, Error> {
 impl<G: Geometry> State<G> {
     /// The record of the unit of `level` that `frame` lies in.
     pub(crate) fn record(&self, level: Level, frame: Frame) -> Record {
+        #[cfg(not(target_os = "none"))]
+        crate::simulated::note_status_access(level, frame.number() >> level.frame_bits::<G>());
         let [pages, ..] = &self.units;
         let record = match level {
             Level::FIRST => pages.get(frame.number() as usize),
@@ -152,6 +154,8 @@ impl<G: Geometry> State<G> {
 
     /// Changes the record of the unit of `level` that `frame` lies in, if there is one.
     pub(crate) fn change(&mut self, level: Level, frame: Frame, change: impl FnOnce(&mut Record)) {
+        #[cfg(not(target_os = "none"))]
+        crate::simulated::note_status_access(level, frame.number() >> level.frame_bits::<G>());
         let record = match level {
             Level::FIRST => self.units[0].get_mut(frame.number() as usize),
             _ => {
@@ -220,18 +224,36 @@ impl<G: Geometry> State<G> {
         }
     }
 
-    /// Whether the page may change its status or its owner: it is normal, not referenced at any
-    /// level, and no processor translates to it (P3, L1).
-    pub(crate) fn check_free(&self, frame: Frame) -> Result<(), Error> {
-        let status = self.page(frame).status();
-        if status != Status::Normal {
-            return Err(Error::WrongStatus { frame, status });
+    /// Whether pages of RAM, at most as many as a table has entries, may change their status or
+    /// their owner: they are normal, `owner`'s if that is told, not referenced at any level, and no
+    /// processor translates to them (P3, L1).
+    pub(crate) fn check_free(
+        &self,
+        region: PhysicalRegion,
+        owner: Option<OwnerCode>,
+    ) -> Result<(), Error> {
+        let first = region.first_frame();
+        let mut larger = Level::leaves::<G>().skip(1).map(|level| self.record(level, first));
+        larger.try_for_each(|unit| self.check_unused(first, unit))?;
+        for frame in region.frames() {
+            let page = self.page(frame);
+            if !page.is_normal() {
+                return Err(Error::WrongStatus { frame, status: page.status() });
+            }
+            self.check_unused(frame, page)?;
+            if owner.is_some_and(|owner| owner != page.owner()) {
+                return Err(Error::NotOwner { frame, owner: page.owner().owner() });
+            }
         }
-        let records = Level::leaves::<G>().map(|level| self.record(level, frame));
-        if records.clone().any(|record| record.is_normal() && record.count() > 0) {
+        Ok(())
+    }
+
+    /// Whether a unit is not referenced, nor was lately.
+    fn check_unused(&self, frame: Frame, unit: Record) -> Result<(), Error> {
+        if unit.is_normal() && unit.count() > 0 {
             return Err(Error::InUse { frame });
         }
-        self.check_settled(frame)
+        if self.is_past(unit.stamp()) { Ok(()) } else { Err(Error::Draining { frame }) }
     }
 
     /// Whether no processor can hold a translation to the page other than what the tables say
@@ -275,7 +297,9 @@ impl<G: Geometry> State<G> {
         let whole = region.pages() == G::ENTRIES as u64;
         for level in Level::leaves::<G>().skip(1) {
             let is_owned = |part| self.record(level.lower(), part).owner() == owner;
-            let uniform = whole && level.parts::<G>(first).all(is_owned);
+            // The last part first: memory is mostly given away in rising order.
+            let uniform = whole
+                && (level.lower() == Level::FIRST || level.parts::<G>(first).rev().all(is_owned));
             let summary = if uniform { owner } else { OwnerCode::MIXED };
             self.change(level, first, |unit| {
                 if unit.owner() != owner {

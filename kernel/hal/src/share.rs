@@ -95,24 +95,23 @@ impl Share {
 
 impl<M: Machine> Memory<M> {
     fn decide_assign(&self, region: PhysicalRegion, to: OwnerCode) -> Result<(), Error> {
-        for frame in region.ram(M::Geometry::ENTRIES)?.frames() {
+        let (region, nobody) = (region.ram(M::Geometry::ENTRIES)?, OwnerCode::NOBODY);
+        if let Ok(level) = region.level::<M::Geometry>(self.machine.largest_leaf())
+            && self.state.check_reference(level, region.first_frame(), nobody).is_ok()
+        {
+            return Ok(());
+        }
+        for frame in region.frames() {
             // O2: it is not referenced and no processor translates to it, or it would be somebody's.
             if self.state.page(frame).owner() != to {
-                self.state.check_reference(Level::FIRST, frame, OwnerCode::NOBODY)?;
+                self.state.check_reference(Level::FIRST, frame, nobody)?;
             }
         }
         Ok(())
     }
 
     fn decide_release(&self, region: PhysicalRegion, from: OwnerCode) -> Result<(), Error> {
-        for frame in region.ram(M::Geometry::ENTRIES)?.frames() {
-            self.state.check_free(frame)?;
-            let owner = self.state.page(frame).owner();
-            if owner != from {
-                return Err(Error::NotOwner { frame, owner: owner.owner() });
-            }
-        }
-        Ok(())
+        self.state.check_free(region.ram(M::Geometry::ENTRIES)?, Some(from))
     }
 
     fn decide_share(

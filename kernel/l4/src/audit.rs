@@ -60,13 +60,15 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
                 local: thread.utcb.map_or(0, |utcb| utcb.address),
                 space: thread.space,
                 privileged: self.spaces.at(thread.space).privileged,
-                state: match thread.state {
+                state: match thread.state() {
                     _ if thread.outer.is_some() => "faulting",
                     State::Inactive => "inactive",
                     State::Ready if thread.halted => "halted",
                     State::Ready => "ready",
                     State::Sending => "sending",
-                    State::Receiving if thread.operation.incoming == Incoming::Start => "starting",
+                    State::Receiving if thread.operation().incoming == Incoming::Start => {
+                        "starting"
+                    }
                     State::Receiving => "receiving",
                     State::Transferring => "transferring",
                     State::Stopped => "stopped",
@@ -131,9 +133,9 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         let thread = self.threads.at(number);
         format!(
             "{number}: {:?} halted {} {:?} {:?} work {:?} timer {} checking {} transfer {:?} outer {}",
-            thread.state,
+            thread.state(),
             thread.halted,
-            thread.operation,
+            thread.operation(),
             thread.scheduling,
             thread.work,
             thread.timer.is_running(),
@@ -178,29 +180,39 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
                 "is in the run queue or is not, as it should not",
             );
             check(
-                (thread.next_sender != NOBODY) == (thread.state == State::Sending),
+                (thread.next_sender != NOBODY) == (thread.state() == State::Sending),
                 "is in a queue of senders or is not, as it should not",
             );
             check(
-                (thread.state == State::Transferring) == thread.transfer.is_some(),
+                (thread.state() == State::Transferring) == thread.transfer.is_some(),
                 "has a transfer or has none, as it should not",
             );
             check(
                 !thread.timer.is_running()
-                    || matches!(thread.state, State::Sending | State::Receiving),
+                    || matches!(thread.state(), State::Sending | State::Receiving),
                 "has a timer but does not wait",
             );
-            let must_wake = thread.state == State::Receiving
-                && thread.operation.limit != Limit::Never
+            let must_wake = thread.state() == State::Receiving
+                && thread.operation().limit != Limit::Never
                 && !thread.checking;
             check(!must_wake || thread.timer.is_running(), "waits with a limit and has no timer");
-            check(thread.context.is_some() || thread.utcb.is_none(), "has no registers");
+            check(thread.body.is_some() || thread.utcb.is_none(), "has no registers");
             check(
                 thread.work != Work::Transfer || thread.transfer.is_some(),
                 "works on no transfer",
             );
             check(self.spaces.at(thread.space).threads > 0, "is in a space without threads");
-            check(thread.state == State::Inactive || thread.utcb.is_some(), "lives without a UTCB");
+            check(
+                thread.accepts == 0
+                    || (self.is_ordinary(number)
+                        && thread.kept_state == State::Ready
+                        && number != self.current),
+                "is the light path's and is not ordinary",
+            );
+            check(
+                thread.state() == State::Inactive || thread.utcb.is_some(),
+                "lives without a UTCB",
+            );
         }
     }
 
@@ -211,7 +223,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
             let mut at = first;
             while at != NOBODY {
                 let sender = self.threads.at(at);
-                if sender.queue != receiver || sender.state != State::Sending {
+                if sender.queue != receiver || sender.state() != State::Sending {
                     findings.push(format!("thread {at} is in the queue of {receiver} by mistake"));
                 }
                 if !seen.insert(at) {
@@ -225,7 +237,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
             }
             // Whoever could be served is about to be.
             let thread = self.threads.at(receiver);
-            if receiver != NOBODY && thread.state == State::Receiving && !thread.checking {
+            if receiver != NOBODY && thread.state() == State::Receiving && !thread.checking {
                 let ready = self.threads.find_sender(receiver, |at, _| self.accepts(receiver, at));
                 if let Some(sender) = ready {
                     findings.push(format!("{receiver} waits though {sender} sends to it"));
@@ -233,7 +245,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
             }
         }
         for number in self.numbers() {
-            if self.threads.at(number).state == State::Sending && !seen.contains(&number) {
+            if self.threads.at(number).state() == State::Sending && !seen.contains(&number) {
                 findings.push(format!("thread {number} sends and is in no queue"));
             }
         }
@@ -279,7 +291,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
             while at < USER_END {
                 let Some(tables) = &self.spaces.at(space).tables else { break };
                 let Some(address) = VirtualAddress::new(at) else { break };
-                match self.machine.memory().read_mapping(&tables.map, address) {
+                match self.machine.memory().read_mapping(tables, address) {
                     Err(next) => at = next,
                     Ok(info) => {
                         let (start, bits) = (info.address.get(), bits_of_level(&info));

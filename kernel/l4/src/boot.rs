@@ -177,6 +177,8 @@ impl<'k, M: Machine, S: Surroundings> Kernel<'k, M, S> {
             checks: Checks::new(objects.checks),
             current: NOBODY,
             since: 0,
+            waits: NOBODY,
+            after_ipc: stubs.address().get() + Stub::Ipc.end(),
             lent: None,
             armed: None,
             woken: NOBODY,
@@ -224,11 +226,11 @@ impl<'k, M: Machine, S: Surroundings> Kernel<'k, M, S> {
         self.give_utcb(number, UTCB_AREA.base).map_err(StartError::NoServer)?;
         let thread = self.threads.at_mut(number);
         let entry =
-            thread.context.as_mut().map(|context| context.set_instruction_pointer(server.entry));
+            thread.context_mut().map(|context| context.set_instruction_pointer(server.entry));
         if !matches!(entry, Some(Ok(()))) {
             return Err(StartError::NoServer(CallError::InvalidParameter));
         }
-        thread.state = State::Ready;
+        thread.kept_state = State::Ready;
         self.settle(number);
         Ok(space)
     }

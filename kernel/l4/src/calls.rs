@@ -29,7 +29,7 @@ const INVALID_OPCODE: u8 = 6;
 impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
     /// A thread made a system call.
     pub(crate) fn system_call(&mut self, me: Number) {
-        let at = self.threads.at(me).context.as_ref().map_or(0, Registers::instruction_pointer);
+        let at = self.threads.at(me).context().map_or(0, Registers::instruction_pointer);
         let base = self.stubs.address().get();
         let Some(stub) = stub_of(at.wrapping_sub(base)) else {
             // Not from a stub: to a program the instruction means nothing.

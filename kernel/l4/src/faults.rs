@@ -57,7 +57,7 @@ const ARITHMETIC_FLAGS: u64 = 1 | 1 << 2 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 11;
 
 impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
     fn instruction_pointer(&self, number: Number) -> u64 {
-        self.threads.at(number).context.as_ref().map_or(0, Registers::instruction_pointer)
+        self.threads.at(number).context().map_or(0, Registers::instruction_pointer)
     }
 
     /// A thread touched memory that it does not have.
@@ -97,7 +97,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         let space = self.threads.at(me).space;
         let id = self.resolve(space, handler).and_then(|handler| self.threads.at(handler).id);
         let Some(id) = id else { return self.halt(me) };
-        self.threads.at_mut(me).operation = Operation {
+        self.threads.at_mut(me).kept_operation = Operation {
             outgoing,
             to: id.into(),
             from: From::Thread(id),
@@ -151,7 +151,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         vector: u64,
         code: u64,
     ) {
-        let Some(context) = &self.threads.at(sender).context else { return };
+        let Some(context) = self.threads.at(sender).context() else { return };
         let special = [
             (1, context.instruction_pointer()),
             (STACK_POINTER, context.stack_pointer()),
@@ -177,7 +177,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         }
         let [instruction, stack, flags] =
             [1, STACK_POINTER, FLAGS].map(|index| self.message_register(sender, index));
-        if let Some(context) = &mut self.threads.at_mut(receiver).context {
+        if let Some(context) = self.threads.at_mut(receiver).context_mut() {
             context.set_stack_pointer(stack);
             let kept = context.flags() & !ARITHMETIC_FLAGS;
             context.set_flags(kept | flags & ARITHMETIC_FLAGS);
@@ -224,7 +224,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
     pub(crate) fn skip(&mut self, me: Number, bytes: u64) {
         let next = self.instruction_pointer(me).wrapping_add(bytes);
         if let (Some(context), Some(next)) =
-            (&mut self.threads.at_mut(me).context, VirtualAddress::new(next))
+            (self.threads.at_light(me).context_mut(), VirtualAddress::new(next))
         {
             // Behind the last address of programs nothing can be run.
             let _ = context.set_instruction_pointer(next);

@@ -94,8 +94,8 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
             return;
         }
         self.interrupts.set(line, handler, Phases::Pending);
-        let thread = self.threads.at(handler);
-        if thread.state == State::Receiving && !thread.halted {
+        let thread = self.threads.at_mut(handler);
+        if thread.state() == State::Receiving && !thread.halted {
             self.take_interrupt(handler);
         }
     }
@@ -105,7 +105,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         if self.interrupts.pending == 0 {
             return false;
         }
-        let operation = self.threads.at(me).operation;
+        let operation = self.threads.at(me).operation();
         let line = match operation.from {
             _ if operation.incoming != Incoming::Message => None,
             From::Anybody => self.interrupts.first_pending_for(me),

@@ -40,7 +40,6 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         let from = ThreadId(self.register(me, Register::Rdx));
         let timeouts = Timeouts(self.register(me, Register::R8));
         let space = self.threads.at(me).space;
-        let now = self.machine.now();
         let from = match from {
             ThreadId::NIL => From::Nobody,
             ThreadId::ANY => From::Anybody,
@@ -54,14 +53,14 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
                 None => From::Thread(NEVER_A_THREAD),
             },
         };
-        self.threads.at_mut(me).operation = Operation {
+        self.threads.at_mut(me).kept_operation = Operation {
             outgoing: Outgoing::Message,
             to,
             virtual_sender: None,
             intended: None,
             from,
             incoming: Incoming::Message,
-            limit: limit_of(timeouts.receive(), now),
+            limit: self.limit_of(timeouts.receive()),
         };
         if to.is_nil() {
             if from == From::Nobody {
@@ -69,7 +68,24 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
             }
             self.begin_receiving(me);
         } else {
-            self.begin_sending(me, timeouts.send().deadline(now));
+            let deadline = match timeouts.send() {
+                Time::NEVER => None,
+                Time::ZERO => Some(PASSED),
+                time => time.deadline(self.machine.now()),
+            };
+            self.begin_sending(me, deadline);
+        }
+    }
+
+    /// How long a receive phase waits.
+    fn limit_of(&self, time: Time) -> Limit {
+        match time.period() {
+            _ if time.is_point() => {
+                let now = self.machine.now();
+                Limit::Until(time.deadline(now).unwrap_or(now))
+            }
+            None => Limit::Never,
+            Some(period) => Limit::Period(period),
         }
     }
 
@@ -86,11 +102,11 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
 
     /// Begins the send phase of a thread's operation, which waits until `deadline` for the receiver.
     pub(crate) fn begin_sending(&mut self, me: Number, deadline: Option<u64>) {
-        let operation = self.threads.at(me).operation;
+        let operation = self.threads.at(me).operation();
         let receiver = match self.destination(me, operation) {
             Ok(Destination::Thread(receiver)) => receiver,
             Ok(Destination::Redirected(receiver, intended)) => {
-                self.threads.at_mut(me).operation.intended = Some(intended);
+                self.threads.at_mut(me).kept_operation.intended = Some(intended);
                 receiver
             }
             Ok(Destination::Held) => NOBODY,
@@ -99,15 +115,15 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         };
         if receiver != NOBODY {
             let virtual_sender = self.virtual_sender(me, receiver);
-            self.threads.at_mut(me).operation.virtual_sender = virtual_sender;
+            self.threads.at_mut(me).kept_operation.virtual_sender = virtual_sender;
             if self.accepts(receiver, me) {
                 return self.rendezvous(me, receiver);
             }
         }
-        if deadline.is_some_and(|deadline| deadline <= self.machine.now()) {
+        if deadline.is_some_and(|at| at == PASSED || at <= self.machine.now()) {
             return self.fail(me, ipc_error(Phase::Send, IpcErrorCode::Timeout));
         }
-        self.threads.at_mut(me).state = State::Sending;
+        self.threads.at_mut(me).kept_state = State::Sending;
         self.threads.enqueue_sender(receiver, me);
         self.settle(me);
         if let Some(deadline) = deadline {
@@ -117,8 +133,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
 
     /// Sends a message of the kernel's for a thread if the receiver is ready, and forgets it if not.
     pub(crate) fn send_now_or_never(&mut self, me: Number) {
-        let now = self.machine.now();
-        self.begin_sending(me, Some(now));
+        self.begin_sending(me, Some(PASSED));
     }
 
     /// Where the message of an operation goes.
@@ -149,7 +164,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
 
     /// In whose name a thread sends, if it asks to and may.
     fn virtual_sender(&mut self, me: Number, receiver: Number) -> Option<GlobalId> {
-        if self.threads.at(me).operation.outgoing != Outgoing::Message {
+        if self.threads.at(me).operation().outgoing != Outgoing::Message {
             return None;
         }
         if !Tag(self.message_register(me, 0)).has(Tag::PROPAGATED) {
@@ -184,17 +199,17 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
     /// Who a message of `sender` is from, as receivers see it.
     pub(crate) fn apparent_sender(&self, sender: Number) -> Option<GlobalId> {
         let thread = self.threads.at(sender);
-        thread.operation.virtual_sender.or(thread.id)
+        thread.operation().virtual_sender.or(thread.id)
     }
 
     /// Whether `receiver` is ready for the message that `sender` has.
     pub(crate) fn accepts(&self, receiver: Number, sender: Number) -> bool {
         let thread = self.threads.at(receiver);
-        if thread.state != State::Receiving || thread.halted || self.threads.at(sender).halted {
+        if thread.state() != State::Receiving || thread.halted || self.threads.at(sender).halted {
             return false;
         }
         let Some(id) = self.apparent_sender(sender) else { return false };
-        match thread.operation.from {
+        match thread.operation().from {
             From::Nobody => false,
             From::Anybody => true,
             From::AnyLocal => self
@@ -207,7 +222,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
 
     /// Sender and receiver are ready: the message is transferred.
     pub(crate) fn rendezvous(&mut self, sender: Number, receiver: Number) {
-        if self.threads.at(sender).state == State::Sending {
+        if self.threads.at(sender).state() == State::Sending {
             self.threads.dequeue_sender(sender);
         }
         self.timers.cancel(&mut self.threads, sender);
@@ -219,7 +234,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
 
     /// Begins the receive phase of a thread's operation; without one, the operation ends.
     pub(crate) fn begin_receiving(&mut self, me: Number) {
-        let operation = self.threads.at(me).operation;
+        let operation = self.threads.at(me).operation();
         let none = ipc_error(Phase::Receive, IpcErrorCode::NoPartner);
         let waiting = match operation.from {
             From::Nobody => return self.end_operation(me),
@@ -234,7 +249,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
                 self.threads.at(me).senders != NOBODY || self.interrupts.any_pending_for(me)
             }
         };
-        self.threads.at_mut(me).state = State::Receiving;
+        self.threads.at_mut(me).kept_state = State::Receiving;
         self.settle(me);
         if waiting {
             self.check_later(me);
@@ -253,15 +268,25 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
     /// Has the thread looked at to which another one waits to send.
     pub(crate) fn check_queue(&mut self, sender: Number) {
         let thread = self.threads.at(sender);
-        if thread.state == State::Sending {
+        if thread.state() == State::Sending {
             self.check_later(thread.queue);
         }
     }
 
     /// Nobody is there to receive from: the thread waits, if it is to wait at all.
     fn wait(&mut self, me: Number) {
+        match self.threads.at(me).operation().limit {
+            Limit::Never => {
+                self.waits = me;
+                return;
+            }
+            Limit::Period(0) => {
+                return self.fail(me, ipc_error(Phase::Receive, IpcErrorCode::Timeout));
+            }
+            _ => {}
+        }
         let now = self.machine.now();
-        match self.threads.at(me).operation.limit.deadline(now) {
+        match self.threads.at(me).operation().limit.deadline(now) {
             None => {}
             Some(deadline) if deadline <= now => {
                 self.fail(me, ipc_error(Phase::Receive, IpcErrorCode::Timeout));
@@ -281,7 +306,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
             return self.exhausted(me);
         }
         let thread = self.threads.at(me);
-        if thread.state != State::Receiving || thread.halted {
+        if thread.state() != State::Receiving || thread.halted {
             return;
         }
         if self.take_interrupt(me) {
@@ -298,8 +323,8 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
 
     /// A thread's message has been taken: its receive phase begins.
     pub(crate) fn sent(&mut self, sender: Number) {
-        if self.threads.at(sender).operation.from == From::Nobody
-            && self.threads.at(sender).operation.outgoing == Outgoing::Message
+        if self.threads.at(sender).operation().from == From::Nobody
+            && self.threads.at(sender).operation().outgoing == Outgoing::Message
         {
             self.set_result(sender, ThreadId::NIL, Tag(0));
         }
@@ -309,12 +334,12 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
     /// A thread has received: it goes on.
     pub(crate) fn end_operation(&mut self, me: Number) {
         let thread = self.threads.at_mut(me);
-        thread.state = State::Ready;
+        thread.kept_state = State::Ready;
         if let Some(outer) = thread.outer.take() {
             // A page fault of its transfer was served.
-            thread.operation = outer.operation;
+            thread.kept_operation = outer.operation;
             thread.transfer = Some(outer.transfer);
-            thread.state = State::Transferring;
+            thread.kept_state = State::Transferring;
             self.resume_transfer(me);
             return;
         }
@@ -326,7 +351,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
     pub(crate) fn fail(&mut self, me: Number, error: IpcError) {
         self.timers.cancel(&mut self.threads, me);
         let thread = self.threads.at_mut(me);
-        let operation = thread.operation;
+        let operation = thread.operation();
         if let Some(outer) = thread.outer {
             // The page fault of a transfer cannot be served.
             let code = match error.code {
@@ -335,7 +360,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
             };
             return self.abort_transfer(outer.transfer, me, code);
         }
-        thread.state = State::Ready;
+        thread.kept_state = State::Ready;
         let is_lost = error.code == IpcErrorCode::NoPartner;
         match (operation.outgoing, operation.incoming) {
             (Outgoing::Message, Incoming::Message) => {
@@ -343,7 +368,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
                 self.set_result(me, ThreadId::NIL, Tag::FAILED);
             }
             (Outgoing::Preempted { .. } | Outgoing::Exhausted { .. }, _) => {}
-            (_, Incoming::Start) => self.threads.at_mut(me).state = State::Stopped,
+            (_, Incoming::Start) => self.threads.at_mut(me).kept_state = State::Stopped,
             _ if is_lost => self.threads.at_mut(me).halted = true,
             _ => {}
         }
@@ -352,11 +377,11 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
 
     /// The timer of a thread has ended.
     pub(crate) fn timed_out(&mut self, me: Number) {
-        if is_planted(Fault::LostWakeup) && self.threads.at(me).state == State::Receiving {
-            self.threads.at_mut(me).state = State::Ready;
+        if is_planted(Fault::LostWakeup) && self.threads.at(me).state() == State::Receiving {
+            self.threads.at_mut(me).kept_state = State::Ready;
             return;
         }
-        match self.threads.at(me).state {
+        match self.threads.at(me).state() {
             State::Sending => {
                 self.leave_queue(me);
                 self.fail(me, ipc_error(Phase::Send, IpcErrorCode::Timeout));
@@ -369,17 +394,17 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
     /// Takes a sender out of the queue that it waits in.
     pub(crate) fn leave_queue(&mut self, me: Number) {
         if is_planted(Fault::SenderStaysQueued) {
-            self.threads.at_mut(me).state = State::Ready;
+            self.threads.at_mut(me).kept_state = State::Ready;
             return;
         }
         self.threads.dequeue_sender(me);
-        self.threads.at_mut(me).state = State::Ready;
+        self.threads.at_mut(me).kept_state = State::Ready;
     }
 
     /// Ends whatever IPC a thread is in, for whoever is in it too, without telling the thread.
     pub(crate) fn leave_ipc(&mut self, me: Number) {
         let thread = self.threads.at(me);
-        let (state, starts) = (thread.state, thread.operation.incoming == Incoming::Start);
+        let (state, starts) = (thread.state(), thread.operation().incoming == Incoming::Start);
         if state == State::Sending {
             self.leave_queue(me);
         }
@@ -392,19 +417,19 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         thread.work = Work::None;
         match state {
             State::Inactive | State::Stopped => {}
-            State::Receiving if starts => thread.state = State::Inactive,
-            _ => thread.state = State::Ready,
+            State::Receiving if starts => thread.kept_state = State::Inactive,
+            _ => thread.kept_state = State::Ready,
         }
     }
 
     /// Ends whatever IPC a thread is in, and tells it if the IPC was its own.
     pub(crate) fn abort_ipc(&mut self, me: Number) {
         let thread = self.threads.at(me);
-        let operation = thread.outer.map_or(thread.operation, |outer| outer.operation);
+        let operation = thread.outer.map_or(thread.operation(), |outer| outer.operation);
         let is_own = operation.outgoing == Outgoing::Message
             && operation.incoming == Incoming::Message
-            && matches!(thread.state, State::Sending | State::Receiving | State::Transferring);
-        let (phase, code) = match thread.state {
+            && matches!(thread.state(), State::Sending | State::Receiving | State::Transferring);
+        let (phase, code) = match thread.state() {
             _ if thread.outer.is_some() => (Phase::Receive, IpcErrorCode::Aborted),
             State::Sending => (Phase::Send, IpcErrorCode::Cancelled),
             State::Receiving => (Phase::Receive, IpcErrorCode::Cancelled),
@@ -423,7 +448,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         while self.threads.at(me).senders != NOBODY {
             let sender = self.threads.at(me).senders;
             self.threads.dequeue_sender(sender);
-            self.threads.at_mut(sender).state = State::Ready;
+            self.threads.at_mut(sender).kept_state = State::Ready;
             self.fail(sender, send);
         }
         let receive = ipc_error(Phase::Receive, IpcErrorCode::NoPartner);
@@ -432,13 +457,13 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
             if thread.id.is_none() {
                 continue;
             }
-            if thread.operation.virtual_sender == Some(id) {
+            if thread.operation().virtual_sender == Some(id) {
                 // It speaks for itself from now on, and so may be accepted now.
-                self.threads.at_mut(number).operation.virtual_sender = None;
+                self.threads.at_mut(number).kept_operation.virtual_sender = None;
                 self.check_queue(number);
             }
             let thread = self.threads.at(number);
-            if thread.state == State::Receiving && thread.operation.from == From::Thread(id) {
+            if thread.state() == State::Receiving && thread.operation().from == From::Thread(id) {
                 self.fail(number, receive);
             }
         }
@@ -448,7 +473,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
     /// message registers are.
     pub(crate) fn set_result(&mut self, me: Number, from: ThreadId, tag: Tag) {
         let address = self.threads.at(me).utcb.map_or(0, |utcb| utcb.address);
-        if let Some(context) = &mut self.threads.at_mut(me).context {
+        if let Some(context) = self.threads.at_light(me).context_mut() {
             if !is_planted(Fault::StaleFrom) {
                 context.set_register(Register::Rsi, from.0);
             }
@@ -464,11 +489,5 @@ const NEVER_A_THREAD: GlobalId = match GlobalId::new(0, u32::MAX) {
     None => unreachable!(),
 };
 
-/// How long a receive phase waits.
-fn limit_of(time: Time, now: u64) -> Limit {
-    match time.deadline(now) {
-        None => Limit::Never,
-        Some(at) if time.is_point() => Limit::Until(at),
-        Some(at) => Limit::Period(at - now),
-    }
-}
+/// A moment that has passed.
+const PASSED: u64 = 0;

@@ -124,6 +124,10 @@ pub struct Kernel<'k, M: Machine, S> {
     pub(crate) current: Number,
     /// Since when it runs.
     pub(crate) since: u64,
+    /// The thread that last began to wait for a message, or [`NOBODY`].
+    pub(crate) waits: Number,
+    /// Where the stub of Ipc goes on.
+    pub(crate) after_ipc: u64,
     /// What the thread that runs got from another one.
     pub(crate) lent: Option<Lent>,
     /// The deadline that the machine's timer is set to.
@@ -198,6 +202,10 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
             self.poll();
             return;
         }
+        if self.is_undisturbed() {
+            let interrupt = M::execute_kernel(self);
+            return self.take(interrupt);
+        }
         let interrupt = match self.dispatch() {
             NOBODY if self.dismantle_some() => return self.poll(),
             NOBODY => match self.machine.wait_for_interrupt() {
@@ -209,7 +217,10 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
                 self.poll();
                 return;
             }
-            _ => M::execute_kernel(self),
+            number => {
+                self.allow_light_path(number);
+                M::execute_kernel(self)
+            }
         };
         self.take(interrupt);
     }
@@ -313,12 +324,12 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
 
     /// A register of a thread; 0 if it has none.
     pub(crate) fn register(&self, number: Number, register: Register) -> u64 {
-        self.threads.at(number).context.as_ref().map_or(0, |context| context.register(register))
+        self.threads.at(number).context().map_or(0, |context| context.register(register))
     }
 
     /// Writes a register of a thread, if it has any.
     pub(crate) fn set_register(&mut self, number: Number, register: Register, value: u64) {
-        if let Some(context) = &mut self.threads.at_mut(number).context {
+        if let Some(context) = self.threads.at_light(number).context_mut() {
             context.set_register(register, value);
         }
     }

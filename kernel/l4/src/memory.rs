@@ -138,32 +138,57 @@ pub(crate) fn used_bits(info: &MappingInfo) -> u8 {
 }
 
 impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
-    /// What is at `address` of a space.
+    /// What is at `address` of a space, in constant time.
     pub(crate) fn place(&mut self, space: u32, address: u64) -> Place {
         if space == SIGMA0 {
             return self.sigma0_place(address);
         }
         let Some(tables) = &self.spaces.at(space).tables else { return Place::Hole(USER_END) };
         let start = VirtualAddress::new(address).unwrap_or(VirtualAddress::ZERO);
-        match self.machine.memory().read_mapping(&tables.map, start) {
-            Ok(info) => {
-                let (base, bits) = (info.address.get(), bits_of_level(&info));
-                let node = self.mappings.find_sized(space, base, bits);
-                let region = node.and_then(|node| self.mappings.get(node)?.payload.region);
-                match (node, region) {
-                    (Some(node), Some(region)) => Place::Unit(Unit {
-                        node,
-                        address: base,
-                        object: info.frame.address().get(),
-                        bits,
-                        rights: bits_of(info.attributes.rights),
-                        region,
-                    }),
-                    _ => Place::Hole(base + (1 << bits)),
-                }
-            }
+        match self.machine.memory().find_mapping(tables, start) {
+            Ok(info) => self.unit_of(space, &info),
+            Err(bits) if bits < 64 => Place::Hole(((address >> bits) + 1) << bits),
+            Err(_) => Place::Hole(USER_END),
+        }
+    }
+
+    /// What is at `address` of a space; a hole is as large as the tables easily tell.
+    pub(crate) fn place_or_next(&mut self, space: u32, address: u64) -> Place {
+        if space == SIGMA0 {
+            return self.sigma0_place(address);
+        }
+        let Some(tables) = &self.spaces.at(space).tables else { return Place::Hole(USER_END) };
+        let start = VirtualAddress::new(address).unwrap_or(VirtualAddress::ZERO);
+        match self.machine.memory().read_mapping(tables, start) {
+            Ok(info) => self.unit_of(space, &info),
             Err(hole) => Place::Hole(hole),
         }
+    }
+
+    /// A mapping in the tables of a space, with its node.
+    fn unit_of(&self, space: u32, info: &MappingInfo) -> Place {
+        let (base, bits) = (info.address.get(), bits_of_level(info));
+        let node = self.mappings.find_sized(space, base, bits);
+        let region = node.and_then(|node| self.mappings.get(node)?.payload.region);
+        match (node, region) {
+            (Some(node), Some(region)) => Place::Unit(Unit {
+                node,
+                address: base,
+                object: info.frame.address().get(),
+                bits,
+                rights: bits_of(info.attributes.rights),
+                region,
+            }),
+            _ => Place::Hole(base + (1 << bits)),
+        }
+    }
+
+    /// Whether nothing is mapped in the `1 << bits` bytes around `address`.
+    fn is_empty(&mut self, space: u32, address: u64, bits: u8) -> bool {
+        let Some(tables) = &self.spaces.at(space).tables else { return true };
+        let Some(start) = VirtualAddress::new(address) else { return true };
+        let found = self.machine.memory().find_mapping(tables, start);
+        found.is_err_and(|hole| hole >= u32::from(bits))
     }
 
     /// The memory at a physical address, as sigma0 has it: in the largest unit that is all its.
@@ -221,7 +246,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         let Some(tables) = &mut self.spaces.at_mut(space).tables else { return false };
         let to = VirtualAddress::new(address).unwrap_or(VirtualAddress::ZERO);
         let memory = self.machine.memory();
-        memory.add_mapping(&mut tables.map, to, region, rights, None, &mut self.supply).is_ok()
+        memory.add_mapping(tables, to, region, rights, None, &mut self.supply).is_ok()
     }
 
     /// Removes the page at `address` of a space, whatever its size. Notes nothing in the database.
@@ -229,7 +254,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         let cpu = self.machine.cpu();
         let tables = self.spaces.at_mut(space).tables.as_mut()?;
         let at = VirtualAddress::new(address)?;
-        let removed = self.machine.memory().remove_mapping(cpu, &mut tables.map, at).ok()?;
+        let removed = self.machine.memory().remove_mapping(cpu, tables, at).ok()?;
         for table in removed.tables {
             // With one processor nothing drains.
             if let Ok(page) = self.machine.memory().reclaim(table) {
@@ -244,7 +269,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         let cpu = self.machine.cpu();
         let Some(tables) = &mut self.spaces.at_mut(space).tables else { return 0 };
         let Some(at) = VirtualAddress::new(address) else { return 0 };
-        let changed = self.machine.memory().modify_mapping(cpu, &mut tables.map, at, change);
+        let changed = self.machine.memory().modify_mapping(cpu, tables, at, change);
         changed.map_or(0, |changed| used_bits(&changed.mapping))
     }
 
@@ -274,8 +299,10 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
             // It has all memory already.
             return true;
         }
+        let is_empty = self.is_empty(to_space, to, bits);
         // The same memory at the same place from the same mapping: only rights are added.
-        if let Some(node) = self.mappings.find_sized(to_space, to, bits)
+        if !is_empty
+            && let Some(node) = self.mappings.find_sized(to_space, to, bits)
             && let Some(found) = self.mappings.get(node)
             && found.object == object
             && self.mappings.parent(node) == Some(unit.node)
@@ -292,11 +319,13 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
             }
             return true;
         }
-        self.clear_span(to_space, Span { base: to, bits: u32::from(bits) });
-        // What was there may have been what the unit was derived from.
-        match self.place(from_space, from) {
-            Place::Unit(now) if now.node == unit.node && now.object == unit.object => {}
-            _ => return true,
+        if !is_empty {
+            self.clear_span(to_space, Span { base: to, bits: u32::from(bits) });
+            // What was there may have been what the unit was derived from.
+            match self.place(from_space, from) {
+                Place::Unit(now) if now.node == unit.node && now.object == unit.object => {}
+                _ => return true,
+            }
         }
         let Some(region) = part_of(unit.region, object, bits) else { return true };
         let all = grant && unit.bits == bits && unit.node != NodeId::ROOT;

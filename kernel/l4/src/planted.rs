@@ -51,7 +51,7 @@ impl Fault {
 }
 
 #[cfg(feature = "planted-faults")]
-mod planted {
+mod switch {
     use core::sync::atomic::{AtomicU8, Ordering};
 
     use super::Fault;
@@ -70,9 +70,9 @@ mod planted {
 }
 
 #[cfg(feature = "planted-faults")]
-pub(crate) use planted::is_planted;
+pub(crate) use switch::is_planted;
 #[cfg(feature = "planted-faults")]
-pub use planted::plant;
+pub use switch::plant;
 
 /// Whether the fault is planted: never.
 #[cfg(not(feature = "planted-faults"))]

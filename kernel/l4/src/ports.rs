@@ -70,7 +70,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
     pub(crate) fn load_ports(&mut self, me: Number) -> bool {
         let space = self.threads.at(me).space;
         let (Some(context), Some(ports)) =
-            (&mut self.threads.at_mut(me).context, &self.spaces.at(space).ports)
+            (self.threads.at_mut(me).context_mut(), &self.spaces.at(space).ports)
         else {
             return false;
         };

@@ -193,7 +193,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         let Some(tables) = &mut self.spaces.at_mut(mapping.space).tables else { return false };
         let Some(at) = VirtualAddress::new(mapping.address) else { return false };
         let memory = self.machine.memory();
-        if memory.split_mapping(cpu, &mut tables.map, at, &mut self.supply).is_err() {
+        if memory.split_mapping(cpu, tables, at, &mut self.supply).is_err() {
             return false;
         }
         let payload = |note: MemoryNote, offset| MemoryNote {
@@ -284,7 +284,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
             if at >= span.end() {
                 return (Progress::Done, step.used);
             }
-            let unit = match self.place(space, at) {
+            let unit = match self.place_or_next(space, at) {
                 Place::Hole(next) => {
                     at = next;
                     continue;
@@ -322,7 +322,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         while at < span.end() {
             let Some(tables) = &self.spaces.at(space).tables else { return true };
             let start = VirtualAddress::new(at).unwrap_or(VirtualAddress::ZERO);
-            match self.machine.memory().read_mapping(&tables.map, start) {
+            match self.machine.memory().read_mapping(tables, start) {
                 Err(next) => at = next,
                 Ok(info) => {
                     let (base, bits) = (info.address.get(), crate::memory::bits_of_level(&info));
@@ -355,7 +355,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
     pub(crate) fn remove_next(&mut self, space: u32, from: u64) -> Option<u64> {
         let tables = self.spaces.at(space).tables.as_ref()?;
         let start = VirtualAddress::new(from).unwrap_or(VirtualAddress::ZERO);
-        let info = match self.machine.memory().read_mapping(&tables.map, start) {
+        let info = match self.machine.memory().read_mapping(tables, start) {
             Ok(info) => info,
             Err(hole) => return (hole < heliox_types::USER_END).then_some(hole),
         };

@@ -34,18 +34,33 @@ pub(crate) struct RunQueue {
     /// First thread of each ring; meaningful if the bit is set.
     heads: [u32; 256],
     occupied: [u64; 4],
+    /// The highest priority with a thread.
+    highest: Option<u8>,
 }
 
 impl RunQueue {
     pub(crate) const fn new() -> Self {
-        Self { heads: [0; 256], occupied: [0; 4] }
+        Self { heads: [0; 256], occupied: [0; 4], highest: None }
     }
 
     /// The highest priority with a thread.
     pub(crate) fn highest(&self) -> Option<u8> {
-        let (word, bits) = self.occupied.iter().enumerate().rfind(|(_, bits)| **bits != 0)?;
-        // Below 256.
-        Some((word * 64 + 63 - bits.leading_zeros() as usize) as u8)
+        self.highest
+    }
+
+    fn find_highest(&self) -> Option<u8> {
+        let [first, second, third, fourth] = self.occupied;
+        let (bits, end) = if fourth != 0 {
+            (fourth, 255)
+        } else if third != 0 {
+            (third, 191)
+        } else if second != 0 {
+            (second, 127)
+        } else {
+            (first, 63)
+        };
+        // Of a word that is not 0, less than 64.
+        (bits != 0).then(|| end - bits.leading_zeros() as u8)
     }
 
     /// The first thread of a priority.
@@ -88,6 +103,7 @@ impl RunQueue {
         if !self.is_occupied(priority) {
             *links.link(number) = RunLink { next: number, previous: number, queued };
             self.set_occupied(priority, true);
+            self.highest = self.highest.max(Some(priority));
             self.set_head(priority, number);
             return;
         }
@@ -109,6 +125,9 @@ impl RunQueue {
         let priority = priority as u8;
         if next == number {
             self.set_occupied(priority, false);
+            if self.highest == Some(priority) {
+                self.highest = self.find_highest();
+            }
             return;
         }
         links.link(previous).next = next;

@@ -69,12 +69,9 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         first
     }
 
-    /// Makes `number`, which is in no queue, the current thread.
+    /// Makes `number`, which is in no queue, the current thread, behind [`Kernel::charge`].
     pub(crate) fn enter(&mut self, number: Number) {
         self.current = number;
-        if number != NOBODY {
-            self.since = self.machine.now();
-        }
     }
 
     /// Charges the current thread for its time; there is no current thread afterwards.
@@ -96,13 +93,13 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         }
     }
 
-    /// Charges the current thread for its time until now.
+    /// Charges the current thread, if there is one, for its time until now.
     pub(crate) fn charge(&mut self) {
+        let now = self.machine.now();
+        let spent = now.saturating_sub(core::mem::replace(&mut self.since, now));
         if self.current == NOBODY {
             return;
         }
-        let now = self.machine.now();
-        let spent = now.saturating_sub(core::mem::replace(&mut self.since, now));
         let scheduling = &mut self.threads.at_mut(self.current).scheduling;
         scheduling.left = scheduling.left.saturating_sub(spent);
         if let Some(total) = &mut scheduling.total {
@@ -139,11 +136,21 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         let allowed = thread.is_runnable()
             && self.ready.highest().is_none_or(|highest| highest <= priority)
             && !self.threads.at(self.current).is_runnable();
-        if allowed {
-            self.leave();
-            self.ready.remove(&mut self.threads, to);
-            self.enter(to);
+        if !allowed {
+            return;
         }
+        let exact = thread.scheduling.total.is_some()
+            || self.threads.at(self.current).scheduling.total.is_some();
+        if exact {
+            self.leave();
+            self.enter(to);
+        } else {
+            // Time is charged to whoever runs when it is next looked at.
+            self.threads.at_mut(self.current).scheduling.delayed_until = None;
+            self.lent = None;
+            self.current = to;
+        }
+        self.ready.remove(&mut self.threads, to);
     }
 
     /// When the kernel must look again while `number` runs; `None`: it need not.
@@ -328,7 +335,8 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         self.set_control_word(number, ControlWord::Flags, cleared);
         self.threads.at_mut(number).scheduling.delayed_until = None;
         if flags & preemption::SIGNAL != 0 {
-            if was_on {
+            // A thread in the middle of a system call has no instruction to be stopped at.
+            if was_on && self.threads.at(number).work == Work::None {
                 self.send_exception(
                     number,
                     Outgoing::Exception { vector: 0, code: 0, preemption: true },
@@ -342,9 +350,8 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
     /// Sends the message of an earlier preemption, if one is to be sent; whether the thread can no
     /// longer run because of that.
     fn tell_of_preemption(&mut self, number: Number) -> bool {
-        let Some(at) = self.threads.at_mut(number).scheduling.preempted_at.take() else {
-            return false;
-        };
+        let Some(at) = self.threads.at(number).scheduling.preempted_at else { return false };
+        self.threads.at_mut(number).scheduling.preempted_at = None;
         let handler = ThreadId(self.control_word(number, ControlWord::ExceptionHandler));
         let space = self.threads.at(number).space;
         if self.resolve(space, handler).is_none() {
@@ -357,7 +364,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
             incoming: Incoming::Message,
             ..Operation::default()
         };
-        self.threads.at_mut(number).operation = operation;
+        self.threads.at_mut(number).kept_operation = operation;
         // It is dropped if the handler is not ready.
         self.send_now_or_never(number);
         true
@@ -378,7 +385,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
             to: scheduler,
             ..Operation::default()
         };
-        self.threads.at_mut(number).operation = operation;
+        self.threads.at_mut(number).kept_operation = operation;
         self.begin_sending(number, None);
     }
 }

@@ -8,7 +8,7 @@
 //! and no item maps anything there.
 
 use heliox_abi::{Flexpage, FlexpageKind, GlobalId};
-use heliox_hal::page_map::{PageMap, PageMapUse};
+use heliox_hal::page_map::PageMap;
 use heliox_types::USER_END;
 
 /// A range of addresses, a power of two long.
@@ -62,7 +62,7 @@ pub struct Space<P> {
     /// Number of its threads, active or not; 0 if the place is free or the space is being taken apart.
     pub(crate) threads: u32,
     /// Its tables, once it is configured.
-    pub(crate) tables: Option<Tables>,
+    pub(crate) tables: Option<PageMap>,
     pub(crate) kip_area: Area,
     pub(crate) utcb_area: Area,
     /// Its first page of UTCBs; the others are linked to it.
@@ -74,13 +74,6 @@ pub struct Space<P> {
     pub(crate) ports: Option<P>,
     /// The next free place, plus one.
     pub(crate) next_free: u32,
-}
-
-/// The tables of a space, and the one use that its threads share.
-#[derive(Debug)]
-pub(crate) struct Tables {
-    pub(crate) map: PageMap,
-    pub(crate) held: PageMapUse,
 }
 
 impl<P> Space<P> {
@@ -114,7 +107,7 @@ pub(crate) const SIGMA0: u32 = 0;
 /// All address spaces.
 #[derive(Debug)]
 pub(crate) struct Spaces<'k, P> {
-    table: &'k mut [Space<P>],
+    pub(crate) table: &'k mut [Space<P>],
     /// Absorbs what is asked of numbers that there are not.
     nowhere: Space<P>,
     /// The first free place, plus one.

@@ -49,6 +49,11 @@ impl Stub {
         (self as u64) << SIZE_BITS
     }
 
+    /// Where the stub goes on behind its system call, which is its first instruction.
+    pub(crate) const fn end(self) -> u64 {
+        self.offset() + 2
+    }
+
     /// The code. Every SYSCALL is followed by at least one byte of the stub.
     pub(crate) const fn code(self) -> &'static [u8] {
         match self {

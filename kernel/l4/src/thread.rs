@@ -9,6 +9,8 @@
 
 use heliox_abi::{GlobalId, ThreadId};
 
+use heliox_hal::page_map::PageMapUse;
+
 use crate::planted::{Fault, is_planted};
 use crate::run_queue::RunLink;
 use crate::timers::Timer;
@@ -222,24 +224,35 @@ pub(crate) struct Utcb {
     pub(crate) address: u64,
 }
 
-/// A thread.
+/// In [`Thread::accepts`]: messages of anybody.
+pub(crate) const ANYBODY: u64 = u64::MAX;
+
+/// A thread. What the light path looks at comes first.
 #[derive(Debug)]
+#[repr(C, align(512))]
 pub struct Thread<C> {
     /// Its global identifier; `None`: the place is free.
     pub(crate) id: Option<GlobalId>,
+    /// Whose message the light path may give it: the word of a global identifier, [`ANYBODY`], or 0
+    /// for nobody's. Taken back by every other access that could change the thread. If it is not 0,
+    /// the thread waits for such a message, and `kept_state` is [`State::Ready`] and
+    /// `kept_operation` the default, as if it had come.
+    pub(crate) accepts: u64,
+    /// See [`Thread::state`].
+    pub(crate) kept_state: State,
     /// Number of its address space.
     pub(crate) space: u32,
-    /// Its registers, once it is active.
-    pub(crate) context: Option<C>,
+    /// What it runs with, once it is active.
+    pub(crate) body: Option<Body<C>>,
     pub(crate) utcb: Option<Utcb>,
     /// Who may schedule it.
     pub(crate) scheduler: ThreadId,
     /// Its pager while it has no UTCB to keep it.
     pub(crate) pager: ThreadId,
-    pub(crate) state: State,
     /// It must not run at user level.
     pub(crate) halted: bool,
-    pub(crate) operation: Operation,
+    /// See [`Thread::operation`].
+    pub(crate) kept_operation: Operation,
     /// What a page fault of its transfer interrupted.
     pub(crate) outer: Option<Outer>,
     /// Number of the transfer that it takes part in, but for the interrupted one.
@@ -290,19 +303,65 @@ pub(crate) enum Work {
     },
 }
 
+/// What a thread runs with.
+#[derive(Debug)]
+pub(crate) struct Body<C> {
+    /// Its registers.
+    pub(crate) context: C,
+    /// The tables of its address space.
+    pub(crate) map: PageMapUse,
+}
+
 impl<C> Thread<C> {
+    /// What it is doing. While it is the light path's to wake up, only [`Thread::accepts`] says so.
+    pub(crate) fn state(&self) -> State {
+        if self.accepts == 0 { self.kept_state } else { State::Receiving }
+    }
+
+    /// The IPC that it does; likewise.
+    pub(crate) fn operation(&self) -> Operation {
+        match self.accepts {
+            0 => self.kept_operation,
+            ANYBODY => Operation { from: From::Anybody, ..Operation::default() },
+            word => {
+                let from = ThreadId(word).global().map_or(From::Nobody, From::Thread);
+                Operation { from, ..Operation::default() }
+            }
+        }
+    }
+
+    /// Takes from the light path what it may do with the thread.
+    pub(crate) fn close(&mut self) {
+        if self.accepts != 0 {
+            self.kept_state = self.state();
+            self.kept_operation = self.operation();
+            self.accepts = 0;
+        }
+    }
+
+    /// Its registers, if it has any.
+    pub(crate) fn context(&self) -> Option<&C> {
+        self.body.as_ref().map(|body| &body.context)
+    }
+
+    /// Its registers, if it has any.
+    pub(crate) fn context_mut(&mut self) -> Option<&mut C> {
+        self.body.as_mut().map(|body| &mut body.context)
+    }
+
     /// A free place.
     pub fn free() -> Self {
         Self {
             id: None,
+            accepts: 0,
             space: 0,
-            context: None,
+            body: None,
             utcb: None,
             scheduler: ThreadId::NIL,
             pager: ThreadId::NIL,
-            state: State::Inactive,
+            kept_state: State::Inactive,
             halted: false,
-            operation: Operation::default(),
+            kept_operation: Operation::default(),
             outer: None,
             transfer: None,
             scheduling: Scheduling::NEW,
@@ -319,10 +378,13 @@ impl<C> Thread<C> {
 
     /// Whether the thread can run, or go on with a system call.
     pub(crate) fn is_runnable(&self) -> bool {
+        if self.accepts != 0 {
+            return false;
+        }
         match self.work {
             Work::None => {
                 let halted = self.halted && !is_planted(Fault::HaltedRuns);
-                self.state == State::Ready && !halted && self.scheduling.total != Some(0)
+                self.kept_state == State::Ready && !halted && self.scheduling.total != Some(0)
             }
             _ => true,
         }
@@ -330,7 +392,7 @@ impl<C> Thread<C> {
 
     /// Whether its quantum is used up, and its scheduler is to be told.
     pub(crate) fn is_exhausted(&self) -> bool {
-        self.state == State::Ready
+        self.state() == State::Ready
             && self.work == Work::None
             && self.scheduling.total == Some(0)
             && !self.scheduling.told

@@ -13,9 +13,14 @@ use crate::timers::{Timer, TimerLinks};
 /// All threads.
 #[derive(Debug)]
 pub(crate) struct Threads<'k, C> {
-    table: &'k mut [Thread<C>],
+    pub(crate) table: &'k mut [Thread<C>],
     nobody: Thread<C>,
+    /// The lowest priority that a thread must have for the light path to switch to it.
+    pub(crate) gate: u32,
 }
+
+/// A gate that lets nobody pass.
+pub(crate) const CLOSED: u32 = u32::MAX;
 
 impl<C> RunLinks for Threads<'_, C> {
     fn link(&mut self, number: u32) -> &mut RunLink {
@@ -31,7 +36,7 @@ impl<C> TimerLinks for Threads<'_, C> {
 
 impl<'k, C> Threads<'k, C> {
     pub(crate) fn new(table: &'k mut [Thread<C>]) -> Self {
-        Self { table, nobody: Thread::free() }
+        Self { table, nobody: Thread::free(), gate: CLOSED }
     }
 
     /// One more than the largest number that a thread can have.
@@ -44,8 +49,16 @@ impl<'k, C> Threads<'k, C> {
         self.table.get(number as usize).unwrap_or(&self.nobody)
     }
 
-    /// Thread `number`.
+    /// Thread `number`, to be changed: what the light path was allowed to do with it, it no longer may.
     pub(crate) fn at_mut(&mut self, number: Number) -> &mut Thread<C> {
+        self.gate = CLOSED;
+        let thread = self.table.get_mut(number as usize).unwrap_or(&mut self.nobody);
+        thread.close();
+        thread
+    }
+
+    /// Thread `number`, for its registers, and to say what the light path may do with it.
+    pub(crate) fn at_light(&mut self, number: Number) -> &mut Thread<C> {
         self.table.get_mut(number as usize).unwrap_or(&mut self.nobody)
     }
 
@@ -117,7 +130,7 @@ impl<'k, C> Threads<'k, C> {
         let mut at = first;
         while at != NOBODY {
             let thread = self.at(at);
-            debug_assert_eq!(thread.state, State::Sending);
+            debug_assert_eq!(thread.state(), State::Sending);
             if wanted(at, thread) {
                 return Some(at);
             }

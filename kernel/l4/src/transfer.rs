@@ -126,8 +126,8 @@ enum Window {
 impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
     /// Transfers the message of `sender`, which `receiver` waits for.
     pub(crate) fn begin_transfer(&mut self, sender: Number, receiver: Number) {
-        let outgoing = self.threads.at(sender).operation.outgoing;
-        let incoming = self.threads.at(receiver).operation.incoming;
+        let outgoing = self.threads.at(sender).operation().outgoing;
+        let incoming = self.threads.at(receiver).operation().incoming;
         match (outgoing, incoming) {
             (Outgoing::Message, Incoming::Message | Incoming::FaultReply) => {
                 self.transfer_message(sender, receiver);
@@ -153,7 +153,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
     /// Both sides go on.
     fn complete(&mut self, sender: Number, receiver: Number) {
         self.woken = receiver;
-        if self.threads.at(receiver).state != State::Stopped {
+        if self.threads.at(receiver).state() != State::Stopped {
             self.end_operation(receiver);
         }
         self.sent(sender);
@@ -163,7 +163,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
 
     fn transfer_message(&mut self, sender: Number, receiver: Number) {
         let tag = Tag(self.message_register(sender, 0));
-        let is_message = self.threads.at(receiver).operation.incoming == Incoming::Message;
+        let is_message = self.threads.at(receiver).operation().incoming == Incoming::Message;
         if tag.untyped() + tag.typed() >= utcb::MESSAGE_REGISTERS {
             return self.overflow(sender, receiver, 0);
         }
@@ -189,7 +189,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         for thread in [sender, receiver] {
             let thread = self.threads.at_mut(thread);
             thread.transfer = Some(number);
-            thread.state = State::Transferring;
+            thread.kept_state = State::Transferring;
         }
         self.go_on_transferring(sender);
         // It need not have been runnable before.
@@ -226,7 +226,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
 
     /// Tells the receiver who a message is from, and sees to what follows from speaking for others.
     fn deliver(&mut self, sender: Number, receiver: Number, tag: Tag) {
-        let operation = self.threads.at(sender).operation;
+        let operation = self.threads.at(sender).operation();
         let mut tag = tag;
         let mut from = self.name_for(receiver, sender);
         if let Some(id) = operation.virtual_sender {
@@ -247,7 +247,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
                 && let Some(id) = self.threads.at(receiver).id
             {
                 // The answer comes from the redirector, or from whom it passes the message to.
-                self.threads.at_mut(sender).operation.from = From::Thread(id);
+                self.threads.at_mut(sender).kept_operation.from = From::Thread(id);
             }
         }
         self.set_result(receiver, from, tag);
@@ -260,8 +260,8 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
             return;
         };
         let thread = self.threads.at_mut(number);
-        if thread.state == State::Receiving && thread.operation.from == From::Thread(id) {
-            thread.operation.from = From::Thread(partner);
+        if thread.state() == State::Receiving && thread.operation().from == From::Thread(id) {
+            thread.kept_operation.from = From::Thread(partner);
             self.check_later(number);
         }
     }
@@ -305,7 +305,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
             }
             Outcome::Done => {
                 self.end_transfer(number);
-                if self.threads.at(receiver).operation.incoming == Incoming::Message {
+                if self.threads.at(receiver).operation().incoming == Incoming::Message {
                     let tag = Tag(self.message_register(sender, 0));
                     self.deliver(sender, receiver, tag.without_flags());
                 }
@@ -344,7 +344,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
             let thread = self.threads.at_mut(thread);
             thread.transfer = None;
             thread.work = Work::None;
-            thread.state = State::Ready;
+            thread.kept_state = State::Ready;
         }
         self.transfers.remove(number);
     }
@@ -380,12 +380,12 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
     /// A thread gives up having a page fault of its transfer served.
     fn leave_page_fault(&mut self, me: Number) {
         let Some(outer) = self.threads.at_mut(me).outer.take() else { return };
-        if self.threads.at(me).state == State::Sending {
+        if self.threads.at(me).state() == State::Sending {
             self.threads.dequeue_sender(me);
         }
         self.timers.cancel(&mut self.threads, me);
         let thread = self.threads.at_mut(me);
-        thread.operation = outer.operation;
+        thread.kept_operation = outer.operation;
         if let Some(serving) = thread.transfer.take() {
             // The pager was about to map the memory.
             let Transfer { sender, bytes, .. } = self.transfers.get(serving);
@@ -415,10 +415,9 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         if deadline.is_some_and(|deadline| deadline <= now) {
             return self.abort_transfer(number, who, IpcErrorCode::TransferTimeoutOwn);
         }
-        let instruction =
-            self.threads.at(who).context.as_ref().map_or(0, Registers::instruction_pointer);
+        let instruction = self.threads.at(who).context().map_or(0, Registers::instruction_pointer);
         let thread = self.threads.at_mut(who);
-        thread.outer = Some(Outer { operation: thread.operation, transfer: number });
+        thread.outer = Some(Outer { operation: thread.operation(), transfer: number });
         thread.transfer = None;
         let outgoing = Outgoing::PageFault { address, access, instruction };
         self.ask_pager(who, outgoing, deadline);
@@ -429,7 +428,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         let pager = ThreadId(self.control_word(who, ControlWord::Pager));
         let space = self.threads.at(who).space;
         let id = self.resolve(space, pager).and_then(|pager| self.threads.at(pager).id);
-        self.threads.at_mut(who).operation = Operation {
+        self.threads.at_mut(who).kept_operation = Operation {
             outgoing,
             to: id.map_or(ThreadId::NIL, Into::into),
             from: id.map_or(From::Nobody, From::Thread),
@@ -457,7 +456,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
                 self.transfer_mapping(transfer, MapItem { header, page }, last)
             }
             ItemKind::String => {
-                if self.threads.at(receiver).operation.incoming != Incoming::Message {
+                if self.threads.at(receiver).operation().incoming != Incoming::Message {
                     // The answer to a fault: strings are of no use there.
                     return match self.string_end(sender, transfer.item, last) {
                         Some(end) => {
@@ -482,7 +481,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         end: usize,
         last: usize,
     ) {
-        if self.threads.at(receiver).operation.incoming != Incoming::Message {
+        if self.threads.at(receiver).operation().incoming != Incoming::Message {
             return;
         }
         for index in from..end {
@@ -496,7 +495,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
 
     fn transfer_mapping(&mut self, transfer: &mut Transfer, item: MapItem, last: usize) -> Outcome {
         let Transfer { sender, receiver, mapped, .. } = *transfer;
-        let window = if self.threads.at(receiver).operation.incoming == Incoming::FaultReply {
+        let window = if self.threads.at(receiver).operation().incoming == Incoming::FaultReply {
             Flexpage::COMPLETE
         } else {
             Acceptor(self.utcb_word(receiver, utcb::buffer_word(0))).window()
@@ -824,12 +823,12 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         let fits = (tag.untyped(), tag.typed()) == (2, 0);
         let thread = self.threads.at_mut(receiver);
         let entry = VirtualAddress::new(instruction).filter(|address| fits && address.is_user());
-        thread.state = State::Stopped;
-        if let (Some(context), Some(entry)) = (&mut thread.context, entry)
+        thread.kept_state = State::Stopped;
+        if let (Some(context), Some(entry)) = (thread.context_mut(), entry)
             && context.set_instruction_pointer(entry).is_ok()
         {
             context.set_stack_pointer(stack);
-            thread.state = State::Ready;
+            thread.kept_state = State::Ready;
         }
     }
 }

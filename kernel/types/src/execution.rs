@@ -378,6 +378,13 @@ pub trait Kernel {
     ///
     /// This is monomorphised into the way into the kernel and back; what it calls should be short.
     fn light_call(&mut self, call: LightCall) -> Option<LightReturn<'_, Self::Machine>>;
+
+    /// Is asked if [`Kernel::light_call`] declines: for what need not be quite as short, so that
+    /// the short has no calls in it. The same holds of it.
+    fn light_call_rest(&mut self, call: LightCall) -> Option<LightReturn<'_, Self::Machine>> {
+        let _ = call;
+        None
+    }
 }
 
 /// A kernel with one program, for [`Execution::execute`].

@@ -13,11 +13,11 @@ fn main() {
     let all = sizes.map(|(pages, _)| costs(pages));
     print!("{:<28}", "domain of");
     for (_, size) in sizes {
-        print!("{size:>32}");
+        print!("{size:>40}");
     }
     print!("\n{:<28}", "accesses to");
     for _ in sizes {
-        print!("{:>8}{:>8}{:>8}{:>8}", "tables", "status", "memory", "ns");
+        print!("{:>8}{:>8}{:>8}{:>8}{:>8}", "tables", "status", "memory", "window", "ns");
     }
     println!();
     for (place, cost) in all[0].iter().enumerate() {
@@ -26,7 +26,7 @@ fn main() {
             let cost = &costs[place];
             let accesses = cost.accesses;
             print!("{:>8}{:>8}", accesses.tables, accesses.status);
-            print!("{:>8}{:>8}", accesses.memory, cost.nanoseconds);
+            print!("{:>8}{:>8}{:>8}", accesses.memory, accesses.window, cost.nanoseconds);
         }
         println!();
     }

@@ -20,6 +20,8 @@ pub enum Refused {
     NoMemory,
     /// The domain's paging pool has no page left for a page table.
     NoTables,
+    /// There is no memory for the layer's own records.
+    NoKernelMemory,
     /// A page cannot be shared once more.
     TooManyReferences,
     /// What was asked contradicts what the layer below knows. This crate asks for nothing of the
@@ -66,6 +68,8 @@ pub trait Backing {
     const PAGE_WORDS: u64 = 512;
     /// The most uses of one grant entry with the same rights.
     const MOST_USES: u32 = 1 << 16;
+    /// One past the largest guest frame that a page map can map.
+    const MOST_FRAMES: u64 = 1 << 35;
 
     /// A domain's consent that one page of its own is used by one other, with some rights. While
     /// it exists the page is pinned: it changes neither its owner nor what it is used for.
@@ -75,7 +79,7 @@ pub trait Backing {
     /// its tables come from, which are not the domain's.
     ///
     /// # Errors
-    /// [`Refused::NoMemory`].
+    /// [`Refused::NoMemory`], [`Refused::NoKernelMemory`].
     fn add_domain(&mut self, domain: DomainId, tables: u64) -> Result<(), Refused>;
 
     /// Forgets a domain that has no page left: frees its pool, and drops its claim.
@@ -147,7 +151,7 @@ pub trait Backing {
     /// Maps a shared page into the page map of its grantee, where nothing is mapped.
     ///
     /// # Errors
-    /// [`Refused::NoTables`], [`Refused::Inconsistent`].
+    /// [`Refused::NoTables`], [`Refused::TooManyReferences`], [`Refused::Inconsistent`].
     fn map_share(&mut self, share: &Self::Share, to: GuestFrame) -> Result<(), Refused>;
 
     /// Takes a shared page out of the page map of its grantee. To be followed by
@@ -163,11 +167,12 @@ pub trait Backing {
     /// Writes a word of the page.
     fn store(&mut self, window: &Window, word: u64, value: u64);
 
-    /// Writes `new` if the word is `current`; in any case answers what it was.
-    fn compare_exchange(&mut self, window: &Window, word: u64, current: u64, new: u64) -> u64;
+    /// Clears the bits of `clear`, and then sets those of `set`: each in one step, so that nothing
+    /// is lost that programs write meanwhile. What is read afterwards was there afterwards.
+    fn update(&mut self, window: &Window, word: u64, clear: u64, set: u64);
 
-    /// Sets the bits of `set` and clears those of `clear`, at once; answers what the word was.
-    fn update(&mut self, window: &Window, word: u64, set: u64, clear: u64) -> u64;
+    /// Reads bytes of the page from byte `offset` on, all of them within the page.
+    fn read(&mut self, window: &Window, offset: u64, bytes: &mut [u8]);
 
     /// Whether the page has zeros only.
     fn is_zero(&mut self, window: &Window) -> bool;

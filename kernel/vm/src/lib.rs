@@ -36,6 +36,7 @@ mod error;
 mod grant;
 mod guest;
 mod kinds;
+pub mod machine;
 mod pool;
 mod seal;
 mod teardown;

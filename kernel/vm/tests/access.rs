@@ -21,7 +21,7 @@ fn denied<T>(action: Action, domain: DomainId, why: Denied) -> Result<T, Error> 
 /// A builder with a page of content at frame 0, and a domain that it builds, promised 16 pages, with
 /// four of them there.
 fn building() -> Small {
-    let mut world = Small::with_domains(2000, 1, 16);
+    let mut world = Small::with_domains(190, 1, 16);
     world.populate(BUILDER, 0, 0);
     for word in 0..8 {
         world.write(BUILDER, 0, word, 0x0101_0101_0101_0101 * (word + 1));

@@ -412,22 +412,13 @@ impl Execution for SimulatedHal {
             let instruction_pointer = context.saved.instruction_pointer;
             context.saved.flags = INITIAL_FLAGS;
             let call = LightCall { rdi, rsi, rdx, r8, r9, instruction_pointer };
-            let Some(LightReturn { next, result }) = kernel.light_call(call) else {
+            if let Some(answer) = kernel.light_call(call) {
+                end_light_call(answer, caller, message);
+            } else if let Some(answer) = kernel.light_call_rest(call) {
+                end_light_call(answer, caller, message);
+            } else {
                 return interrupt;
-            };
-            let Running { context, .. } = next;
-            if context.name != caller {
-                for (register, value) in MESSAGE.into_iter().zip(message) {
-                    context.set_register(register, value);
-                }
             }
-            context.set_register(Register::Rdi, context.light_word);
-            context.set_register(Register::Rsi, result);
-            context.set_register(Register::Rdx, result);
-            context.set_register(Register::R8, context.gs_base);
-            context.set_register(Register::Rcx, context.saved.instruction_pointer);
-            context.set_register(Register::R11, INITIAL_FLAGS);
-            context.saved.flags = INITIAL_FLAGS;
         }
     }
 
@@ -500,6 +491,27 @@ impl Ports for SimulatedHal {
     port_access!(in8, out8, u8);
     port_access!(in16, out16, u16);
     port_access!(in32, out32, u32);
+}
+
+/// Sets the registers of the program that goes on after the light call of `caller`.
+fn end_light_call(
+    LightReturn { next, result }: LightReturn<'_, SimulatedHal>,
+    caller: u64,
+    message: [u64; MESSAGE.len()],
+) {
+    let Running { context, .. } = next;
+    if context.name != caller {
+        for (register, value) in MESSAGE.into_iter().zip(message) {
+            context.set_register(register, value);
+        }
+    }
+    context.set_register(Register::Rdi, context.light_word);
+    context.set_register(Register::Rsi, result);
+    context.set_register(Register::Rdx, result);
+    context.set_register(Register::R8, context.gs_base);
+    context.set_register(Register::Rcx, context.saved.instruction_pointer);
+    context.set_register(Register::R11, INITIAL_FLAGS);
+    context.saved.flags = INITIAL_FLAGS;
 }
 
 /// The last address of programs is below it.

@@ -987,17 +987,19 @@ fn accesses_are_counted() {
     assert_eq!(bytes, [1, 2, 3, 4, 5, 6, 7, 8, 9]);
     machine.fill_bytes(at, 8, 0xaa);
     assert_eq!(machine.read_word(at), 0xaaaa_aaaa_aaaa_aaaa);
+    assert_eq!(machine.change_word(at, 0xaa, 0x11), 0xaaaa_aaaa_aaaa_aaaa);
+    assert_eq!(machine.peek(frame(8), 0), 0xaaaa_aaaa_aaaa_aa11);
+    machine.fill_bytes(at, PAGE_BYTES as usize, 0);
     machine.read_entry(frame(ROOT).word(0));
     machine.exchange_entry(frame(ROOT).word(0), Entry::ABSENT);
     machine.flush(cpu(0));
-    machine.count_status_accesses(3);
     let counts = Counts { walks: 0, ..machine.counts() };
     let expected = Counts {
         table_reads: 1,
         table_writes: 1,
-        status_accesses: 3,
         memory_reads: 2 + 2 + 1,
-        memory_writes: 2 + 2 + 1,
+        memory_writes: 2 + 2 + 1 + 1 + 512,
+        pages_cleared: 1,
         flushes: 1,
         ..Counts::default()
     };

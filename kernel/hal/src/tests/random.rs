@@ -171,6 +171,7 @@ impl<G: Geometry> Client<G> {
 
     fn audit(&self) {
         let handles = Handles {
+            nested: Vec::new(),
             page_maps: self.maps.iter().collect(),
             uses: self.uses.iter().collect(),
             pages: self.pages.iter().collect(),

@@ -10,7 +10,7 @@
 use Register::{R8, R9, Rdi, Rdx, Rsi};
 
 use super::context::{BREAKPOINTS, FLOATING_POINT, Registers};
-use super::cpu::{LightOutcome, MESSAGE, SYSTEM_CALL};
+use super::cpu::{LightOutcome, SYSTEM_CALL};
 use super::interrupts::{CURRENT_COUNT, INITIAL_COUNT, InterruptController};
 use super::memory::BootMemory;
 use super::*;
@@ -146,17 +146,6 @@ impl Hal {
     #[inline(never)]
     fn stopped<K: Kernel<Machine = Self>>(kernel: &mut K) -> Option<Interrupt> {
         let Running { machine, context, .. } = kernel.running();
-        match cpu::light_outcome() {
-            Some(LightOutcome { message, words, is_declined: true }) => {
-                context.end_light_call(message, words);
-                return Some(Interrupt::SystemCall);
-            }
-            Some(LightOutcome { message, words: [result, ..], .. }) => {
-                context.answer(message, result);
-                return None;
-            }
-            None => {}
-        }
         let saved = context.registers.saved;
         let SavedRegisters { vector, instruction_pointer, error_code, .. } = saved;
         let watched = vector == 1 || context.registers.special & BREAKPOINTS != 0;
@@ -164,16 +153,20 @@ impl Hal {
         match vector {
             1 => Some(Interrupt::Exception { vector: 1, error_code: debug_status }),
             SYSTEM_CALL if K::ANSWERS_LIGHT_CALLS && instruction_pointer >> 63 != 0 => {
-                let message = MESSAGE.map(|register| saved.register(register));
                 let arguments = [Rdi, Rsi, Rdx, R8, R9].map(|register| saved.register(register));
                 let [rdi, rsi, rdx, r8, r9] = arguments;
-                context.end_light_call(message, [rdi, rsi, rdx, r8]);
+                context.end_light_call();
                 let call = LightCall { rdi, rsi, rdx, r8, r9, instruction_pointer };
-                let Some(LightReturn { next, result }) = kernel.light_call(call) else {
-                    return Some(Interrupt::SystemCall);
+                let answered = |LightReturn { next, result }: LightReturn<'_, Self>| {
+                    next.context.answer(&saved, result);
                 };
-                next.context.answer(message, result);
-                None
+                match kernel.light_call(call).map(answered) {
+                    Some(()) => None,
+                    None => match kernel.light_call_rest(call).map(answered) {
+                        Some(()) => None,
+                        None => Some(Interrupt::SystemCall),
+                    },
+                }
             }
             SYSTEM_CALL => Some(Interrupt::SystemCall),
             2 => {
@@ -242,11 +235,16 @@ impl Execution for Hal {
             // SAFETY: X1, X2: the CPU holds the context that the kernel named. T1, T2: the page map in
             // use is loaded. The kernel is borrowed here, so nobody else uses it.
             unsafe { cpu::run() }
-            let asked = plain && cpu::end_light_calls();
+            let outcome = if plain { cpu::end_light_calls() } else { LightOutcome::Short };
             let Running { machine, context, .. } = kernel.running();
             machine.memory.enter(machine.cpu);
+            match outcome {
+                LightOutcome::Short => {}
+                LightOutcome::Declined => return Interrupt::SystemCall,
+                LightOutcome::Answered => continue,
+            }
             let Registers { saved, special, .. } = &*context.registers;
-            let light = K::ANSWERS_LIGHT_CALLS && (asked || saved.instruction_pointer >> 63 != 0);
+            let light = K::ANSWERS_LIGHT_CALLS && saved.instruction_pointer >> 63 != 0;
             if !light && saved.vector == SYSTEM_CALL && special & BREAKPOINTS == 0 {
                 return Interrupt::SystemCall;
             }

@@ -370,12 +370,7 @@ impl Machine for RealMachine {
     }
 
     fn change_entry(&mut self, at: PhysicalAddress, clear: u64, set: u64) -> Entry {
-        let (entry, set) = (self.word(at), set & ENTRY_MASK.load(Relaxed));
-        let before = entry.fetch_and(!clear, AcqRel);
-        if set != 0 {
-            entry.fetch_or(set, AcqRel);
-        }
-        Entry(before)
+        Entry(self.change_word(at, clear, set & ENTRY_MASK.load(Relaxed)))
     }
 
     fn reference_root(&self) -> Frame {
@@ -422,6 +417,15 @@ impl Machine for RealMachine {
     #[inline(always)]
     fn write_word(&mut self, at: PhysicalAddress, value: u64) {
         self.word(at).store(value, Relaxed);
+    }
+
+    fn change_word(&mut self, at: PhysicalAddress, clear: u64, set: u64) -> u64 {
+        let word = self.word(at);
+        let before = word.fetch_and(!clear, AcqRel);
+        if set != 0 {
+            word.fetch_or(set, AcqRel);
+        }
+        before
     }
 
     fn read_bytes(&self, at: PhysicalAddress, bytes: &mut [u8]) {

@@ -7,7 +7,7 @@ use heliox_types::Register;
 
 use crate::kernel::{Kernel, Machine, Surroundings};
 use crate::memory::Span;
-use crate::space::{Area, Redirector, Tables};
+use crate::space::{Area, Redirector};
 use crate::thread::{Number, State};
 
 /// The smallest area of UTCBs, as log2 of its size: a page.
@@ -110,12 +110,8 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
                 return Err(CallError::NoMemory);
             }
         };
-        // It is the first use of the page map.
-        let Ok(held) = self.machine.memory().attach(&map) else {
-            return Err(CallError::NoMemory);
-        };
         let target = self.spaces.at_mut(space);
-        target.tables = Some(Tables { map, held });
+        target.tables = Some(map);
         target.kip_area = kip;
         target.utcb_area = utcb;
         let region = self.kip.region();
@@ -128,9 +124,8 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
 
     /// Gives back the tables of a space in which nothing is mapped.
     fn drop_tables(&mut self, space: u32) {
-        let Some(Tables { map, held }) = self.spaces.at_mut(space).tables.take() else { return };
+        let Some(map) = self.spaces.at_mut(space).tables.take() else { return };
         let cpu = self.machine.cpu();
-        self.machine.memory().detach(held);
         match self.machine.memory().free_page_map(cpu, map) {
             Ok(root) => self.keep_table(root),
             Err(refused) => self
@@ -142,10 +137,11 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
     /// Lets threads of a space that wait to send do so anew: where their messages go has changed.
     fn send_again(&mut self, space: u32) {
         for number in kip::USER_BASE..self.thread_limit {
-            let thread = self.threads.at(number);
-            if thread.id.is_some() && thread.space == space && thread.state == State::Sending {
+            // The light path knows nothing of redirectors.
+            let thread = self.threads.at_mut(number);
+            if thread.id.is_some() && thread.space == space && thread.state() == State::Sending {
                 self.leave_queue(number);
-                self.threads.at_mut(number).operation.intended = None;
+                self.threads.at_mut(number).kept_operation.intended = None;
                 // A timer that runs goes on.
                 self.begin_sending(number, None);
             }

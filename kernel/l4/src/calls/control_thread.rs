@@ -4,7 +4,7 @@
 use heliox_abi::utcb::{self, ControlWord};
 use heliox_abi::{CallError, GlobalId, ThreadId, kip};
 use heliox_hal::execution::Registers;
-use heliox_hal::memory::KernelMemory;
+use heliox_hal::memory::{KernelMemory, Paging};
 use heliox_hal::rights::Rights;
 use heliox_types::Register;
 use heliox_types::VirtualAddress;
@@ -12,7 +12,7 @@ use heliox_types::VirtualAddress;
 use crate::kernel::{Kernel, Machine, Surroundings};
 use crate::planted::{Fault, is_planted};
 use crate::space::Space;
-use crate::thread::{From, Incoming, NOBODY, Number, Operation, State, Thread, Utcb, Work};
+use crate::thread::{Body, From, Incoming, NOBODY, Number, Operation, State, Thread, Utcb, Work};
 
 /// The UTCB location that means no change.
 const NO_CHANGE: u64 = u64::MAX;
@@ -162,11 +162,13 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
 
     /// Gives a thread the UTCB at `address`, which is free, and a context if it has none.
     pub(crate) fn give_utcb(&mut self, number: Number, address: u64) -> Result<(), CallError> {
-        if self.threads.at(number).context.is_none() {
-            let context = self.machine.new_context().map_err(|_| CallError::NoMemory)?;
-            self.threads.at_mut(number).context = Some(context);
-        }
         let space = self.threads.at(number).space;
+        if self.threads.at(number).body.is_none() {
+            let tables = self.spaces.at(space).tables.as_ref().ok_or(CallError::UtcbArea)?;
+            let context = self.machine.new_context().map_err(|_| CallError::NoMemory)?;
+            let map = self.machine.memory().attach(tables).map_err(|_| CallError::NoMemory)?;
+            self.threads.at_mut(number).body = Some(Body { context, map });
+        }
         let first = self.spaces.at(space).utcb_pages;
         let page = match self.utcbs.find(first, address) {
             Some(page) => page,
@@ -195,7 +197,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         let Some(utcb) = self.threads.at(number).utcb else { return };
         let word = utcb.address - 3 * 8;
         if let (Some(context), Some(address)) =
-            (&mut self.threads.at_mut(number).context, VirtualAddress::new(word))
+            (self.threads.at_mut(number).context_mut(), VirtualAddress::new(word))
         {
             // Within the UTCB area, and so below the end of the programs' part.
             let _ = context.set_gs_base(address);
@@ -270,7 +272,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
     fn activate(&mut self, number: Number) {
         let thread = self.threads.at(number);
         let Utcb { .. } = match thread.utcb {
-            Some(utcb) if thread.state == State::Inactive && !thread.pager.is_nil() => utcb,
+            Some(utcb) if thread.state() == State::Inactive && !thread.pager.is_nil() => utcb,
             _ => return,
         };
         let pager = thread.pager;
@@ -280,12 +282,12 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
             .global()
             .or_else(|| self.resolve(space, pager).and_then(|pager| self.threads.at(pager).id));
         let thread = self.threads.at_mut(number);
-        thread.operation = Operation {
+        thread.kept_operation = Operation {
             from: from.map_or(From::Nobody, From::Thread),
             incoming: Incoming::Start,
             ..Operation::default()
         };
-        thread.state = State::Receiving;
+        thread.kept_state = State::Receiving;
         // The pager may be there already, or not exist yet.
         if thread.senders != NOBODY {
             self.check_later(number);
@@ -362,14 +364,20 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         let old = core::mem::replace(&mut self.threads.at_mut(number).space, space);
         self.spaces.at_mut(old).threads -= 1;
         self.spaces.at_mut(space).threads += 1;
-        if let Some(context) = &mut self.threads.at_mut(number).context {
+        if let Some(Body { mut context, map }) = self.threads.at_mut(number).body.take() {
+            self.machine.memory().detach(map);
             context.set_port_permissions(None);
+            // A space without tables has no active threads; an inactive one gets registers later.
+            let tables = self.spaces.at(space).tables.as_ref();
+            if let Some(Ok(map)) = tables.map(|tables| self.machine.memory().attach(tables)) {
+                self.threads.at_mut(number).body = Some(Body { context, map });
+            }
         }
         // Who speaks for the thread may be accepted now.
         let id = self.threads.at(number).id;
         for sender in kip::USER_BASE..self.thread_limit {
             let thread = self.threads.at(sender);
-            if id.is_some() && thread.operation.virtual_sender == id {
+            if id.is_some() && thread.operation().virtual_sender == id {
                 self.check_queue(sender);
             }
         }
@@ -427,12 +435,12 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
     /// Gives a thread another version: its partners lose it, and it stops.
     fn rename(&mut self, number: Number, id: GlobalId) {
         let Some(old) = self.threads.at(number).id else { return };
-        let was_active = self.threads.at(number).state != State::Inactive;
+        let was_active = self.threads.at(number).state() != State::Inactive;
         self.leave_ipc(number);
         self.threads.at_mut(number).id = Some(id);
         self.lose(number, old);
         self.set_control_word(number, ControlWord::MyGlobalId, id.word());
-        self.threads.at_mut(number).state =
+        self.threads.at_mut(number).kept_state =
             if was_active { State::Stopped } else { State::Inactive };
         self.settle(number);
     }
@@ -453,7 +461,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         self.leave_ipc(number);
         let thread = self.threads.at_mut(number);
         thread.id = None;
-        thread.state = State::Inactive;
+        thread.kept_state = State::Inactive;
         self.ready.remove(&mut self.threads, number);
         if self.current == number {
             self.leave();
@@ -461,6 +469,10 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         self.lose(number, id);
         self.take_utcb(number);
         let space = self.threads.at(number).space;
+        if let Some(Body { context, map }) = self.threads.at_mut(number).body.take() {
+            drop(context);
+            self.machine.memory().detach(map);
+        }
         self.threads.reset(number, Thread::free());
         let Space { threads, .. } = self.spaces.at_mut(space);
         *threads -= 1;

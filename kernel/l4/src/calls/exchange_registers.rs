@@ -40,7 +40,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         if control.has(ExchangeControl::HALT_VALID) {
             self.set_halted(target, control.has(ExchangeControl::HALT));
         }
-        if let Some(context) = &mut self.threads.at_mut(target).context {
+        if let Some(context) = self.threads.at_mut(target).context_mut() {
             if control.has(ExchangeControl::STACK) {
                 context.set_stack_pointer(stack);
             }
@@ -84,10 +84,10 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
     fn exchange_state(&self, target: Number) -> u64 {
         let thread = self.threads.at(target);
         let mut bits = 0;
-        if thread.halted || matches!(thread.state, State::Stopped | State::Inactive) {
+        if thread.halted || matches!(thread.state(), State::Stopped | State::Inactive) {
             bits |= ExchangeControl::HALT;
         }
-        match thread.state {
+        match thread.state() {
             State::Sending => bits |= ExchangeControl::SEND,
             State::Receiving => bits |= ExchangeControl::RECEIVE,
             State::Transferring if self.is_transfer_sender(target) => {
@@ -108,7 +108,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
             (false, Some(utcb), _) => ThreadId(utcb.address),
             _ => ThreadId::NIL,
         };
-        let (stack, instruction, flags) = thread.context.as_ref().map_or((0, 0, 0), |context| {
+        let (stack, instruction, flags) = thread.context().map_or((0, 0, 0), |context| {
             (context.stack_pointer(), context.instruction_pointer(), context.flags())
         });
         let handle = self.control_word(target, ControlWord::UserDefinedHandle);
@@ -129,13 +129,13 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
     /// Aborts what a thread is doing, if it is in that phase.
     fn abort_phase(&mut self, target: Number, phase: Phase) {
         let thread = self.threads.at(target);
-        let (state, outer) = (thread.state, thread.outer.is_some());
+        let (state, outer) = (thread.state(), thread.outer.is_some());
         let sends = match state {
             State::Transferring => self.is_transfer_sender(target),
             State::Sending => true,
             _ => false,
         };
-        let is_kernels = thread.operation.outgoing.is_kernel_made();
+        let is_kernels = thread.operation().outgoing.is_kernel_made();
         let matches = match state {
             State::Sending | State::Receiving if is_kernels => true,
             State::Sending | State::Transferring => sends == (phase == Phase::Send),
@@ -148,14 +148,14 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         if thread.transfer.is_some() || outer {
             return self.abort_transfer_of(target);
         }
-        let operation = thread.operation;
+        let operation = thread.operation();
         if state == State::Sending {
             self.leave_queue(target);
         }
         if operation.incoming == Incoming::Start {
             // It never began: whoever aborted this sets where it is to.
             self.timers.cancel(&mut self.threads, target);
-            self.threads.at_mut(target).state = State::Stopped;
+            self.threads.at_mut(target).kept_state = State::Stopped;
             return;
         }
         match operation.outgoing {
@@ -163,7 +163,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
             _ => {
                 // The kernel's own: the thread goes on where it is.
                 self.timers.cancel(&mut self.threads, target);
-                self.threads.at_mut(target).state = State::Ready;
+                self.threads.at_mut(target).kept_state = State::Ready;
                 self.settle(target);
             }
         }
@@ -176,8 +176,8 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         if halted {
             return;
         }
-        match thread.state {
-            State::Stopped => thread.state = State::Ready,
+        match thread.state() {
+            State::Stopped => thread.kept_state = State::Ready,
             // Its partner may have come meanwhile.
             State::Receiving => self.check_later(target),
             State::Sending => self.check_queue(target),

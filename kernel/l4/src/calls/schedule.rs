@@ -100,8 +100,8 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
     /// What a thread is doing.
     fn thread_state(&self, target: Number) -> ThreadState {
         let thread = self.threads.at(target);
-        let is_kernels = thread.operation.outgoing != Outgoing::Message;
-        match thread.state {
+        let is_kernels = thread.operation().outgoing != Outgoing::Message;
+        match thread.state() {
             State::Inactive | State::Stopped => ThreadState::Inactive,
             State::Transferring if self.is_transfer_sender(target) => ThreadState::Sending,
             State::Transferring => ThreadState::Receiving,
