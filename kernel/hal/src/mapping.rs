@@ -121,8 +121,24 @@ pub struct Removed {
     pub tables: FreedTables,
 }
 
-/// Page tables that a removal left empty. Those that are not reclaimed are lost.
-pub type FreedTables = Few<DrainingPage>;
+/// Page tables that a removal left empty.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use = "the pages are lost unless they are reclaimed"]
+pub struct FreedTables {
+    frames: [Frame; SUPPLY_LIMIT],
+    count: usize,
+    since: Invalidation,
+}
+
+impl Iterator for FreedTables {
+    type Item = DrainingPage;
+
+    fn next(&mut self) -> Option<DrainingPage> {
+        self.count = self.count.checked_sub(1)?;
+        let frame = *self.frames.get(self.count)?;
+        Some(DrainingPage { frame, since: self.since })
+    }
+}
 
 /// An entry of a table of `level`, and what is there.
 #[derive(Clone, Copy, Debug)]
@@ -329,15 +345,17 @@ impl<M: Machine> Memory<M> {
         since: Invalidation,
     ) -> FreedTables {
         map.recent = PageMap::<K>::NO_RECENT;
-        let mut freed = FreedTables::EMPTY;
+        let mut freed = FreedTables { frames: [Frame::ZERO; SUPPLY_LIMIT], count: 0, since };
         let (mut table, mut level) = (empty.at.frame(), empty.level);
         while table != map.root {
             level = level.above::<M::Geometry>().unwrap_or(level);
             let above = self.walk(map, at, level).at;
             self.machine.exchange_entry(above, Entry::ABSENT);
             self.state.set_status(table, Status::Draining);
-            // There is room for one of each level.
-            let _ = freed.add(DrainingPage { frame: table, since });
+            if let Some(slot) = freed.frames.get_mut(freed.count) {
+                *slot = table;
+                freed.count += 1;
+            }
             table = above.frame();
             if self.state.take_count(Level::FIRST, table) > 0 {
                 break;
@@ -423,7 +441,7 @@ impl<M: Machine> UserMemory for Memory<M> {
         let is_empty = self.state.take_count(Level::FIRST, slot.at.frame()) == 0;
         let tables = match is_empty {
             true => self.unlink(map, at.get(), slot, since),
-            false => FreedTables::EMPTY,
+            false => FreedTables { frames: [Frame::ZERO; SUPPLY_LIMIT], count: 0, since },
         };
         if is_loaded {
             match is_empty {

@@ -946,7 +946,7 @@ fn what_another_processor_may_use_is_draining() {
     let removed = memory.remove_mapping(cpu(0), &mut map, at(0x1000)).unwrap();
     assert!(removed.mapping.dirty);
     let invalidation = removed.invalidation;
-    let mut tables: Vec<_> = removed.tables.into_iter().collect();
+    let mut tables: Vec<_> = removed.tables.collect();
     assert_eq!(tables.len(), 3);
     assert!(!memory.is_complete(invalidation));
     let other = CpuIndex::new(1).unwrap();
