@@ -160,18 +160,6 @@ fn part<G: Geometry>(at: u64) -> u64 {
     at >> (PAGE_BITS + G::INDEX_BITS)
 }
 
-fn info<G: Geometry, K: RootKind>(at: u64, level: Level, entry: Entry) -> MappingInfo {
-    MappingInfo {
-        address: VirtualAddress::sign_extended(at & !(level.bytes::<G>() - 1)),
-        bits: level.bits::<G>(),
-        level,
-        frame: K::frame(entry),
-        attributes: K::attributes(entry),
-        accessed: entry.0 & K::ACCESSED != 0,
-        dirty: entry.0 & K::DIRTY != 0,
-    }
-}
-
 /// Deciding.
 impl<M: Machine> Memory<M> {
     /// Walks from the root to the entry for `at` of a table of level `to`, or to the first before
@@ -420,7 +408,7 @@ impl<M: Machine> UserMemory for Memory<M> {
         if is_loaded {
             self.machine.invalidate_page(cpu, at);
         }
-        let mapping = info::<M::Geometry, K>(at.get(), slot.level, old);
+        let mapping = MappingInfo::of::<M::Geometry, K>(at.get(), slot.level, old);
         Ok(Changed { mapping, invalidation })
     }
 
@@ -434,7 +422,7 @@ impl<M: Machine> UserMemory for Memory<M> {
         let slot = self.leaf(map, at)?;
         let (is_loaded, since) = self.state.owe(cpu.index(), Some(map.root));
         let old = self.machine.exchange_entry(slot.at, Entry::ABSENT);
-        let mapping = info::<M::Geometry, K>(at.get(), slot.level, old);
+        let mapping = MappingInfo::of::<M::Geometry, K>(at.get(), slot.level, old);
         if mapping.attributes.memory_type == MemoryType::WriteBack {
             self.state.drop_reference(slot.level, mapping.frame, since);
         }
@@ -499,7 +487,9 @@ impl<M: Machine> UserMemory for Memory<M> {
         at: VirtualAddress,
     ) -> Result<MappingInfo, u64> {
         let slot = match self.leaf(map, at) {
-            Ok(slot) => return Ok(info::<M::Geometry, K>(at.get(), slot.level, slot.entry)),
+            Ok(slot) => {
+                return Ok(MappingInfo::of::<M::Geometry, K>(at.get(), slot.level, slot.entry));
+            }
             Err(Error::NotMapped { .. }) => self.walk(map, at.get(), Level::FIRST),
             Err(_) => return Err(u64::MAX),
         };
@@ -522,7 +512,7 @@ impl<M: Machine> UserMemory for Memory<M> {
         at: VirtualAddress,
     ) -> Result<MappingInfo, u32> {
         match self.leaf(map, at) {
-            Ok(slot) => Ok(info::<M::Geometry, K>(at.get(), slot.level, slot.entry)),
+            Ok(slot) => Ok(MappingInfo::of::<M::Geometry, K>(at.get(), slot.level, slot.entry)),
             Err(Error::NotMapped { .. }) => {
                 Err(self.walk(map, at.get(), Level::FIRST).level.bits::<M::Geometry>())
             }

@@ -47,6 +47,7 @@ mod page_size;
 pub mod pci;
 mod physical_address;
 mod processor;
+pub mod record;
 mod register;
 pub mod rights;
 pub mod status;
