@@ -213,7 +213,7 @@ impl Kernel for Test {
             Answer::Other => self.current ^= 1,
             Answer::Decline => return None,
         }
-        Some(LightReturn { next: self.running(), result: RESULT })
+        Some(LightReturn { next: self.running(), result: RESULT, tag: None })
     }
 }
 

@@ -23,7 +23,8 @@ fn c_root(name: &str, source: &str) -> CompiledProgram {
 fn conformance(via: Via) -> u32 {
     let boot = Boot::new().program("sigma0", "").program("conformance", "");
     // Instructions are the clock, so that what else the host does changes no time.
-    let outcome = boot.via(via).icount(true).run().unwrap();
+    let limit = std::time::Duration::from_secs(600);
+    let outcome = boot.via(via).icount(true).timeout(limit).run().unwrap();
     let mut cases = 0;
     for line in outcome.lines() {
         let group = line.split_once(": ").and_then(|(_, counts)| counts.split_once(" passed"));

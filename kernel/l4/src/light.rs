@@ -23,12 +23,12 @@
 //!
 //! [`Thread::accepts`]: crate::thread::Thread::accepts
 
-use heliox_abi::{GlobalId, ThreadId, utcb};
+use heliox_abi::{GlobalId, IpcErrorCode, Phase, Tag, ThreadId, Time, Timeouts, utcb};
 use heliox_hal::execution::{self, LightReturn, Running};
 use heliox_hal::memory::KernelMemory;
 use heliox_types::LightCall;
 
-use crate::kernel::{Kernel, MESSAGE_REGISTERS, Machine, Surroundings};
+use crate::kernel::{Kernel, MESSAGE_REGISTERS, Machine, Surroundings, ipc_error};
 use crate::space::Redirector;
 use crate::thread::{ANYBODY, Body, From, Incoming, Limit, NOBODY, Number, Operation, State, Work};
 use crate::threads::{CLOSED, Threads};
@@ -71,30 +71,59 @@ impl<M: Machine, S: Surroundings> execution::Kernel for Kernel<'_, M, S> {
     }
 
     fn light_call_rest(&mut self, call: LightCall) -> Option<LightReturn<'_, M>> {
-        if call.r9 & NOT_ORDINARY != 0 {
+        if call.r9 & NOT_ORDINARY != 0 || call.instruction_pointer != self.after_ipc {
             return None;
         }
+        if call.r9 & BEYOND_REGISTERS != 0 && call.rsi >> 32 != 0 {
+            return self.switch::<true>(call);
+        }
+        self.rare(call)
+    }
+}
+
+impl<'k, M: Machine, S: Surroundings> Kernel<'k, M, S> {
+    /// Messages to those who are named by local identifiers, and IPC without a message that is
+    /// over at once.
+    #[inline(never)]
+    fn rare(&mut self, call: LightCall) -> Option<LightReturn<'_, M>> {
         let (to, from) = (ThreadId(call.rsi), ThreadId(call.rdx));
-        if to.is_nil()
-            && from.is_nil()
-            && call.r9 == 0
-            && call.instruction_pointer == self.after_ipc
-        {
-            return Some(LightReturn { next: execution::Kernel::running(self), result: 0 });
+        if to.is_nil() {
+            return self.without_message(from, Timeouts(call.r8));
         }
         if to.local().is_none() {
-            // A short one has been looked at.
-            let is_long = call.r9 & BEYOND_REGISTERS != 0;
-            return if is_long { self.switch::<true>(call) } else { None };
+            // A short one to this name has been looked at.
+            return None;
         }
         let number = self.resolve(self.threads.at(self.current).space, to)?;
         let id = self.threads.at(number).id?.word();
         let from = if from == to { id } else { from.0 };
         self.switch::<true>(LightCall { rsi: id, rdx: from, ..call })
     }
-}
 
-impl<'k, M: Machine, S: Surroundings> Kernel<'k, M, S> {
+    /// IPC that sends nothing: over at once if it receives from nobody, or has no time to, and
+    /// nobody is there.
+    fn without_message(
+        &mut self,
+        from: ThreadId,
+        timeouts: Timeouts,
+    ) -> Option<LightReturn<'_, M>> {
+        // Nobody waits to send to the current thread.
+        if !self.is_undisturbed() {
+            return None;
+        }
+        let mut tag = Tag(0);
+        if !from.is_nil() {
+            let exists = from == ThreadId::ANY || self.threads.find_word(from).is_some();
+            if timeouts.receive() != Time::ZERO || !exists {
+                return None;
+            }
+            tag = Tag::FAILED;
+            self.set_ipc_error(self.current, ipc_error(Phase::Receive, IpcErrorCode::Timeout));
+        }
+        let next = execution::Kernel::running(self);
+        Some(LightReturn { next, result: ThreadId::NIL.0, tag: Some(tag.0) })
+    }
+
     /// Gives the current thread's message to the receiver, which runs from now on.
     #[inline(always)]
     fn switch<const LONG: bool>(&mut self, call: LightCall) -> Option<LightReturn<'_, M>> {
@@ -142,7 +171,7 @@ impl<'k, M: Machine, S: Surroundings> Kernel<'k, M, S> {
         receiver.accepts = 0;
         *current = number as Number;
         let Body { context, map } = receiver.body.as_mut()?;
-        Some(LightReturn { next: Running { machine, map, context }, result })
+        Some(LightReturn { next: Running { machine, map, context }, result, tag: None })
     }
 
     /// Whether nothing has happened since [`Kernel::allow_light_path`] that the scheduler would have

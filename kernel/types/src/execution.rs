@@ -16,7 +16,7 @@
 //!
 //! | register | of the program that calls | of the program that goes on |
 //! |---|---|---|
-//! | RAX, RBX, RBP, R9, R10, R12 to R15 | a message | the message of the one that called |
+//! | RAX, RBX, RBP, R9, R10, R12 to R15 | a message | the message of the one that called; R9 as [`LightReturn::tag`] says |
 //! | RDI, RSI, RDX, R8, R9 | arguments: [`LightCall`] | |
 //! | RDI | | its own light word ([`Registers::set_light_word`]) |
 //! | RSI, RDX | | [`LightReturn::result`] |
@@ -360,6 +360,8 @@ pub struct LightReturn<'kernel, M: Execution> {
     pub next: Running<'kernel, M>,
     /// What it finds in RSI and RDX.
     pub result: u64,
+    /// What it finds in R9 instead of the caller's.
+    pub tag: Option<u64>,
 }
 
 /// A kernel that chooses what runs.

@@ -495,7 +495,7 @@ impl Ports for SimulatedHal {
 
 /// Sets the registers of the program that goes on after the light call of `caller`.
 fn end_light_call(
-    LightReturn { next, result }: LightReturn<'_, SimulatedHal>,
+    LightReturn { next, result, tag }: LightReturn<'_, SimulatedHal>,
     caller: u64,
     message: [u64; MESSAGE.len()],
 ) {
@@ -504,6 +504,9 @@ fn end_light_call(
         for (register, value) in MESSAGE.into_iter().zip(message) {
             context.set_register(register, value);
         }
+    }
+    if let Some(tag) = tag {
+        context.set_register(Register::R9, tag);
     }
     context.set_register(Register::Rdi, context.light_word);
     context.set_register(Register::Rsi, result);

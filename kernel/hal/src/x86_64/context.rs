@@ -236,10 +236,10 @@ impl Context {
 
     /// Sets the registers of the program that goes on after a light system call of one whose
     /// registers are `caller`.
-    pub(super) fn answer(&mut self, caller: &SavedRegisters, result: u64) {
+    pub(super) fn answer(&mut self, caller: &SavedRegisters, result: u64, r9: u64) {
         let Registers { saved, light_word, gs_base, .. } = &mut *self.registers;
         // In the order of `Register`.
-        let [r15, r14, r13, r12, _, r10, r9, _, rbp, _, _, _, _, rbx, rax] = caller.general;
+        let [r15, r14, r13, r12, _, r10, _, _, rbp, _, _, _, _, rbx, rax] = caller.general;
         let [rdi, r8, rcx] = [*light_word, *gs_base, saved.instruction_pointer];
         let (rsi, rdx, r11) = (result, result, INITIAL_FLAGS);
         saved.general = [r15, r14, r13, r12, r11, r10, r9, r8, rbp, rdi, rsi, rdx, rcx, rbx, rax];

@@ -494,8 +494,11 @@ extern "sysv64" fn light_rest<K: Kernel<Machine = Hal>>(
 }
 
 #[inline(always)]
-fn exit(LightReturn { next, result }: LightReturn<'_, Hal>) -> Exit {
+fn exit(LightReturn { next, result, tag }: LightReturn<'_, Hal>) -> Exit {
     next.machine.load(next.map);
+    if let Some(tag) = tag {
+        CPU.message[1].store(tag, Relaxed);
+    }
     Exit(next.context.registers.as_ptr(), result)
 }
 

@@ -158,8 +158,8 @@ impl Hal {
                 let [rdi, rsi, rdx, r8, r9] = arguments;
                 context.end_light_call();
                 let call = LightCall { rdi, rsi, rdx, r8, r9, instruction_pointer };
-                let answered = |LightReturn { next, result }: LightReturn<'_, Self>| {
-                    next.context.answer(&saved, result);
+                let answered = |LightReturn { next, result, tag }: LightReturn<'_, Self>| {
+                    next.context.answer(&saved, result, tag.unwrap_or(r9));
                 };
                 match kernel.light_call(call).map(answered) {
                     Some(()) => None,
