@@ -4,20 +4,11 @@
 //! Every operation decides first, by reading only, and then carries out what was decided, which
 //! cannot fail. A refused operation changed nothing.
 
-use heliox_types::domain::Owner;
-use heliox_types::error::Error;
-use heliox_types::geometry::{Level, MAX_LEAF_LEVELS};
-use heliox_types::mapping::RegionKind;
-use heliox_types::status::Status;
-
 pub use crate::kernel_mapping::KernelMemory;
-use crate::machine::Machine;
 pub use crate::mapping::UserMemory;
-use crate::page::Record;
 pub use crate::page_map::Paging;
-use crate::region::PhysicalRegion;
+use crate::prelude::*;
 pub use crate::share::Ownership;
-use crate::state::{CpuRecords, Layout, Records, State};
 
 /// Finding memory.
 pub trait PhysicalMemory {

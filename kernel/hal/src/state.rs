@@ -5,16 +5,7 @@
 
 use core::marker::PhantomData;
 
-use heliox_types::cpu::MAX_CPUS;
-use heliox_types::domain::{DomainId, OwnerCode};
-use heliox_types::error::Error;
-use heliox_types::geometry::{Geometry, Level, MAX_LEAF_LEVELS};
-use heliox_types::mapping::IoRange;
-use heliox_types::status::Status;
-use heliox_types::{Frame, FrameRange};
-
-use crate::page::Record;
-use crate::translation::CpuRecord;
+use crate::prelude::*;
 
 /// Many of something.
 #[cfg(target_os = "none")]

@@ -15,15 +15,7 @@
 //! age, so a page can seem to wait for a younger debt, never the other way round; and when
 //! nothing is owed nothing waits.
 
-use heliox_types::Frame;
-use heliox_types::cpu::CpuIndex;
-use heliox_types::geometry::Geometry;
-
-use crate::cpu::CurrentCpu;
-use crate::machine::Machine;
-use crate::memory::Memory;
-use crate::page::Record;
-use crate::state::State;
+use crate::prelude::*;
 
 /// A processor that owes nothing owes since never.
 pub(crate) const NEVER: u64 = u64::MAX;

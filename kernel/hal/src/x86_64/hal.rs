@@ -66,8 +66,9 @@ impl Hal {
         features: ProcessorFeatures,
         start: u64,
     ) -> Result<Self, BootError> {
+        let storage = &raw mut STORAGE;
         // SAFETY: the only use of the storage: `start` is called once, and calls this once.
-        let (information, ranges, environment, io) = unsafe { &mut *(&raw mut STORAGE) };
+        let (information, ranges, environment, io) = unsafe { &mut *storage };
         let mut memory = BootMemory(1 << features.physical_bits.clamp(32, 52));
         let limits = Limits::new(features.physical_bits, memory::WINDOW_FRAMES);
         let image = memory::image_frames();
@@ -330,9 +331,10 @@ impl PciConfiguration for Hal {
         register: PciRegister,
         value: u32,
     ) -> Result<(), WriteRefused> {
-        register.check_write(read_pci(function, register), value, self.unsafe_dma)?;
+        check_write(register, read_pci(function, register), value, self.unsafe_dma)?;
         // SAFETY: D1: the filter lets no bit change that gives a device reach.
-        Ok(unsafe { processor::out32(CONFIG_DATA, value) })
+        unsafe { processor::out32(CONFIG_DATA, value) }
+        Ok(())
     }
 }
 
