@@ -30,7 +30,7 @@ use heliox_types::{Frame, PAGE_BITS, PAGE_BYTES, PhysicalAddress};
 use heliox_vm::access::{Purpose, Window};
 use heliox_vm::backing::{Refused, Rights, Translation};
 use heliox_vm::machine::{MachineBacking, MachinePages, Platform, Share};
-use heliox_vm::{Backing, DomainId, Extent, GuestFrame, KernelMemory, Order};
+use heliox_vm::{Backing, DomainId, Extent, GuestFrame, KernelMemory, Order, Progress as Removal};
 
 /// Levels of page tables.
 const LEVELS: u32 = 4;
@@ -519,7 +519,7 @@ impl<const BITS: u32, const WORDS: usize> Backing for Machine<BITS, WORDS> {
         self.backing.add_domain(domain, tables)
     }
 
-    fn remove_domain(&mut self, domain: DomainId) -> Result<(), Refused> {
+    fn remove_domain(&mut self, domain: DomainId) -> Result<Removal, Refused> {
         let root = self.backing.page_map(domain).unwrap().root().number();
         let mut kept = self.host().processors.iter().flatten();
         assert!(kept.all(|((of, _), _)| *of != root), "domain {domain} is in a TLB");
