@@ -4,7 +4,8 @@ use std::fmt;
 
 use crate::layers::Layer;
 use crate::machine::{Cpu, Frame, Level, Machine, VirtualPage};
-use crate::state::{Data, Entry, Owner, Region, Rights, Share, State, Status};
+use crate::policy;
+use crate::state::{Data, Entry, Mapping, Owner, Region, Rights, Share, State, Status};
 
 /// A protection domain.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -156,11 +157,11 @@ pub enum Action {
         /// A page of the mapping.
         page: VirtualPage,
     },
-    /// Maps a page for the client kernel, at its window page.
+    /// Maps memory for the client kernel, each page at its window page.
     AddKernelMappingH {
         /// The processor that does it.
         cpu: Cpu,
-        /// The page.
+        /// The memory.
         region: Region,
         /// With which rights.
         rights: Rights,
@@ -173,8 +174,8 @@ pub enum Action {
     RemoveKernelMappingH {
         /// The processor that does it.
         cpu: Cpu,
-        /// The page.
-        frame: Frame,
+        /// What it maps.
+        region: Region,
     },
     /// Makes a processor translate with a directory, or with the reference directory.
     ExecuteH {
@@ -324,6 +325,25 @@ impl Kind {
 }
 
 impl Action {
+    /// The processor that carries it out, if that makes a difference.
+    #[must_use]
+    pub const fn cpu(&self) -> Option<Cpu> {
+        match self {
+            Self::WriteE { cpu, .. }
+            | Self::FreePageDirectoryH { cpu, .. }
+            | Self::RemoveMappingH { cpu, .. }
+            | Self::ModifyMappingH { cpu, .. }
+            | Self::SplitMappingH { cpu, .. }
+            | Self::AddKernelMappingH { cpu, .. }
+            | Self::RemoveKernelMappingH { cpu, .. }
+            | Self::ExecuteH { cpu, .. }
+            | Self::EnterH { cpu }
+            | Self::WriteK { cpu, .. }
+            | Self::WriteU { cpu, .. } => Some(*cpu),
+            _ => None,
+        }
+    }
+
     /// The domain that the action belongs to (`dom`).
     #[must_use]
     pub const fn dom(&self) -> Domain {
@@ -346,6 +366,40 @@ pub struct Universe {
     pub shares: usize,
     /// Whether programs are given mappings of kernel space.
     pub user_visible: bool,
+    /// Most [`extras`] of a state that is visited; `None` is any number. Actions that lead to
+    /// states with more are tried and checked, but their states not visited.
+    pub extras: Option<u32>,
+}
+
+/// How many things in a state are out of the ordinary: pages that are not clear, pages that are
+/// not domain 0's, kernel mappings, shares, mappings with less than all rights or of shared
+/// memory, large pages, directories beyond the first, and flushes that are owed.
+///
+/// A search that visits all states with few extras has seen every combination of that many.
+#[must_use]
+pub fn extras(machine: &Machine, state: &State) -> u32 {
+    let rights =
+        |mapping: &Mapping| u32::from(mapping.rights != Rights::ALL) + u32::from(mapping.foreign);
+    let mut extras = state.owed.bits().count_ones();
+    extras += u32::try_from(state.shares.len()).unwrap_or(u32::MAX);
+    for frame in machine.clients().chain(machine.devices()) {
+        extras += match state.status(frame) {
+            Status::Normal(data) | Status::Io(data) => u32::from(*data != 0),
+            _ => 0,
+        };
+        extras += u32::from(state.owner(frame) != Owner::Domain(0));
+        if let Entry::Page(mapping) = state.kernel_entry(machine, frame) {
+            extras += 1 + u32::from(mapping.user) + rights(&mapping);
+        }
+    }
+    let mut directories: u32 = 0;
+    for directory in state.directories() {
+        directories += 1;
+        for (_, level, mapping) in state.user_leaves(machine, directory) {
+            extras += u32::from(level > Level::FIRST) + rights(&mapping);
+        }
+    }
+    extras + directories.saturating_sub(1)
 }
 
 impl Universe {
@@ -354,10 +408,34 @@ impl Universe {
     pub fn of(machine: &Machine) -> Self {
         let permissions = machine.has(Layer::Permissions);
         Self {
-            rights: if permissions { vec![Rights::READ, Rights::ALL] } else { vec![Rights::ALL] },
+            rights: if permissions { vec![Rights::ALL, Rights::READ] } else { vec![Rights::ALL] },
             shares: usize::from(machine.has(Layer::Owners)),
             user_visible: permissions,
+            extras: None,
         }
+    }
+
+    /// Those of [`Universe::actions`] whose authors are `authors`.
+    #[must_use]
+    pub fn actions_of(&self, machine: &Machine, state: &State, authors: &[Domain]) -> Vec<Action> {
+        let mut actions = Vec::with_capacity(64);
+        match authors {
+            [Domain::H] => return self.filtered(machine, state, authors),
+            [Domain::H, Domain::K] => self.kernel_mapping(machine, state, &mut actions),
+            [Domain::H, _] if machine.has(Layer::Owners) => {
+                self.ownership(machine, state, &mut actions);
+            }
+            [Domain::H, _] => {}
+            _ => self.writes(machine, state, &mut actions),
+        }
+        actions.retain(|action| policy::authors(action) == authors);
+        actions
+    }
+
+    fn filtered(&self, machine: &Machine, state: &State, authors: &[Domain]) -> Vec<Action> {
+        let mut actions = self.actions(machine, state);
+        actions.retain(|action| policy::authors(action) == authors);
+        actions
     }
 
     /// Every action that a client can ask for in `state`, with every argument: handles that
@@ -432,8 +510,12 @@ impl Universe {
     fn paging(&self, machine: &Machine, state: &State, actions: &mut Vec<Action>) {
         for region in self.regions(machine) {
             actions.push(Action::DeriveRegionH { from: region, to: region });
-            let beyond = Region { pages: region.pages + 1, ..region };
-            actions.push(Action::DeriveRegionH { from: region, to: beyond });
+            // A region around it, and the one behind it.
+            let pages = region.pages * machine.sizes().entries;
+            let around = Region { first: Frame(region.first.0 - region.first.0 % pages), pages };
+            let behind = Region { first: Frame(region.first.0 + region.pages), ..region };
+            actions.push(Action::DeriveRegionH { from: region, to: around });
+            actions.push(Action::DeriveRegionH { from: region, to: behind });
             actions.push(Action::CreatePageMapPageH { region });
         }
         for frame in machine.clients() {
@@ -531,7 +613,8 @@ impl Universe {
                 }
                 let is_mapped = state.kernel_entry(machine, frame) != Entry::Absent;
                 if machine.has(Layer::KernelRemoval) && is_mapped {
-                    actions.push(Action::RemoveKernelMappingH { cpu, frame });
+                    let region = Region::page(frame);
+                    actions.push(Action::RemoveKernelMappingH { cpu, region });
                 }
             }
         }

@@ -157,6 +157,11 @@ pub(crate) fn encode(state: &State, bytes: &mut Vec<u8>) {
         writer.owner(share.grantee);
         writer.number(share.rights.bits().into());
     }
+    writer.number(state.divided.len() as u64);
+    for region in &state.divided {
+        writer.number(region.first.0.into());
+        writer.number(region.pages.into());
+    }
 }
 
 /// The state that was written to `bytes`.
@@ -211,5 +216,9 @@ pub(crate) fn decode(machine: &Machine, bytes: &[u8]) -> State {
         let grantee = reader.owner();
         shares.push(Share { region, owner, grantee, rights: Rights::from_bits(reader.byte()) });
     }
-    State { cr3, pages, owed, stale, shares }
+    let mut divided = Vec::new();
+    for _ in 0..reader.number() {
+        divided.push(Region { first: Frame(reader.small()), pages: reader.small() });
+    }
+    State { cr3, pages, owed, stale, shares, divided }
 }

@@ -9,12 +9,9 @@ use crate::state::State;
 
 /// An implementation of the actions, on a machine of its own, with everything that a client can
 /// hold of it: so that it can be copied, tried, and thrown away.
-pub trait Implementation: Clone + Send + Sync {
+pub trait Implementation: Clone + Send {
     /// Why an action was refused.
     type Refusal: Display + Debug;
-
-    /// The state after the boot.
-    fn start(machine: &Machine) -> Self;
 
     /// Carries out an action: through the interface that clients have, or, for what programs and
     /// devices do, as the hardware does it.
@@ -32,5 +29,15 @@ pub trait Implementation: Clone + Send + Sync {
 
     /// Adds what is remembered beyond the state of the model and may decide what happens later.
     /// States that differ only in that are visited apart.
-    fn remembers(&self, machine: &Machine, facts: &mut Facts);
+    fn remembers(&self, machine: &Machine, state: &State, facts: &mut Facts);
+
+    /// What the hardware would not have survived since the last call, if anything.
+    fn complaint(&mut self) -> Option<String>;
+
+    /// Counts everything anew that is recorded.
+    ///
+    /// # Errors
+    ///
+    /// What does not agree.
+    fn audit(&self) -> Result<(), String>;
 }

@@ -6,6 +6,7 @@
 //! mappings work, and it leaves nothing to choose for an address but whether it is in use.
 
 use crate::layers::{Layer, Layers};
+use crate::state::Region;
 
 /// A page of physical memory, by number.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -106,6 +107,10 @@ pub struct Machine {
     kernel_tables: Vec<KernelTable>,
     first_client: u32,
     first_device: u32,
+    /// Number of pages that an entry of each level translates.
+    spans: [u64; 6],
+    /// For each frame the indices, by level, that lead to its window page.
+    window_indices: Vec<[u16; 4]>,
 }
 
 /// A table of kernel space, which is there from the start.
@@ -154,6 +159,10 @@ impl Machine {
             kernel_tables: Vec::new(),
             first_client: 0,
             first_device: 0,
+            spans: std::array::from_fn(|level| {
+                u64::from(sizes.entries).saturating_pow((level as u32).saturating_sub(1))
+            }),
+            window_indices: Vec::new(),
         };
         // How many tables the window needs depends on how many frames there are, and they count.
         loop {
@@ -167,6 +176,14 @@ impl Machine {
             sizes.used_pages.is_none_or(|pages| (1..=machine.user_end()).contains(&pages)),
             "that many pages are not in user space",
         )?;
+        let indices = |frame| {
+            let page = machine.window(frame);
+            std::array::from_fn(|level| {
+                let level = Level(u8::try_from(level).unwrap_or(0) + 1);
+                if level > machine.root() { 0 } else { machine.index(level, page) as u16 }
+            })
+        };
+        machine.window_indices = machine.all_frames().map(indices).collect();
         Ok(machine)
     }
 
@@ -293,7 +310,7 @@ impl Machine {
     /// Number of pages that an entry of a table of `level` translates.
     #[must_use]
     pub const fn pages_of(&self, level: Level) -> u64 {
-        (self.sizes.entries as u64).pow(level.0 as u32 - 1)
+        self.spans[level.0 as usize]
     }
 
     /// The level of which a page has that many smallest pages.
@@ -312,6 +329,15 @@ impl Machine {
     #[must_use]
     pub fn entries(&self, level: Level) -> u32 {
         if level == self.root() { self.root_entries() } else { self.sizes.entries }
+    }
+
+    /// The clients' larger page of `level` that `frame` lies in, if all of it is the clients'.
+    #[must_use]
+    pub fn unit(&self, level: Level, frame: Frame) -> Option<Region> {
+        let pages = u32::try_from(self.pages_of(level)).ok()?;
+        let first = Frame(frame.0 - frame.0 % pages);
+        let last = Frame(first.0.checked_add(pages - 1)?);
+        (self.is_client(first) && self.is_client(last)).then_some(Region { first, pages })
     }
 
     /// Number of pages of user space: the first page of kernel space.
@@ -353,10 +379,16 @@ impl Machine {
     /// Index of the entry for `page` in a table of `level`.
     #[must_use]
     pub fn index(&self, level: Level, page: VirtualPage) -> usize {
-        let entry = page.0 / self.pages_of(level);
-        let index =
-            if level == self.root() { entry } else { entry % u64::from(self.sizes.entries) };
-        index as usize
+        let entry = if level == Level::FIRST { page.0 } else { page.0 / self.pages_of(level) };
+        let is_root = level == self.root();
+        (if is_root { entry } else { entry % u64::from(self.sizes.entries) }) as usize
+    }
+
+    /// Index of the entry for the window page of `frame` in a table of `level`.
+    #[must_use]
+    pub fn window_index(&self, level: Level, frame: Frame) -> usize {
+        let indices = self.window_indices.get(frame.0 as usize);
+        indices.map_or(0, |indices| indices[usize::from(level.0) - 1].into())
     }
 
     /// The first page of the larger page of `level` that `page` lies in.

@@ -6,8 +6,8 @@
 //! shared*: whether an action may interfere then depends on the page that it touches.
 
 use crate::action::{Action, Domain, Through};
-use crate::machine::{Cpu, Frame, Machine, REFERENCE, VirtualPage};
-use crate::state::{Owner, Region, State};
+use crate::machine::{Cpu, Frame, Machine, VirtualPage};
+use crate::state::{Entry, Mapping, Owner, Region, State};
 
 /// Whether `from ⇝ to` for every page (Figure 5.2, with devices).
 #[must_use]
@@ -69,11 +69,11 @@ pub fn is_consented(machine: &Machine, state: &State, frame: Frame, domain: Doma
     let page = Region::page(frame);
     let is_shared =
         || state.shares.iter().any(|share| share.grantee == grantee && share.region.contains(page));
-    let kernel_mapping = || state.translate(machine, REFERENCE, machine.window(frame));
+    let has_kernel_mapping = |holds: fn(Mapping) -> bool| matches!(state.kernel_entry(machine, frame), Entry::Page(mapping) if holds(mapping));
     let is_mapped = || match domain {
-        Domain::K => kernel_mapping().is_some_and(|mapping| mapping.foreign),
+        Domain::K => has_kernel_mapping(|mapping| mapping.foreign),
         _ => {
-            kernel_mapping().is_some_and(|mapping| mapping.user)
+            has_kernel_mapping(|mapping| mapping.user)
                 || has_foreign_mapping(machine, state, frame, own)
                 || was_shown(machine, state, frame, own)
         }
@@ -96,7 +96,7 @@ fn has_foreign_mapping(machine: &Machine, state: &State, frame: Frame, owner: Ow
 /// not changed its owner since.
 fn was_shown(machine: &Machine, state: &State, frame: Frame, owner: Owner) -> bool {
     let waits = state.page(frame).is_some_and(|page| !page.waits.is_empty());
-    waits
+    (waits || machine.is_device(frame))
         && state.stale.iter().any(|stale| {
             let serves = machine.is_kernel_page(stale.first())
                 || state.owner(state.cr3(stale.cpu())) == owner;

@@ -41,6 +41,11 @@ pub fn enabled(machine: &Machine, action: &Action, s: &State) -> bool {
         machine.level_of(region.pages.into()).is_some()
             && region.first.0.is_multiple_of(region.pages)
     };
+    // As many pages as change hands at once: those that one table maps, or a part of them.
+    let is_part_of_table = |region: Region| {
+        machine.sizes().entries.is_multiple_of(region.pages)
+            && region.first.0.is_multiple_of(region.pages)
+    };
     let supply_is_good = |supply: &[Frame]| {
         let different: BTreeSet<&Frame> = supply.iter().collect();
         different.len() == supply.len()
@@ -87,6 +92,7 @@ pub fn enabled(machine: &Machine, action: &Action, s: &State) -> bool {
                 && supply_is_good(supply)
                 && handle(*region)
                 && is_page_sized(*region)
+                && !s.divided.contains(region)
                 && page.0.is_multiple_of(region.pages.into())
                 && page
                     .0
@@ -108,30 +114,42 @@ pub fn enabled(machine: &Machine, action: &Action, s: &State) -> bool {
         Action::AddKernelMappingH { region, rights, share, .. } => {
             let owner = consent(share, Owner::Hypervisor, Owner::Domain(0), *region, *rights);
             handle(*region)
-                && region.pages == 1
-                && data(region.first)
-                && Some(s.owner(region.first)) == owner
-                && s.page(region.first).is_some_and(|page| page.waits.is_empty())
-                && s.kernel_entry(machine, region.first) == Entry::Absent
+                && region.pages <= machine.sizes().entries
+                && region.frames().all(|frame| {
+                    data(frame)
+                        && Some(s.owner(frame)) == owner
+                        && s.page(frame).is_some_and(|page| page.waits.is_empty())
+                        && s.kernel_entry(machine, frame) == Entry::Absent
+                })
         }
-        Action::RemoveKernelMappingH { frame, .. } => {
-            (machine.is_client(*frame) || machine.is_device(*frame))
-                && s.kernel_entry(machine, *frame) != Entry::Absent
+        Action::RemoveKernelMappingH { region, .. } => {
+            // All pages have a mapping that is alike.
+            let alike = |frame: Frame| match s.kernel_entry(machine, frame) {
+                Entry::Page(mapping) => Some((mapping.rights, mapping.user, mapping.foreign)),
+                _ => None,
+            };
+            handle(*region)
+                && region
+                    .frames()
+                    .all(|frame| alike(frame).is_some() && alike(frame) == alike(region.first))
         }
         Action::ExecuteH { directory, .. } => kind(*directory) == StatusKind::PageDirectory,
         Action::EnterH { .. } => true,
         Action::ReclaimH { frame } => s
             .page(*frame)
             .is_some_and(|page| page.status == Status::Draining && page.waits.is_empty()),
-        Action::AssignH { region, .. } => {
+        Action::AssignH { region, to } => {
             all_client(*region)
-                && is_page_sized(*region)
-                && region.frames().all(|frame| normal(frame) && s.owner(frame) == Owner::Nobody)
+                && is_part_of_table(*region)
+                && region.frames().all(|frame| {
+                    s.owner(frame) == Owner::Domain(*to)
+                        || (normal(frame) && s.owner(frame) == Owner::Nobody)
+                })
         }
         Action::ReleaseH { region, from } => {
             let from = Owner::Domain(*from);
             all_client(*region)
-                && is_page_sized(*region)
+                && is_part_of_table(*region)
                 && region.frames().all(|frame| free(frame) && s.owner(frame) == from)
         }
         Action::ShareH { share } => {
@@ -139,6 +157,7 @@ pub fn enabled(machine: &Machine, action: &Action, s: &State) -> bool {
             share.grantee != Owner::Nobody
                 && all_client(share.region)
                 && is_page_sized(share.region)
+                && !s.divided.contains(&share.region)
                 && share.region.frames().all(|frame| normal(frame) && s.owner(frame) == owner)
         }
         Action::EndShareH { share } => s.shares.contains(share),
@@ -199,7 +218,7 @@ pub fn action_spec(machine: &Machine, action: &Action, s: &State, after: &State)
         && after.pages.len() == s.pages.len()
         && after.cr3 == expected_cr3(action, s)
         && shares_change_as_said(action, s, after)
-        && owners_change_as_said(action, s, after)
+        && owners_change_as_said(machine, action, s, after)
         && debts_change_as_said(machine, action, s, after)
         && after.stale == expected_stale(machine, action, s, after)
         && pages_change_as_said(machine, action, s, after)
@@ -234,7 +253,7 @@ fn shares_change_as_said(action: &Action, s: &State, after: &State) -> bool {
     after.shares == expected
 }
 
-fn owners_change_as_said(action: &Action, s: &State, after: &State) -> bool {
+fn owners_change_as_said(machine: &Machine, action: &Action, s: &State, after: &State) -> bool {
     let (changed, owner) = match action {
         Action::AssignH { region, to } => (Some(*region), Owner::Domain(*to)),
         Action::ReleaseH { region, .. } => (Some(*region), Owner::Nobody),
@@ -243,11 +262,48 @@ fn owners_change_as_said(action: &Action, s: &State, after: &State) -> bool {
     (0..).map(Frame).zip(s.pages.iter().zip(&after.pages)).all(|(frame, (page, page_after))| {
         let is_changed = changed.is_some_and(|region| region.contains(Region::page(frame)));
         page_after.owner == if is_changed { owner } else { page.owner }
-    })
+    }) && after.divided == expected_divided(machine, changed, s, after)
 }
 
-/// What an action makes processors owe, which pages wait from then on for all that is owed, and
-/// what the acting processor pays.
+/// Larger pages that count as of several owners. One that a change of owner reaches was all the
+/// new owner's before, or becomes it as a whole: if it is of the second level by changing
+/// hands at once, if it is larger by the last of its parts doing so; or else it is divided.
+fn expected_divided(
+    machine: &Machine,
+    changed: Option<Region>,
+    s: &State,
+    after: &State,
+) -> Vec<Region> {
+    let is_divided = |state: &State, unit: Region| state.divided.contains(&unit);
+    let mut expected = Vec::new();
+    for level in (2..=machine.largest_leaf().0).map(Level) {
+        let pages = u32::try_from(machine.pages_of(level)).unwrap_or(u32::MAX);
+        let part = pages / machine.sizes().entries;
+        for first in machine.clients().filter(|first| first.0.is_multiple_of(pages)) {
+            let unit = Region { first, pages };
+            if !unit.frames().all(|frame| machine.is_client(frame)) {
+                continue;
+            }
+            let Some(region) = changed.filter(|region| unit.contains(*region)) else {
+                expected.extend(is_divided(s, unit).then_some(unit));
+                continue;
+            };
+            let was_theirs = !is_divided(s, unit) && s.owner(first) == after.owner(region.first);
+            let mut parts =
+                unit.frames().step_by(part as usize).map(|first| Region { first, pages: part });
+            let at_once = region.pages == machine.sizes().entries
+                && unit.frames().all(|frame| after.owner(frame) == after.owner(region.first))
+                && (level == Level(2) || parts.all(|part| !is_divided(after, part)));
+            expected.extend((!was_theirs && !at_once).then_some(unit));
+        }
+    }
+    expected.sort_unstable();
+    expected
+}
+
+/// What an action makes processors owe, which pages wait from then on for all that is owed (but
+/// a device's never become anything else, and wait for nothing), and what the acting processor
+/// pays.
 struct Owing {
     new: Debts,
     waiting: Vec<Frame>,
@@ -259,10 +315,9 @@ fn owing(machine: &Machine, action: &Action, s: &State) -> Owing {
     let others = |cpu: Cpu| machine.cpus().filter(move |other| *other != cpu);
     let translating = |cpu: Cpu, directory: Frame| {
         let others = others(cpu).filter(|other| s.cr3(*other) == directory);
-        others.map(Debts::user).fold(Debts::NONE, Debts::with)
+        others.map(Debts::of).fold(Debts::NONE, Debts::with)
     };
-    let everywhere = |cpu: Cpu| others(cpu).map(Debts::all).fold(Debts::NONE, Debts::with);
-    let is_here = |cpu: Cpu, directory: Frame| s.cr3(cpu) == directory;
+    let everywhere = |cpu: Cpu| others(cpu).map(Debts::of).fold(Debts::NONE, Debts::with);
     match action {
         Action::RemoveMappingH { cpu, directory, page } => {
             owing.new = translating(*cpu, *directory);
@@ -270,9 +325,6 @@ fn owing(machine: &Machine, action: &Action, s: &State) -> Owing {
             if !owing.new.is_empty() {
                 owing.waiting = frames_of(machine, s, *directory, *page);
                 owing.waiting.extend(freed.iter().map(|(table, _)| *table));
-            }
-            if !freed.is_empty() && is_here(*cpu, *directory) {
-                owing.paid = Debts::user(*cpu);
             }
         }
         Action::ModifyMappingH { cpu, directory, .. } => {
@@ -283,30 +335,18 @@ fn owing(machine: &Machine, action: &Action, s: &State) -> Owing {
             if !owing.new.is_empty() {
                 owing.waiting = frames_of(machine, s, *directory, *page);
             }
-            if is_here(*cpu, *directory) {
-                owing.paid = Debts::user(*cpu);
-            }
         }
         Action::AddKernelMappingH { cpu, user: true, .. } => owing.new = everywhere(*cpu),
-        Action::RemoveKernelMappingH { cpu, frame } => {
-            if matches!(s.kernel_entry(machine, *frame), Entry::Page(mapping) if mapping.user) {
+        Action::RemoveKernelMappingH { cpu, region } => {
+            let entry = s.kernel_entry(machine, region.first);
+            if matches!(entry, Entry::Page(mapping) if mapping.user) {
                 owing.new = everywhere(*cpu);
                 if !owing.new.is_empty() {
-                    owing.waiting = vec![*frame];
+                    owing.waiting = region.frames().collect();
                 }
             }
         }
-        Action::ExecuteH { cpu, directory } if !is_here(*cpu, *directory) => {
-            owing.paid = Debts::user(*cpu);
-        }
-        Action::FreePageDirectoryH { cpu, directory } if is_here(*cpu, *directory) => {
-            owing.paid = Debts::user(*cpu);
-        }
-        Action::EnterH { cpu } => {
-            let user = Debts::user(*cpu);
-            let all = s.owed.contains(Debts::all(*cpu));
-            owing.paid = if all { Debts::of(*cpu) } else { user };
-        }
+        Action::EnterH { cpu } => owing.paid = Debts::of(*cpu),
         _ => {}
     }
     owing
@@ -317,7 +357,8 @@ fn debts_change_as_said(machine: &Machine, action: &Action, s: &State, after: &S
     let owed = s.owed.with(new);
     after.owed == owed.without(paid)
         && (0..).map(Frame).zip(s.pages.iter().zip(&after.pages)).all(|(frame, (page, later))| {
-            let waits = if waiting.contains(&frame) { owed } else { page.waits };
+            let waits = waiting.contains(&frame) && !machine.is_device(frame);
+            let waits = if waits { owed } else { page.waits };
             later.waits == waits.without(paid)
         })
 }
@@ -378,10 +419,11 @@ fn cacheable(machine: &Machine, s: &State, cpu: Cpu) -> BTreeSet<Stale> {
             }
         }
     }
-    for first in machine.kernel_pages() {
-        if let Some(Mapping { frame, rights, user: true, .. }) =
-            s.translate(machine, directory, first)
+    for window in machine.all_frames() {
+        if let Entry::Page(Mapping { frame, rights, user: true, .. }) =
+            s.shown(machine, directory, window)
         {
+            let first = machine.window(window);
             found.insert(Stale::Page { cpu, first, level: Level::FIRST, frame, rights });
         }
     }
@@ -403,10 +445,7 @@ fn drops(machine: &Machine, action: &Action, s: &State, cached: &Stale) -> bool 
             *on == cpu && s.cr3(cpu) != *directory && is_user
         }
         Action::FreePageDirectoryH { cpu: on, directory } => is_here(on, directory) && is_user,
-        Action::EnterH { cpu: on } => {
-            let all = s.owed.contains(Debts::all(cpu));
-            *on == cpu && (all || (is_user && s.owed.contains(Debts::user(cpu))))
-        }
+        Action::EnterH { cpu: on } => *on == cpu && s.owed.contains(Debts::of(cpu)),
         Action::RemoveMappingH { cpu: on, directory, page } => {
             let flushes = !freed_tables(machine, s, *directory, *page).is_empty();
             is_here(on, directory) && is_user && (flushes || translates(first_of(directory, page)))
@@ -415,8 +454,8 @@ fn drops(machine: &Machine, action: &Action, s: &State, cached: &Stale) -> bool 
             is_here(on, directory) && is_user && translates(first_of(directory, page))
         }
         Action::SplitMappingH { cpu: on, directory, .. } => is_here(on, directory) && is_user,
-        Action::RemoveKernelMappingH { cpu: on, frame } => {
-            *on == cpu && translates(machine.window(*frame))
+        Action::RemoveKernelMappingH { cpu: on, region } => {
+            *on == cpu && region.frames().any(|frame| translates(machine.window(frame)))
         }
         _ => false,
     }
@@ -434,7 +473,12 @@ fn expected_stale(machine: &Machine, action: &Action, s: &State, after: &State) 
         let stale = s.stale.iter().filter(|stale| stale.cpu() == cpu).copied();
         let kept = cached.into_iter().chain(stale).filter(|c| !drops(machine, action, s, c));
         let now = cacheable(machine, after, cpu);
-        expected.extend(kept.filter(|cached| !now.contains(cached)));
+        let kept: BTreeSet<Stale> = kept.collect();
+        let is_more = |cached: &Stale| {
+            now.iter().all(|said| !said.covers(cached))
+                && kept.iter().all(|other| other == cached || !other.covers(cached))
+        };
+        expected.extend(kept.iter().filter(|cached| is_more(cached)));
     }
     expected.into_iter().collect()
 }
@@ -538,10 +582,12 @@ fn kernel_entry_changes(
     match action {
         Action::AddKernelMappingH { region, .. } => {
             before == Entry::Absent
-                && matches!(after, Entry::Page(mapping) if mapping.frame == region.first)
+                && matches!(after, Entry::Page(mapping)
+                    if region.contains(Region::page(mapping.frame)))
         }
-        Action::RemoveKernelMappingH { frame, .. } => {
-            before == s.kernel_entry(machine, *frame) && after == Entry::Absent
+        Action::RemoveKernelMappingH { region, .. } => {
+            after == Entry::Absent
+                && region.frames().any(|frame| before == s.kernel_entry(machine, frame))
         }
         _ => false,
     }
@@ -673,12 +719,14 @@ fn kernel_mappings_change_as_said(
     machine.all_frames().all(|frame| {
         let expected = match action {
             Action::AddKernelMappingH { region, rights, user, share, .. }
-                if region.first == frame =>
+                if region.contains(Region::page(frame)) =>
             {
                 let foreign = share.is_some();
                 Entry::Page(Mapping { frame, rights: *rights, user: *user, foreign })
             }
-            Action::RemoveKernelMappingH { frame: at, .. } if *at == frame => Entry::Absent,
+            Action::RemoveKernelMappingH { region, .. } if region.contains(Region::page(frame)) => {
+                Entry::Absent
+            }
             _ => s.kernel_entry(machine, frame),
         };
         after.kernel_entry(machine, frame) == expected

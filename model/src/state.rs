@@ -263,33 +263,20 @@ impl fmt::Debug for Status {
     }
 }
 
-/// Which flushes processors owe, or a page waits for: for each processor one of the
-/// translations of user space, and one of all translations.
+/// Processors that owe a flush of all that they have cached, or that a page waits for.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Debts(u8);
 
-const _: () = assert!(2 * MAX_CPUS as u32 <= u8::BITS);
+const _: () = assert!(MAX_CPUS as u32 <= u8::BITS);
 
 impl Debts {
     /// None.
     pub const NONE: Self = Self(0);
 
-    /// That a processor owes a flush of user space.
-    #[must_use]
-    pub const fn user(cpu: Cpu) -> Self {
-        Self(1 << (2 * cpu.0))
-    }
-
-    /// That a processor owes a flush of everything.
-    #[must_use]
-    pub const fn all(cpu: Cpu) -> Self {
-        Self(2 << (2 * cpu.0))
-    }
-
-    /// Both kinds of one processor.
+    /// That of one processor.
     #[must_use]
     pub const fn of(cpu: Cpu) -> Self {
-        Self(3 << (2 * cpu.0))
+        Self(1 << cpu.0)
     }
 
     /// Whether there is none.
@@ -339,11 +326,8 @@ impl fmt::Debug for Debts {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut shown = Vec::new();
         for cpu in (0..MAX_CPUS).map(Cpu) {
-            if self.contains(Self::user(cpu)) {
+            if self.contains(Self::of(cpu)) {
                 shown.push(format!("cpu {}", cpu.0));
-            }
-            if self.contains(Self::all(cpu)) {
-                shown.push(format!("cpu {} (all)", cpu.0));
             }
         }
         formatter.write_str(&shown.join(", "))
@@ -470,6 +454,17 @@ impl Stale {
         }
     }
 
+    /// Whether this is a translation that allows all that `other` allows, and leads to the same.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        match (*self, *other) {
+            (Self::Page { rights, .. }, Self::Page { cpu, first, level, frame, rights: less }) => {
+                rights.contains(less) && *self == Self::Page { cpu, first, level, frame, rights }
+            }
+            _ => self == other,
+        }
+    }
+
     /// The pages that a translation leads to: page, frame and rights, one by one.
     pub fn pages(
         self,
@@ -497,10 +492,15 @@ pub struct State {
     /// Flushes that processors owe.
     pub owed: Debts,
     /// What processors may use beyond what the tables say, in order. All that a processor *could*
-    /// have cached counts as cached.
+    /// have cached counts as cached, but not what allows less than another translation of the
+    /// same page to the same memory that the processor may use.
     pub stale: Vec<Stale>,
     /// The shares that exist, in order.
     pub shares: Vec<Share>,
+    /// Larger pages, in order, that count as of several owners: their pages changed hands one by
+    /// one. They may have one owner again, and count as his as a whole only when all of such a
+    /// page changes hands at once.
+    pub divided: Vec<Region>,
 }
 
 impl State {
@@ -515,6 +515,7 @@ impl State {
             owed: Debts::NONE,
             stale: Vec::new(),
             shares: Vec::new(),
+            divided: Vec::new(),
         };
         let root = Table::empty(machine.root_entries());
         state.pages[0] = hypervisor(Status::PageDirectory(root));
@@ -674,7 +675,21 @@ impl State {
     /// The entry of kernel space for the window page of `frame`, in the reference directory.
     #[must_use]
     pub fn kernel_entry(&self, machine: &Machine, frame: Frame) -> Entry {
-        self.walk(machine, REFERENCE, machine.window(frame), Level::FIRST).0
+        self.shown(machine, REFERENCE, frame)
+    }
+
+    /// The entry below `directory` for the window page of `frame`.
+    #[must_use]
+    pub fn shown(&self, machine: &Machine, directory: Frame, frame: Frame) -> Entry {
+        let (mut table, mut level) = (directory, machine.root());
+        loop {
+            match self.entry(table, machine.window_index(level, frame)) {
+                Entry::Table(below) if level > Level::FIRST => {
+                    (table, level) = (below, level.below());
+                }
+                entry => return entry,
+            }
+        }
     }
 
     /// Changes an entry of a table, and counts what it maps.
@@ -741,6 +756,46 @@ impl State {
         }
     }
 
+    /// Makes `owner` the owner of all pages of `region`, which lies in one page of the second
+    /// level.
+    pub fn set_owner(&mut self, machine: &Machine, region: Region, owner: Owner) {
+        let levels = (2..=machine.largest_leaf().0).map(Level);
+        let units = levels.filter_map(|level| Some((level, machine.unit(level, region.first)?)));
+        let were_theirs: Vec<(Level, Region, bool)> = units
+            .map(|(level, unit)| (level, unit, self.unit_owner(unit) == Some(owner)))
+            .collect();
+        for frame in region.frames() {
+            if let Some(page) = self.pages.get_mut(frame.0 as usize) {
+                page.owner = owner;
+            }
+        }
+        for (level, unit, was_theirs) in were_theirs {
+            if was_theirs {
+                continue;
+            }
+            let parts = u32::try_from(machine.pages_of(level.below())).unwrap_or(1);
+            let mut parts =
+                unit.frames().step_by(parts as usize).map(|first| Region { first, pages: parts });
+            let is_whole = region.pages == machine.sizes().entries
+                && parts.all(|part| self.unit_owner(part) == Some(owner));
+            self.divide(unit, !is_whole);
+        }
+    }
+
+    /// The owner of all of a page of some size, unless it counts as of several.
+    #[must_use]
+    pub fn unit_owner(&self, unit: Region) -> Option<Owner> {
+        self.divided.binary_search(&unit).is_err().then(|| self.owner(unit.first))
+    }
+
+    fn divide(&mut self, unit: Region, is_divided: bool) {
+        match (self.divided.binary_search(&unit), is_divided) {
+            (Ok(at), false) => drop(self.divided.remove(at)),
+            (Err(at), true) => self.divided.insert(at, unit),
+            _ => {}
+        }
+    }
+
     /// Counts all references anew, from the tables and shares.
     pub fn recount(&mut self, machine: &Machine) {
         for page in &mut self.pages {
@@ -804,6 +859,9 @@ impl fmt::Debug for State {
                 "\n  share of {:?}: domain {} to {:?}, {:?}",
                 share.region, share.owner, share.grantee, share.rights
             )?;
+        }
+        if !self.divided.is_empty() {
+            write!(formatter, "\n  divided {:?}", self.divided)?;
         }
         for stale in &self.stale {
             match stale {

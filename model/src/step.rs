@@ -145,14 +145,18 @@ enum Plan<'action> {
     },
     AddKernelMapping {
         cpu: Cpu,
+        /// Of the first page.
         mapping: Mapping,
+        pages: u32,
     },
     RemoveKernelMapping {
         cpu: Cpu,
+        /// Of the first page.
         mapping: Mapping,
+        pages: u32,
     },
     Load(Cpu, Frame),
-    Flush(Cpu, Debts),
+    Pay(Cpu),
     Owner(Region, Owner),
     Share(Share),
     EndShare(Share),
@@ -232,16 +236,19 @@ impl State {
             }
             Action::AddKernelMappingH { cpu, region, rights, user, share } => {
                 let mapping = self.plan_kernel(machine, *region, *rights, *user, *share)?;
-                Ok(Plan::AddKernelMapping { cpu: *cpu, mapping })
+                Ok(Plan::AddKernelMapping { cpu: *cpu, mapping, pages: region.pages })
             }
-            Action::RemoveKernelMappingH { cpu, frame } => {
-                let is_client = machine.is_client(*frame) || machine.is_device(*frame);
-                match self.kernel_entry(machine, *frame) {
-                    Entry::Page(mapping) if is_client => {
-                        Ok(Plan::RemoveKernelMapping { cpu: *cpu, mapping })
-                    }
-                    _ => Err(Refusal::NoHandle),
+            Action::RemoveKernelMappingH { cpu, region } => {
+                demand(self.is_handle(machine, *region), Refusal::NoHandle)?;
+                let Entry::Page(mapping) = self.kernel_entry(machine, region.first) else {
+                    return Err(Refusal::NoHandle);
+                };
+                for frame in region.frames() {
+                    let expected = Entry::Page(Mapping { frame, ..mapping });
+                    let is_part = self.kernel_entry(machine, frame) == expected;
+                    demand(is_part, Refusal::NoHandle)?;
                 }
+                Ok(Plan::RemoveKernelMapping { cpu: *cpu, mapping, pages: region.pages })
             }
             Action::ExecuteH { cpu, directory } => {
                 let is_directory = matches!(self.status(*directory), Status::PageDirectory(_));
@@ -252,13 +259,8 @@ impl State {
                 Ok(Plan::Load(*cpu, *directory))
             }
             Action::EnterH { cpu } => {
-                if self.owed.contains(Debts::all(*cpu)) {
-                    Ok(Plan::Flush(*cpu, Debts::of(*cpu)))
-                } else if self.owed.contains(Debts::user(*cpu)) {
-                    Ok(Plan::Flush(*cpu, Debts::user(*cpu)))
-                } else {
-                    Ok(Plan::Nothing)
-                }
+                let owes = self.owed.contains(Debts::of(*cpu));
+                Ok(if owes { Plan::Pay(*cpu) } else { Plan::Nothing })
             }
             Action::ReclaimH { frame } => {
                 demand(*self.status(*frame) == Status::Draining, Refusal::NoHandle)?;
@@ -266,14 +268,17 @@ impl State {
                 Ok(Plan::Status(*frame, Status::Supplied))
             }
             Action::AssignH { region, to } => {
-                self.demand_region(machine, *region)?;
+                self.demand_part(machine, *region)?;
                 for frame in region.frames() {
-                    self.demand_normal(frame, Owner::Nobody)?;
+                    // What is the domain's already stays so.
+                    if self.owner(frame) != Owner::Domain(*to) {
+                        self.demand_normal(frame, Owner::Nobody)?;
+                    }
                 }
                 Ok(Plan::Owner(*region, Owner::Domain(*to)))
             }
             Action::ReleaseH { region, from } => {
-                self.demand_region(machine, *region)?;
+                self.demand_part(machine, *region)?;
                 for frame in region.frames() {
                     self.demand_free(frame)?;
                     self.demand_owner(frame, Owner::Domain(*from))?;
@@ -286,6 +291,7 @@ impl State {
                 for frame in share.region.frames() {
                     self.demand_normal(frame, Owner::Domain(share.owner))?;
                 }
+                self.demand_whole(share.region)?;
                 Ok(Plan::Share(*share))
             }
             Action::EndShareH { share } => {
@@ -338,6 +344,21 @@ impl State {
         demand(machine.level_of(region.pages.into()).is_some(), Refusal::BadSize)?;
         demand(region.first.0.is_multiple_of(region.pages), Refusal::Misaligned)?;
         demand(machine.is_client(region.first), Refusal::WrongStatus(region.first))
+    }
+
+    /// RAM that changes hands at once: some pages of a larger page of the second level, at a
+    /// multiple of their number.
+    fn demand_part(&self, machine: &Machine, region: Region) -> Result<(), Refusal> {
+        demand(self.is_handle(machine, region), Refusal::NoHandle)?;
+        let entries = machine.sizes().entries;
+        demand(entries.is_multiple_of(region.pages), Refusal::BadSize)?;
+        demand(region.first.0.is_multiple_of(region.pages), Refusal::Misaligned)?;
+        demand(machine.is_client(region.first), Refusal::WrongStatus(region.first))
+    }
+
+    /// A page of some size that counts as of one owner.
+    fn demand_whole(&self, unit: Region) -> Result<(), Refusal> {
+        demand(self.unit_owner(unit).is_some(), Refusal::NotOwner(unit.first))
     }
 
     fn demand_owner(&self, frame: Frame, owner: Owner) -> Result<(), Refusal> {
@@ -461,6 +482,7 @@ impl State {
         let grantee = self.owner(directory);
         let owner = self.consent(share, grantee, grantee, region, rights)?;
         self.demand_mappable(region, owner)?;
+        self.demand_whole(region)?;
         let (entry, _, reached) = self.walk(machine, directory, page, level);
         demand(entry == Entry::Absent, Refusal::AlreadyMapped(page))?;
         let needed = usize::from(reached.0 - level.0);
@@ -478,15 +500,17 @@ impl State {
         share: Option<Share>,
     ) -> Result<Mapping, Refusal> {
         demand(self.is_handle(machine, region), Refusal::NoHandle)?;
-        demand(region.pages == 1, Refusal::BadSize)?;
+        demand(region.pages <= machine.sizes().entries, Refusal::BadSize)?;
         let own = Owner::Domain(0);
         let owner = self.consent(share, Owner::Hypervisor, own, region, rights)?;
         self.demand_mappable(region, owner)?;
-        // Programs may still use an earlier mapping of it.
-        self.demand_settled(region.first)?;
+        for frame in region.frames() {
+            // Programs may still use an earlier mapping of it.
+            self.demand_settled(frame)?;
+            let is_closed = self.kernel_entry(machine, frame) == Entry::Absent;
+            demand(is_closed, Refusal::WindowTaken(frame))?;
+        }
         let frame = region.first;
-        let is_closed = self.kernel_entry(machine, frame) == Entry::Absent;
-        demand(is_closed, Refusal::WindowTaken(frame))?;
         Ok(Mapping { frame, rights, user, foreign: share.is_some() })
     }
 }
@@ -531,39 +555,43 @@ impl State {
             Plan::SplitMapping { cpu, directory, page, table } => {
                 self.split_mapping(machine, cpu, directory, page, table);
             }
-            Plan::AddKernelMapping { cpu, mapping } => {
-                self.set_kernel_entry(machine, mapping.frame, Entry::Page(mapping));
+            Plan::AddKernelMapping { cpu, mapping, pages } => {
+                for frame in (Region { first: mapping.frame, pages }).frames() {
+                    let entry = Entry::Page(Mapping { frame, ..mapping });
+                    self.set_kernel_entry(machine, frame, entry);
+                }
                 if mapping.user {
                     // Another processor may have cached that programs cannot use the page.
                     self.owe_all(machine, cpu);
                 }
                 self.forget_what_tables_say(machine);
             }
-            Plan::RemoveKernelMapping { cpu, mapping } => {
-                let frame = mapping.frame;
-                self.set_kernel_entry(machine, frame, Entry::Absent);
-                let first = machine.window(frame);
-                self.drop_page(machine, cpu, first);
-                if mapping.user && self.owe_all(machine, cpu) {
-                    self.wait(frame, 1);
-                    let (level, rights) = (Level::FIRST, mapping.rights);
-                    let others = machine.cpus().filter(|other| *other != cpu);
-                    let stale = others.map(|cpu| Stale::Page { cpu, first, level, frame, rights });
-                    self.stale.extend(stale);
+            Plan::RemoveKernelMapping { cpu, mapping, pages } => {
+                let is_used_elsewhere = mapping.user && self.owe_all(machine, cpu);
+                for frame in (Region { first: mapping.frame, pages }).frames() {
+                    self.set_kernel_entry(machine, frame, Entry::Absent);
+                    let first = machine.window(frame);
+                    self.drop_page(machine, cpu, first);
+                    if is_used_elsewhere {
+                        self.wait(frame, 1);
+                        let (level, rights) = (Level::FIRST, mapping.rights);
+                        let others = machine.cpus().filter(|other| *other != cpu);
+                        let stale =
+                            others.map(|cpu| Stale::Page { cpu, first, level, frame, rights });
+                        self.stale.extend(stale);
+                    }
                 }
                 self.forget_what_tables_say(machine);
             }
             Plan::Load(cpu, directory) => self.load(machine, cpu, directory),
-            Plan::Flush(cpu, debts) => self.flush(machine, cpu, debts),
+            Plan::Pay(cpu) => self.pay(machine, cpu),
             Plan::Owner(region, owner) => {
-                for frame in region.frames() {
-                    if owner == Owner::Nobody {
+                if owner == Owner::Nobody {
+                    for frame in region.frames() {
                         self.set_status(frame, Status::Normal(0));
                     }
-                    if let Some(page) = self.pages.get_mut(frame.0 as usize) {
-                        page.owner = owner;
-                    }
                 }
+                self.set_owner(machine, region, owner);
             }
             Plan::Share(share) => self.add_share(share),
             Plan::EndShare(share) => self.remove_share(&share),
@@ -644,7 +672,7 @@ impl State {
             }
         }
         if must_flush {
-            self.flush(machine, cpu, Debts::user(cpu));
+            self.flush(machine, cpu);
         }
         self.forget_what_tables_say(machine);
     }
@@ -675,7 +703,7 @@ impl State {
         }
         self.invalidate(machine, (cpu, directory), page, level, mapping);
         if self.cr3(cpu) == directory {
-            self.flush(machine, cpu, Debts::user(cpu));
+            self.flush(machine, cpu);
         }
         self.forget_what_tables_say(machine);
     }
@@ -685,14 +713,18 @@ impl State {
         if let Some(loaded) = self.cr3.get_mut(usize::from(cpu.0)) {
             *loaded = directory;
         }
-        self.flush(machine, cpu, Debts::user(cpu));
+        self.flush(machine, cpu);
     }
 
-    /// Drops translations of `cpu`, of user space or all, and with that pays debts.
-    fn flush(&mut self, machine: &Machine, cpu: Cpu, debts: Debts) {
-        let all = debts.contains(Debts::all(cpu));
-        self.stale
-            .retain(|stale| stale.cpu() != cpu || (!all && machine.is_kernel_page(stale.first())));
+    /// Drops the translations of user space that `cpu` has cached.
+    fn flush(&mut self, machine: &Machine, cpu: Cpu) {
+        self.stale.retain(|stale| stale.cpu() != cpu || machine.is_kernel_page(stale.first()));
+    }
+
+    /// Drops all that `cpu` has cached, as it owes.
+    fn pay(&mut self, machine: &Machine, cpu: Cpu) {
+        self.stale.retain(|stale| stale.cpu() != cpu);
+        let debts = Debts::of(cpu);
         self.owed = self.owed.without(debts);
         if machine.has(Layer::Tlb) {
             for page in &mut self.pages {
@@ -704,7 +736,7 @@ impl State {
     /// Makes the processors other than `cpu` that translate with `directory` owe a flush.
     /// Returns whether there are any.
     fn owe_for(&mut self, cpu: Cpu, directory: Frame) -> bool {
-        let debts = self.others(cpu, directory).map(Debts::user);
+        let debts = self.others(cpu, directory).map(Debts::of);
         let debts = debts.fold(Debts::NONE, Debts::with);
         self.owed = self.owed.with(debts);
         !debts.is_empty()
@@ -713,7 +745,7 @@ impl State {
     /// Makes all processors but `cpu` owe a flush of everything. Returns whether there are any.
     fn owe_all(&mut self, machine: &Machine, cpu: Cpu) -> bool {
         let others = machine.cpus().filter(|other| *other != cpu);
-        let debts = others.map(Debts::all).fold(Debts::NONE, Debts::with);
+        let debts = others.map(Debts::of).fold(Debts::NONE, Debts::with);
         self.owed = self.owed.with(debts);
         !debts.is_empty()
     }
@@ -724,7 +756,10 @@ impl State {
         let owed = self.owed;
         let pages = usize::try_from(pages).unwrap_or(usize::MAX);
         for page in self.pages.iter_mut().skip(first.0 as usize).take(pages) {
-            page.waits = owed;
+            // A device's memory never becomes anything else.
+            if !matches!(page.status, Status::Io(_)) {
+                page.waits = owed;
+            }
         }
     }
 
@@ -763,10 +798,12 @@ impl State {
         stale.sort_unstable();
         stale.dedup();
         stale.retain(|stale| !self.tables_say(machine, stale));
+        let all = stale.clone();
+        stale.retain(|one| !all.iter().any(|other| other != one && other.covers(one)));
         self.stale = stale;
     }
 
-    /// Whether an entry of the tables says what a processor has cached.
+    /// Whether an entry of the tables says what a processor has cached, and allows as much.
     fn tables_say(&self, machine: &Machine, stale: &Stale) -> bool {
         match *stale {
             Stale::Page { cpu, first, level, frame, rights } => {
@@ -775,7 +812,7 @@ impl State {
                     at == level
                         && mapping.user
                         && mapping.frame == frame
-                        && mapping.rights == rights
+                        && mapping.rights.contains(rights)
                 })
             }
             Stale::Table { cpu, first, level, frame } => {

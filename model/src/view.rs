@@ -80,13 +80,12 @@ fn add_contents(state: &State, frame: Frame, facts: &mut Facts) {
 /// The environment observes its pages, where they are mapped in the current directories.
 fn observe_e(machine: &Machine, state: &State, facts: &mut Facts) {
     for cpu in machine.cpus() {
-        for page in machine.kernel_pages() {
-            let mapping = state.translate(machine, state.cr3(cpu), page);
-            if let Some(mapping) = mapping
+        for frame in machine.all_frames() {
+            if let Entry::Page(mapping) = state.shown(machine, state.cr3(cpu), frame)
                 && let Status::Environment(data) = state.status(mapping.frame)
             {
                 let code = statement!("environment", cpu.0, *data);
-                facts.add_between(code, shown_at(machine, page), mapping.frame);
+                facts.add_between(code, frame, mapping.frame);
             }
         }
     }
@@ -154,6 +153,9 @@ fn observe_h(machine: &Machine, state: &State, facts: &mut Facts) {
     }
     for share in &state.shares {
         add_share(share, facts);
+    }
+    for region in &state.divided {
+        add_region(*region, statement!("divided"), facts);
     }
 }
 
@@ -229,8 +231,8 @@ fn add_region(region: Region, code: u64, facts: &mut Facts) {
 /// The client kernel observes the environment, and the memory that it has or can have mapped.
 fn observe_k(machine: &Machine, state: &State, facts: &mut Facts) {
     for cpu in machine.cpus() {
-        for page in machine.kernel_pages() {
-            let Some(mapping) = state.translate(machine, state.cr3(cpu), page) else {
+        for frame in machine.all_frames() {
+            let Entry::Page(mapping) = state.shown(machine, state.cr3(cpu), frame) else {
                 continue;
             };
             let code = match state.status(mapping.frame) {
@@ -239,7 +241,7 @@ fn observe_k(machine: &Machine, state: &State, facts: &mut Facts) {
                 _ => continue,
             };
             let code = mix(mix(code, cpu.0.into()), allows(mapping));
-            facts.add_between(code, shown_at(machine, page), mapping.frame);
+            facts.add_between(code, frame, mapping.frame);
         }
     }
     for frame in machine.clients().chain(machine.devices()) {
@@ -259,9 +261,8 @@ fn is_shared_with(state: &State, frame: Frame, grantee: Owner) -> bool {
 pub fn is_visible_to_kernel(machine: &Machine, state: &State, frame: Frame) -> bool {
     state.owner(frame) == Owner::Domain(0)
         || is_shared_with(state, frame, Owner::Hypervisor)
-        || machine.kernel_pages().any(|page| {
-            let mapping = state.translate(machine, REFERENCE, page);
-            mapping.is_some_and(|mapping| mapping.frame == frame)
+        || machine.all_frames().any(|window| {
+            matches!(state.kernel_entry(machine, window), Entry::Page(mapping) if mapping.frame == frame)
         })
 }
 
@@ -292,11 +293,11 @@ fn observe_u(machine: &Machine, state: &State, number: u16, facts: &mut Facts) {
             }
         }
     }
-    for page in machine.kernel_pages() {
-        let mapping = state.translate(machine, REFERENCE, page);
-        if let Some(mapping) = mapping.filter(|mapping| mapping.user) {
-            let code = statement!("visible", allows(mapping));
-            facts.add_between(code, shown_at(machine, page), mapping.frame);
+    for frame in machine.all_frames() {
+        if let Entry::Page(mapping) = state.kernel_entry(machine, frame)
+            && mapping.user
+        {
+            facts.add_between(statement!("visible", allows(mapping)), frame, mapping.frame);
             reach(mapping.frame);
         }
     }
@@ -406,9 +407,9 @@ pub fn add_action(machine: &Machine, action: &Action, facts: &mut Facts) {
                 add_share_argument(share, facts);
             }
         }
-        Action::RemoveKernelMappingH { cpu, frame } => {
+        Action::RemoveKernelMappingH { cpu, region } => {
             facts.add(code(&[cpu.0.into()]));
-            facts.add_of(argument(0), *frame);
+            add_region(*region, argument(0), facts);
         }
         Action::EnterH { cpu } => facts.add(code(&[cpu.0.into()])),
         Action::AssignH { region, to: domain } | Action::ReleaseH { region, from: domain } => {

@@ -5,7 +5,7 @@
 //! every action and imply both properties; each addition says which state it excludes.
 
 use crate::machine::{Frame, Level, Machine, REFERENCE, VirtualPage};
-use crate::state::{Debts, Entry, Mapping, Owner, Stale, State, Status, StatusKind, Table};
+use crate::state::{Debts, Entry, Mapping, Owner, Region, Stale, State, Status, StatusKind, Table};
 
 /// A condition.
 #[derive(Clone, Copy)]
@@ -26,7 +26,7 @@ impl std::fmt::Debug for Condition {
 }
 
 /// The conditions.
-pub const CONDITIONS: [Condition; 20] = [
+pub const CONDITIONS: [Condition; 21] = [
     Condition {
         name: "cr3IsPageDirectory",
         section: Some("5.6.1"),
@@ -123,6 +123,13 @@ pub const CONDITIONS: [Condition; 20] = [
         holds: nobodys_memory_is_clear,
     },
     Condition {
+        name: "wholePagesHaveOneOwner",
+        section: None,
+        excludes: "a large page counts as one domain's, and can be mapped as a whole, though a \
+                   part of it is another's",
+        holds: whole_pages_have_one_owner,
+    },
+    Condition {
         name: "ownersAreInPlace",
         section: None,
         excludes: "a directory belongs to nobody, so that whose memory it may map is undefined",
@@ -204,15 +211,17 @@ impl<'state> Survey<'state> {
             survey.descend(directory, directory, machine.root(), VirtualPage(0));
         }
         for frame in machine.all_frames() {
-            let page = machine.window(frame);
-            let (entry, _, level) = state.walk(machine, REFERENCE, page, Level::FIRST);
-            match entry {
-                Entry::Page(mapping) if level == Level::FIRST => {
-                    survey.kernel.push((frame, mapping));
-                }
-                Entry::Absent if level == Level::FIRST => {}
-                _ => survey.kernel_is_broken = true,
+            match state.kernel_entry(machine, frame) {
+                Entry::Page(mapping) => survey.kernel.push((frame, mapping)),
+                Entry::Absent => {}
+                Entry::Table(_) => survey.kernel_is_broken = true,
             }
+        }
+        // Each table of kernel space is where the boot put it.
+        for table in machine.kernel_tables() {
+            let above = table.level.above();
+            let (entry, _, level) = state.walk(machine, REFERENCE, table.first, above);
+            survey.kernel_is_broken |= level != above || entry != Entry::Table(table.frame);
         }
         survey
     }
@@ -384,6 +393,22 @@ fn nobodys_memory_is_clear(s: &Survey<'_>) -> bool {
     })
 }
 
+fn whole_pages_have_one_owner(s: &Survey<'_>) -> bool {
+    let levels = || (2..=s.machine.largest_leaf().0).map(Level);
+    let is_unit = |region: &Region| {
+        levels().any(|level| s.machine.unit(level, region.first) == Some(*region))
+    };
+    s.state.divided.iter().all(is_unit)
+        && levels().all(|level| {
+            let units = s.machine.clients().filter_map(|frame| s.machine.unit(level, frame));
+            let mut whole = units.filter(|unit| !s.state.divided.contains(unit));
+            whole.all(|unit| {
+                let owner = s.state.owner(unit.first);
+                unit.frames().all(|frame| s.state.owner(frame) == owner)
+            })
+        })
+}
+
 fn owners_are_in_place(s: &Survey<'_>) -> bool {
     s.machine.all_frames().all(|frame| {
         let owner = s.state.owner(frame);
@@ -408,10 +433,9 @@ fn waits_are_owed(s: &Survey<'_>) -> bool {
 
 fn stale_translations_are_waited_for(s: &Survey<'_>) -> bool {
     s.state.stale.iter().all(|stale| {
-        let is_kernels = s.machine.is_kernel_page(stale.first());
-        let debt = if is_kernels { Debts::all(stale.cpu()) } else { Debts::user(stale.cpu()) };
+        let debt = Debts::of(stale.cpu());
         let mut pages = stale.pages(s.machine);
-        s.state.owed.intersects(Debts::of(stale.cpu()))
+        s.state.owed.contains(debt)
             && pages.all(|(page, frame, _)| {
                 let directory = s.state.cr3(stale.cpu());
                 // The page is still mapped there, with other rights or in another size.
@@ -420,7 +444,8 @@ fn stale_translations_are_waited_for(s: &Survey<'_>) -> bool {
                     mapping.is_some_and(|mapping| mapping.user && mapping.frame == frame)
                 };
                 let waits = s.state.page(frame).map_or(Debts::NONE, |page| page.waits);
-                waits.intersects(debt) || is_mapped()
+                // A device's memory is never given away.
+                waits.contains(debt) || is_mapped() || s.machine.is_device(frame)
             })
     })
 }
@@ -429,7 +454,7 @@ fn stale_tables_are_draining(s: &Survey<'_>) -> bool {
     s.state.stale.iter().all(|stale| match stale {
         Stale::Page { .. } => true,
         Stale::Table { cpu, frame, .. } => s.state.page(*frame).is_some_and(|page| {
-            page.status == Status::Draining && page.waits.intersects(Debts::user(*cpu))
+            page.status == Status::Draining && page.waits.contains(Debts::of(*cpu))
         }),
     })
 }
@@ -455,12 +480,11 @@ fn references_are_counted(s: &Survey<'_>) -> bool {
 #[must_use]
 pub fn environment_is_integral(machine: &Machine, state: &State) -> bool {
     let is_in_place = |frame: Frame| {
-        let page = machine.window(frame);
-        matches!(state.status(frame), Status::Environment(_))
-            && state.cr3.iter().all(|directory| {
-                let mapping = state.translate(machine, *directory, page);
-                mapping.is_some_and(|mapping| mapping.frame == frame && !mapping.user)
-            })
+        let shown = |directory: &Frame| match state.shown(machine, *directory, frame) {
+            Entry::Page(mapping) => mapping.frame == frame && !mapping.user,
+            _ => false,
+        };
+        matches!(state.status(frame), Status::Environment(_)) && state.cr3.iter().all(shown)
     };
     let is_environment = |frame: Frame| matches!(state.status(frame), Status::Environment(_));
     machine.environment().all(is_in_place) && !reached(machine, state).any(is_environment)

@@ -27,7 +27,7 @@ use crate::page_map::{PageMap, PageMapPage, PageMapUse};
 use crate::region::{PhysicalRegion, RegionKind};
 use crate::share::Share;
 pub use crate::simulated::SimulatedMemory;
-use crate::translation::DrainingPage;
+use crate::translation::{DrainingPage, Invalidation};
 
 /// Copying handles that clients can only move, for a model checker, whose states are copies of a
 /// simulated machine with all the handles to it.
@@ -60,6 +60,45 @@ impl<K> Duplicate for PageMap<K> {
         // What is remembered changes no result, only the way to it.
         Self { root: self.root, owner: self.owner, recent: Self::NO_RECENT, kind: self.kind }
     }
+}
+
+/// The owner that is recorded for the unit of `level` that `frame` lies in, or `None` if its parts
+/// may have different ones.
+#[must_use]
+pub fn owner_of_unit<G: Geometry>(
+    memory: &SimulatedMemory<G>,
+    level: Level,
+    frame: Frame,
+) -> Option<Owner> {
+    memory.state().record(level, frame).owner().owner()
+}
+
+/// The count that is recorded for the unit of `level` that `frame` lies in.
+#[must_use]
+pub fn count_of_unit<G: Geometry>(memory: &SimulatedMemory<G>, level: Level, frame: Frame) -> u32 {
+    memory.state().record(level, frame).count()
+}
+
+/// The last removal of a translation to `frame`, of whatever size.
+pub fn last_removal<G: Geometry>(memory: &SimulatedMemory<G>, frame: Frame) -> Invalidation {
+    let stamps = Level::leaves::<G>().map(|level| memory.state().record(level, frame).stamp());
+    stamps.max().map_or(Invalidation::COMPLETE, Invalidation)
+}
+
+/// The root that is recorded to be loaded on `cpu`.
+#[must_use]
+pub fn loaded<G: Geometry>(memory: &SimulatedMemory<G>, cpu: CpuIndex) -> Option<Frame> {
+    memory.state().cpus.get(cpu.get()).map(|record| record.loaded)
+}
+
+/// The processors that may not obey an invalidation yet.
+pub fn owing_since<G: Geometry>(
+    memory: &SimulatedMemory<G>,
+    invalidation: Invalidation,
+) -> impl Iterator<Item = CpuIndex> {
+    let cpus = memory.state().cpus.iter().enumerate();
+    let owing = cpus.filter(move |(_, cpu)| cpu.owes <= invalidation.0);
+    owing.filter_map(|(number, _)| CpuIndex::new(number))
 }
 
 /// All handles that exist.

@@ -4,21 +4,11 @@
 //! Every operation decides first, by reading only, and then carries out what was decided, which
 //! cannot fail. A refused operation changed nothing.
 
-use heliox_types::domain::Owner;
-use heliox_types::error::Error;
-use heliox_types::geometry::{Level, MAX_LEAF_LEVELS};
-use heliox_types::mapping::RegionKind;
-use heliox_types::status::Status;
-
 pub use crate::kernel_mapping::KernelMemory;
-use crate::machine::Machine;
 pub use crate::mapping::UserMemory;
-use crate::page::Record;
 pub use crate::page_map::Paging;
-use crate::region::PhysicalRegion;
+use crate::prelude::*;
 pub use crate::share::Ownership;
-use crate::state::{Layout, Records, State};
-use crate::translation::CpuRecord;
 
 /// Finding memory.
 pub trait PhysicalMemory {
@@ -63,7 +53,7 @@ impl<M: Machine> Memory<M> {
     pub(crate) fn new(
         machine: M,
         units: [Records<Record>; MAX_LEAF_LEVELS],
-        cpus: Records<CpuRecord>,
+        cpus: CpuRecords,
         layout: Layout,
     ) -> Result<Self, Error> {
         let state = State::new(units, cpus, &layout, machine.reference_root())?;

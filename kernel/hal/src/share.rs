@@ -7,16 +7,7 @@
 //! its status (P3). Ending a share takes no mapping away: whoever ends it to get the memory back
 //! removes those first, or the memory stays referenced.
 
-use heliox_types::PAGE_BYTES;
-use heliox_types::domain::{DomainId, Owner, OwnerCode};
-use heliox_types::error::Error;
-use heliox_types::geometry::{Geometry, Level};
-use heliox_types::rights::Rights;
-
-use crate::cpu::CurrentCpu;
-use crate::machine::{Machine, WindowEntry};
-use crate::memory::Memory;
-use crate::region::PhysicalRegion;
+use crate::prelude::*;
 
 /// Giving memory to domains, and sharing it between them.
 pub trait Ownership {

@@ -18,7 +18,6 @@ use std::thread;
 use crate::action::{Action, Domain, Kind};
 use crate::facts::{Canonical, Facts, Symmetry};
 use crate::hash::FastMap;
-use crate::policy;
 use crate::state::State;
 use crate::view;
 
@@ -28,12 +27,6 @@ use super::report::{CaseReport, Condition, Progress, Property, Report, Violation
 /// A group of actions with the same authors.
 struct Group {
     authors: Vec<Domain>,
-}
-
-impl Group {
-    fn has(&self, action: &Action) -> bool {
-        policy::authors(action) == self.authors
-    }
 }
 
 /// All groups of a machine.
@@ -258,10 +251,7 @@ impl Check<'_> {
             let mut here = [false; Kind::COUNT];
             let mut view = None;
             let mut own = Vec::new();
-            for action in self.search.universe.actions(machine, &state) {
-                if !self.group.has(&action) {
-                    continue;
-                }
+            for action in self.search.universe.actions_of(machine, &state, &self.group.authors) {
                 let Ok(after) = state.successor(machine, &action) else {
                     continue;
                 };

@@ -7,11 +7,11 @@
 //! reached is then left to `consistency`, which compares it with all others that look the same.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Instant;
 
-use crate::action::{Action, Domain, Kind, Universe};
+use crate::action::{Action, Domain, Kind, Universe, extras as extras_of};
 use crate::codec;
 use crate::facts::{Facts, Symmetry};
 use crate::hash::FastSet;
@@ -43,6 +43,8 @@ pub struct Exhaustive {
     pub with_relation: bool,
     /// Whether weak step consistency is checked.
     pub with_consistency: bool,
+    /// Whether the implementation counts everything anew in each state.
+    pub with_audit: bool,
 }
 
 impl Exhaustive {
@@ -59,6 +61,7 @@ impl Exhaustive {
             without_symmetry: false,
             with_relation: true,
             with_consistency: true,
+            with_audit: true,
         }
     }
 }
@@ -252,7 +255,7 @@ impl Shared<'_> {
         facts.clear();
         view::whole(machine, state, facts);
         let count = facts.count();
-        implementation.remembers(machine, facts);
+        implementation.remembers(machine, state, facts);
         let canonical = self.symmetry.canonical(facts);
         let shard = (canonical.key >> 64) as usize % SHARDS;
         let mut keys = self.keys[shard].lock().unwrap_or_else(|broken| broken.into_inner());
@@ -282,21 +285,20 @@ impl Shared<'_> {
         waiting: Vec<Waiting<I>>,
         progress: &(dyn Fn(u64) + Sync),
     ) -> Vec<Found<I>> {
-        let next = AtomicUsize::new(0);
-        let waiting = &waiting;
         let threads = self.search.threads.clamp(1, waiting.len().div_ceil(16).max(1));
+        let queue = Mutex::new(waiting.into_iter());
+        let next = || queue.lock().unwrap_or_else(|broken| broken.into_inner()).next();
         let work = |report: bool| {
             let mut found = Vec::new();
             let mut facts = Facts::new();
             loop {
-                let at = next.fetch_add(1, Ordering::Relaxed);
-                let Some(waiting) = waiting.get(at) else {
+                let Some(waiting) = next() else {
                     return found;
                 };
                 if self.stop.load(Ordering::Relaxed) {
                     return found;
                 }
-                self.visit(waiting, &mut found, &mut facts);
+                self.visit(&waiting, &mut found, &mut facts);
                 let visited = self.visited.fetch_add(1, Ordering::Relaxed);
                 if report && visited.is_multiple_of(256) {
                     progress(visited);
@@ -332,6 +334,13 @@ impl Shared<'_> {
         for (number, action) in (0_u16..).zip(actions) {
             let expected = state.successor(machine, &action);
             let result = trial.apply(machine, &action);
+            if let Some(complaint) = trial.complaint() {
+                let explanation = format!("before: {state:?}\n{complaint}");
+                let steps = self.steps(transitions + refusals);
+                let property = Property::Hardware;
+                self.report(waiting.number, Broken { property, action, explanation, steps });
+                return;
+            }
             let broken = match (&expected, &result) {
                 (Err(_), Err(_)) => {
                     refusals += 1;
@@ -371,6 +380,13 @@ impl Shared<'_> {
                 }
                 (Ok(after), Ok(())) => {
                     transitions += 1;
+                    if after == state && trial.is_same(&waiting.implementation) {
+                        self.count_respect(state, &action, &mut respect);
+                        if !self.search.with_relation || action_spec(machine, &action, state, after)
+                        {
+                            continue;
+                        }
+                    }
                     self.broken_by(state, &action, after, &trial, &mut respect, facts)
                 }
             };
@@ -395,8 +411,41 @@ impl Shared<'_> {
             let Ok(expected) = expected else {
                 continue;
             };
+            let extras = self.search.universe.extras;
+            if extras.is_some_and(|most| extras_of(machine, &expected) > most) {
+                if let Some(property) = broken_in(machine, &expected) {
+                    self.report_broken(
+                        waiting,
+                        property,
+                        action,
+                        &expected,
+                        transitions + refusals,
+                    );
+                    return;
+                }
+                continue;
+            }
             let (is_new, automorphisms) = self.note(&expected, &after, facts);
             if is_new {
+                if self.search.with_audit
+                    && let Err(found) = after.audit()
+                {
+                    let explanation = format!("before: {state:?}\nafter: {expected:?}\n{found}");
+                    let steps = self.steps(transitions + refusals);
+                    let property = Property::Audit;
+                    self.report(waiting.number, Broken { property, action, explanation, steps });
+                    return;
+                }
+                if let Some(property) = broken_in(machine, &expected) {
+                    self.report_broken(
+                        waiting,
+                        property,
+                        action,
+                        &expected,
+                        transitions + refusals,
+                    );
+                    return;
+                }
                 let parent = (waiting.number, number);
                 found.push(Found { parent, automorphisms, state: expected, implementation: after });
             }
@@ -406,6 +455,19 @@ impl Shared<'_> {
         for (total, count) in self.respect.iter().zip(respect.counts) {
             total.fetch_add(count, Ordering::Relaxed);
         }
+    }
+
+    fn report_broken<I>(
+        &self,
+        waiting: &Waiting<I>,
+        property: Property,
+        action: Action,
+        after: &State,
+        here: u64,
+    ) {
+        let explanation = format!("before: {:?}\nafter: {after:?}", waiting.state);
+        let steps = self.steps(here);
+        self.report(waiting.number, Broken { property, action, explanation, steps });
     }
 
     fn steps(&self, here: u64) -> u64 {
@@ -431,15 +493,6 @@ impl Shared<'_> {
             };
             return Some((property, after));
         }
-        if let Err(condition) = well_formed(machine, &after) {
-            return Some((Property::WellFormed(condition.name), after));
-        }
-        if !environment_is_integral(machine, &after) {
-            return Some((Property::EnvironmentIntegrity, after));
-        }
-        if !address_spaces_are_integral(machine, &after) {
-            return Some((Property::AddressSpaceIntegrity, after));
-        }
         if self.search.with_relation && !action_spec(machine, action, state, &after) {
             return Some((Property::Relation, after));
         }
@@ -456,6 +509,14 @@ impl Shared<'_> {
             }
         }
         None
+    }
+
+    /// Counts a transition that changes nothing.
+    fn count_respect(&self, state: &State, action: &Action, respect: &mut Respect) {
+        for (observer, domain) in self.domains.iter().enumerate() {
+            let may = policy::may_interfere(&self.search.machine, state, action, *domain);
+            respect.counts[action.kind().number * self.domains.len() + observer] += u64::from(!may);
+        }
     }
 
     fn respect_cases(&self) -> Vec<CaseReport> {
@@ -481,6 +542,17 @@ impl Shared<'_> {
         }
         cases
     }
+}
+
+/// What a state breaks by itself.
+fn broken_in(machine: &Machine, state: &State) -> Option<Property> {
+    if let Err(condition) = well_formed(machine, state) {
+        return Some(Property::WellFormed(condition.name));
+    }
+    if !environment_is_integral(machine, state) {
+        return Some(Property::EnvironmentIntegrity);
+    }
+    (!address_spaces_are_integral(machine, state)).then_some(Property::AddressSpaceIntegrity)
 }
 
 /// Counts of local respect in one state, and the views of that state.

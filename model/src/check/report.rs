@@ -14,6 +14,10 @@ pub enum Property {
     Refused,
     /// A refused action changed something.
     RefusalChanges,
+    /// The implementation did what the hardware would not have survived.
+    Hardware,
+    /// What the implementation records is not so.
+    Audit,
     /// The implementation's state after an action is not the specification's.
     Successor,
     /// The specification as a relation does not relate the states that the specification as a
@@ -40,6 +44,8 @@ impl fmt::Display for Property {
             Self::Accepted => formatter.write_str("accepted against the specification"),
             Self::Refused => formatter.write_str("refused against the specification"),
             Self::RefusalChanges => formatter.write_str("refusal changes the state"),
+            Self::Hardware => formatter.write_str("a precondition of the hardware is broken"),
+            Self::Audit => formatter.write_str("records do not agree with what they are about"),
             Self::Successor => formatter.write_str("state after differs from the specification"),
             Self::Relation => formatter.write_str("the two specifications differ"),
             Self::WellFormed(name) => write!(formatter, "not well-formed: {name}"),

@@ -48,6 +48,7 @@
 mod caches;
 mod devices;
 mod geometries;
+mod hal;
 mod layout;
 mod memory;
 mod mmu;
@@ -67,14 +68,17 @@ use std::vec::Vec;
 use heliox_types::error::Error;
 use heliox_types::geometry::{Geometry, Level, MAX_LEAF_LEVELS};
 use heliox_types::rights::Rights;
-use heliox_types::{Frame, FrameRange, PAGE_BYTES, PHYSICAL_BITS, PhysicalAddress, VirtualAddress};
+use heliox_types::{
+    Frame, FrameRange, Interrupt, Irq, PAGE_BYTES, PHYSICAL_BITS, PhysicalAddress, VirtualAddress,
+};
 
 pub use self::caches::{Allowed, CachedTable, CachedTranslation};
 pub use self::devices::{LINES, PortWrite};
 pub use self::geometries::{FourByFour, NarrowTwoByFour, ThreeByFour, TwoByFour};
+pub use self::hal::{Program, SimulatedBox, SimulatedContext, SimulatedHal, SimulatedPorts};
 pub use self::layout::{Builder, Caching, LayoutError, Protection};
 pub use self::mmu::{Access, AccessKind, Fault, Privilege};
-pub use self::program::{Action, GENERAL_PROTECTION, Interrupt, PageFaultError, Script, UserCpu};
+pub use self::program::{Action, GENERAL_PROTECTION, Script, UserCpu};
 pub use self::reach::{Reachable, ReachablePage, ReachableTable};
 pub use self::violation::{Mark, Operation, Precondition, Source, Strictness, Violation};
 
@@ -482,6 +486,12 @@ impl<G: Geometry> Simulated<G> {
         })
     }
 
+    /// What interrupts `cpu` at this moment, or `None`.
+    pub fn pending_interrupt(&mut self, cpu: CurrentCpu) -> Option<Interrupt> {
+        let cpu = self.enter(Operation::Run, cpu)?;
+        self.deliver(cpu)
+    }
+
     fn deliver(&mut self, cpu: CpuIndex) -> Option<Interrupt> {
         let state = self.state.get_mut();
         let now = state.devices.now;
@@ -491,7 +501,7 @@ impl<G: Geometry> Simulated<G> {
             return Some(Interrupt::Timer);
         }
         let line = state.devices.deliver(cpu)?;
-        Some(Interrupt::External { line })
+        Irq::new(line).map(Interrupt::External)
     }
 
     /// Reads bytes of frames that lie one behind the other in virtual memory.

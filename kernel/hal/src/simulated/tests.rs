@@ -4,6 +4,7 @@
 use std::vec::Vec;
 use std::{format, vec};
 
+use heliox_types::PageFaultError;
 use heliox_types::{Frame, FrameRange, PAGE_BYTES, PhysicalAddress, VirtualAddress};
 
 use super::*;
@@ -933,7 +934,7 @@ fn lines_interrupt_the_processor_that_they_are_routed_to() {
     let step = |machine: &mut Simulated<TwoByFour>, number| {
         machine.run(cpu(number), &mut (), 1, |_, ()| Ok(()))
     };
-    let interrupt = Some(Interrupt::External { line: 4 });
+    let interrupt = Some(Interrupt::External(heliox_types::Irq::new(4).unwrap()));
     machine.raise_line(4);
     assert_eq!(step(&mut machine, 0), None, "masked");
     machine.set_line_masked(4, false);

@@ -190,7 +190,7 @@ pub(super) fn map_image() {
     let _ = builder.map(SLOTS, 2, physical(&SLOT_TABLE) | TABLE);
     for [start, end, bits] in image_sections.into_iter().skip(1) {
         for page in (start..end).step_by(PAGE_BYTES as usize) {
-            let _ = builder.map(page, 1, (page - IMAGE | bits) & ENTRY_MASK.load(Relaxed));
+            let _ = builder.map(page, 1, ((page - IMAGE) | bits) & ENTRY_MASK.load(Relaxed));
         }
     }
     // SAFETY: what runs and what is used, the stack included, is at the same addresses.

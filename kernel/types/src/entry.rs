@@ -12,10 +12,10 @@
 
 use core::fmt;
 
-use heliox_types::geometry::{Geometry, Level};
-pub use heliox_types::mapping::Attributes;
-use heliox_types::rights::{MemoryType, Rights};
-use heliox_types::{Frame, PAGE_BITS, PhysicalAddress};
+use crate::geometry::{Geometry, Level};
+pub use crate::mapping::Attributes;
+use crate::rights::{MemoryType, Rights};
+use crate::{Frame, PAGE_BITS, PhysicalAddress};
 
 /// A page-table entry, as it lies in memory.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -35,8 +35,16 @@ impl fmt::Debug for Entry {
     }
 }
 
-/// A kind of root, and the encoding of the entries of the tables below it.
-pub trait RootKind: 'static {
+mod sealed {
+    /// What only this module implements.
+    pub trait Sealed {}
+}
+
+impl<const KERNEL_HALF: bool> sealed::Sealed for Native<KERNEL_HALF> {}
+
+/// A kind of root, and the encoding of the entries of the tables below it. There are no others than
+/// those of this module: the checks of memory rely on it that what is encoded is decoded again.
+pub trait RootKind: sealed::Sealed + 'static {
     /// Whether the root's entries from [`Geometry::USER_ENTRIES`] on are copies of those of the
     /// reference root.
     const HAS_KERNEL_HALF: bool;
@@ -143,7 +151,7 @@ const _: () = {
     let types = Host::WRITE_THROUGH | Host::CACHE_DISABLE | Host::LARGE;
     assert!(rights | types | Host::ACCESSED | Host::DIRTY == (1 << 10) - 1);
     assert!(Host::ADDRESS == ((Frame::LIMIT - 1) << PAGE_BITS));
-    assert!((Host::NO_EXECUTE | (1 << 10) - 1) & Host::ADDRESS == 0);
+    assert!((Host::NO_EXECUTE | ((1 << 10) - 1)) & Host::ADDRESS == 0);
 };
 
 impl<const KERNEL_HALF: bool> RootKind for Native<KERNEL_HALF> {
@@ -204,7 +212,7 @@ impl<const KERNEL_HALF: bool> RootKind for Native<KERNEL_HALF> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use heliox_types::geometry::FourLevel;
+    use crate::geometry::FourLevel;
 
     fn attributes() -> impl Iterator<Item = Attributes> {
         let types = [MemoryType::WriteBack, MemoryType::Uncacheable, MemoryType::WriteCombining];
