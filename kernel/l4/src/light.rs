@@ -92,10 +92,8 @@ impl<'k, M: Machine, S: Surroundings> Kernel<'k, M, S> {
         if to.is_nil() {
             return self.without_message(from, Timeouts(call.r8));
         }
-        if to.local().is_none() {
-            // A short one to this name has been looked at.
-            return None;
-        }
+        // A short one to a global name has been looked at.
+        to.local()?;
         let number = self.resolve(self.threads.at(self.current).space, to)?;
         let id = self.threads.at(number).id?.word();
         let from = if from == to { id } else { from.0 };
