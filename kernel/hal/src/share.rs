@@ -96,6 +96,7 @@ impl Share {
 impl<M: Machine> Memory<M> {
     fn decide_assign(&self, region: PhysicalRegion, to: OwnerCode) -> Result<(), Error> {
         let (region, nobody) = (region.ram(M::Geometry::ENTRIES)?, OwnerCode::NOBODY);
+        // P4: what the record of a larger unit says is so for all of its pages.
         if let Ok(level) = region.level::<M::Geometry>(self.machine.largest_leaf())
             && self.state.check_reference(level, region.first_frame(), nobody).is_ok()
         {

@@ -14,9 +14,9 @@
 //!   nothing for it;
 //! - [`Thread::accepts`]: the thread is ordinary, and waits for an ordinary message, without end, in
 //!   nobody's name;
-//! - `Threads::gate`: the current thread is ordinary, and has the processor in its own right; nobody
-//!   of the gate's priority or a higher one waits for it. A thread that the light path lets run was
-//!   ordinary when it waited.
+//! - `Threads::gate`: the current thread is ordinary, and has the processor in its own right; a
+//!   thread of the gate's priority can run without the timer being set anew. A thread that the light
+//!   path lets run was ordinary when it waited.
 //!
 //! The receiver goes on with what is left of the sender's time slice, so that the clock need not be
 //! read.
@@ -30,7 +30,9 @@ use heliox_types::LightCall;
 
 use crate::kernel::{Kernel, MESSAGE_REGISTERS, Machine, Surroundings, ipc_error};
 use crate::space::Redirector;
-use crate::thread::{ANYBODY, Body, From, Incoming, Limit, NOBODY, Number, Operation, State, Work};
+use crate::thread::{
+    ANYBODY, Body, From, Incoming, Limit, NOBODY, Number, Operation, Scheduling, State, Work,
+};
 use crate::threads::{CLOSED, Threads};
 
 /// What a tag has that is not ordinary: flags, and the number of typed words.
@@ -90,10 +92,8 @@ impl<'k, M: Machine, S: Surroundings> Kernel<'k, M, S> {
         if to.is_nil() {
             return self.without_message(from, Timeouts(call.r8));
         }
-        if to.local().is_none() {
-            // A short one to this name has been looked at.
-            return None;
-        }
+        // A short one to a global name has been looked at.
+        to.local()?;
         let number = self.resolve(self.threads.at(self.current).space, to)?;
         let id = self.threads.at(number).id?.word();
         let from = if from == to { id } else { from.0 };
@@ -183,25 +183,36 @@ impl<'k, M: Machine, S: Surroundings> Kernel<'k, M, S> {
     /// Says what the light path may do from now on: `number` is about to run.
     pub(crate) fn allow_light_path(&mut self, number: Number) {
         let waits = core::mem::replace(&mut self.waits, NOBODY);
+        if !self.has_light_path {
+            return;
+        }
         let thread = self.threads.at(number);
         let is_own = self.lent.is_none() && thread.scheduling.delayed_until.is_none();
+        let Scheduling { slice, priority, .. } = thread.scheduling;
         let gate = match self.ready.highest() {
             _ if !is_own || !self.is_ordinary(number) => CLOSED,
+            // The timer is set to the end of the slice, and whoever runs then makes room.
+            Some(highest) if slice.is_some() && highest >= priority => u32::from(highest),
             Some(highest) => u32::from(highest) + 1,
             None => 0,
         };
-        if waits != NOBODY && self.is_ordinary(waits) {
-            let accepts = self.accepted(waits);
-            let thread = self.threads.at_light(waits);
-            if accepts != 0 {
-                thread.accepts = accepts;
-                thread.kept_state = State::Ready;
-                thread.kept_operation = Operation::default();
-            }
+        if waits != NOBODY {
+            self.let_light_path_wake(waits);
         }
         // The thread runs, so that this means nothing any more.
         self.threads.at_light(number).kept_operation = Operation::default();
         self.threads.gate = gate;
+    }
+
+    /// Lets the light path wake a thread up, if it waits as it must for that.
+    pub(crate) fn let_light_path_wake(&mut self, number: Number) {
+        let accepts = if self.is_ordinary(number) { self.accepted(number) } else { 0 };
+        let thread = self.threads.at_light(number);
+        if accepts != 0 {
+            thread.accepts = accepts;
+            thread.kept_state = State::Ready;
+            thread.kept_operation = Operation::default();
+        }
     }
 
     /// Whether what both permissions stand for holds of a thread.

@@ -11,6 +11,7 @@ use core::ops::DerefMut;
 use heliox_types::Frame;
 
 use crate::access::Window;
+use crate::domains::Progress;
 use crate::guest::{DomainId, Extent, GuestFrame, Order};
 
 /// Why the layer below did not do what it was asked to. It then changed nothing.
@@ -82,11 +83,11 @@ pub trait Backing {
     /// [`Refused::NoMemory`], [`Refused::NoKernelMemory`].
     fn add_domain(&mut self, domain: DomainId, tables: u64) -> Result<(), Refused>;
 
-    /// Forgets a domain that has no page left: frees its pool, and drops its claim.
+    /// Forgets a domain that has no page left, in steps: frees its pool, and drops its claim.
     ///
     /// # Errors
     /// [`Refused::Inconsistent`] if it has pages.
-    fn remove_domain(&mut self, domain: DomainId) -> Result<(), Refused>;
+    fn remove_domain(&mut self, domain: DomainId) -> Result<Progress, Refused>;
 
     /// Sets aside free memory, so that the domain will find `pages` pages more. Replaces an
     /// earlier claim; what the domain takes draws on it.

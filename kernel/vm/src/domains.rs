@@ -692,9 +692,10 @@ impl<B: Backing, M: KernelMemory> Domains<B, M> {
                 return Err(Error::Inconsistent);
             }
             let result = backing.remove_domain(id);
-            result.map_err(|refused| Error::refused(refused, Order::PAGE))?;
-            self.forget(id);
-            return Ok(Torn::Done);
+            if result.map_err(|refused| Error::refused(refused, Order::PAGE))? == Progress::Done {
+                self.forget(id);
+                return Ok(Torn::Done);
+            }
         }
         Ok(Torn::More)
     }

@@ -196,6 +196,9 @@ fn the_measurement_says_what_the_guest_finds() {
         }
     }
     let expected = hash.finalize();
+    // The same by another implementation of SHA-256.
+    let digits: String = expected.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(digits, "120468bed4cc0a203d90efac4c409f7bdc1ab4234d2f0824cd83ed9fb8979393");
     assert_eq!(seal(&mut world), expected);
     // It is the same if what was promised is there already, and in larger pages.
     let mut other = building();

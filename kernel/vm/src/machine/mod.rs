@@ -40,6 +40,7 @@ pub use pages::MachinePages;
 use self::space::{Space, Tables};
 use crate::access::Window;
 use crate::backing::{Backing, KernelMemory, Refused, Rights, Translation};
+use crate::domains::Progress;
 use crate::error::Error;
 use crate::guest::{DomainId, Extent, GuestFrame, Order};
 
@@ -109,6 +110,19 @@ pub struct MachineBacking<'m, P: Platform, M: KernelMemory> {
     shared: M::Slice<u32>,
     contradictions: u64,
 }
+
+/// A domain's space, and the allocator.
+type Parts<'a, 'm, P, M> = (&'a mut Space<M>, &'a mut PageAllocator<'m, MachinePages<P>>);
+
+/// A space that could not be made: why, and what there was of it.
+struct Unmade<M: KernelMemory> {
+    refused: Refused,
+    account: Domain<Owner>,
+    pool: Option<Tables<M>>,
+}
+
+/// Pages of a paging pool that are freed in one step.
+const FREED_AT_ONCE: usize = 512;
 
 /// The address of a guest frame.
 fn address(guest: u64) -> Result<VirtualAddress, Refused> {
@@ -214,11 +228,7 @@ impl<'m, P: Platform, M: KernelMemory> MachineBacking<'m, P, M> {
     }
 
     /// A domain's space, and the allocator.
-    #[expect(clippy::type_complexity, reason = "two borrowed halves of the same value")]
-    fn parts(
-        &mut self,
-        domain: DomainId,
-    ) -> Result<(&mut Space<M>, &mut PageAllocator<'m, MachinePages<P>>), Refused> {
+    fn parts(&mut self, domain: DomainId) -> Result<Parts<'_, 'm, P, M>, Refused> {
         let space = self.spaces.get_mut(usize::from(domain.number())).and_then(Option::as_mut);
         Ok((space.ok_or(Refused::Inconsistent)?, &mut self.allocator))
     }
@@ -347,54 +357,40 @@ impl<'m, P: Platform, M: KernelMemory> MachineBacking<'m, P, M> {
         allocate(&mut self.allocator, account, Order::PAGE, flags)
     }
 
-    /// Make the page map and the paging pool of a domain of pages that the allocator gives it.
+    /// Make the page map and the paging pool of a domain, of pages that the allocator gives it.
     fn make_space(
         &mut self,
-        account: Domain<Owner>,
+        mut account: Domain<Owner>,
         tables: usize,
-    ) -> Result<Space<M>, (Refused, Domain<Owner>, Option<Tables<M>>)> {
-        let mut account = account;
-        let Some(mut pool) = Tables::new(&mut self.memory, tables + 1) else {
-            return Err((Refused::NoKernelMemory, account, None));
+    ) -> Result<Space<M>, Unmade<M>> {
+        let Some(mut pool) = Tables::new(&mut self.memory, tables.saturating_add(1)) else {
+            return Err(Unmade { refused: Refused::NoKernelMemory, account, pool: None });
         };
-        while pool.count() <= tables {
+        let refused = loop {
+            if pool.count() > tables {
+                let memory = self.allocator.pages_mut().platform.memory_mut();
+                match pool.take().map(|root| memory.allocate_page_map(root)) {
+                    Some(Ok(map)) => {
+                        let draining = [const { None }; _];
+                        return Ok(Space { account, map, pool, removed: None, draining });
+                    }
+                    Some(Err(refused)) => drop(pool.put(refused.handle)),
+                    None => {}
+                }
+                break Refused::Inconsistent;
+            }
             let frame = match self.take_table(&mut account) {
                 Ok(frame) => frame,
-                Err(refused) => return Err((refused, account, Some(pool))),
+                Err(refused) => break refused,
             };
             let page = self.allocator.pages().block(frame, PAGE_BITS);
             let memory = self.allocator.pages_mut().platform.memory_mut();
             let page = page.and_then(|page| memory.create_page_map_page(page).ok());
             if page.is_none_or(|page| pool.put(page).is_err()) {
-                return Err((Refused::Inconsistent, account, Some(pool)));
+                break Refused::Inconsistent;
             }
-        }
-        let memory = self.allocator.pages_mut().platform.memory_mut();
-        match pool.take().map(|root| memory.allocate_page_map(root)) {
-            Some(Ok(map)) => {
-                Ok(Space { account, map, pool, removed: None, draining: [const { None }; _] })
-            }
-            Some(Err(refused)) => {
-                let _ = pool.put(refused.handle);
-                Err((Refused::Inconsistent, account, Some(pool)))
-            }
-            None => Err((Refused::Inconsistent, account, Some(pool))),
-        }
-    }
-
-    /// Give back the pages of a paging pool.
-    fn free_tables(
-        &mut self,
-        account: &mut Domain<Owner>,
-        pool: &mut Tables<M>,
-    ) -> Result<(), Refused> {
-        while let Some(page) = pool.take() {
-            let platform = &mut self.allocator.pages_mut().platform;
-            let cpu = platform.cpu();
-            let region = platform.memory_mut().release_page_map_page(cpu, page);
-            free(&mut self.allocator, account, region.first_frame(), Order::PAGE)?;
-        }
-        Ok(())
+        };
+        Err(Unmade { refused, account, pool: Some(pool) })
     }
 
     /// Let `use_it` have a kernel mapping of a page. `None`, which is counted, if that cannot be.
@@ -515,6 +511,18 @@ fn free<P: Platform>(
     allocator.pages_mut().release(region, account.id()).map_err(refused)
 }
 
+/// Give back a page that is in no page map.
+fn free_table<P: Platform>(
+    allocator: &mut PageAllocator<'_, MachinePages<P>>,
+    account: &mut Domain<Owner>,
+    page: PageMapPage,
+) -> Result<(), Refused> {
+    let platform = &mut allocator.pages_mut().platform;
+    let cpu = platform.cpu();
+    let region = platform.memory_mut().release_page_map_page(cpu, page);
+    free(allocator, account, region.first_frame(), Order::PAGE)
+}
+
 impl<P: Platform, M: KernelMemory> Backing for MachineBacking<'_, P, M> {
     const LEVEL_BITS: u32 = P::LEVEL_BITS;
     const PAGE_WORDS: u64 = P::PAGE_WORDS;
@@ -543,31 +551,39 @@ impl<P: Platform, M: KernelMemory> Backing for MachineBacking<'_, P, M> {
                 }
                 Ok(())
             }
-            Err((refused, mut account, pool)) => {
-                if let Some(mut pool) = pool {
-                    self.free_tables(&mut account, &mut pool)?;
+            Err(Unmade { refused, mut account, pool }) => {
+                for page in pool.into_iter().flat_map(Tables::into_pages) {
+                    free_table(&mut self.allocator, &mut account, page)?;
                 }
                 Err(refused)
             }
         }
     }
 
-    fn remove_domain(&mut self, domain: DomainId) -> Result<(), Refused> {
+    fn remove_domain(&mut self, domain: DomainId) -> Result<Progress, Refused> {
         self.settle(domain);
-        if self.space(domain)?.account.total_pages() > 0 {
+        let (space, allocator) = self.parts(domain)?;
+        if space.account.total_pages() > 0 {
             return Err(Refused::Inconsistent);
+        }
+        for _ in 0..FREED_AT_ONCE {
+            let Some(page) = space.pool.take() else { break };
+            free_table(allocator, &mut space.account, page)?;
+        }
+        if space.pool.count() > 0 {
+            return Ok(Progress::More);
         }
         let slot = self.spaces.get_mut(usize::from(domain.number()));
         let Some(space) = slot.and_then(Option::take) else { return Err(Refused::Inconsistent) };
-        let Space { mut account, map, mut pool, .. } = space;
+        let Space { mut account, map, .. } = space;
         let platform = &mut self.allocator.pages_mut().platform;
         let cpu = platform.cpu();
         // It is empty: what was mapped in it would still be the domain's, or shared.
         let freed = platform.memory_mut().free_page_map(cpu, map);
         let root = freed.map_err(|_| Refused::Inconsistent)?;
-        pool.put(root).map_err(|_| Refused::Inconsistent)?;
-        self.free_tables(&mut account, &mut pool)?;
-        self.allocator.claim_pages(&mut account, 0).map_err(no_block)
+        free_table(&mut self.allocator, &mut account, root)?;
+        self.allocator.claim_pages(&mut account, 0).map_err(no_block)?;
+        Ok(Progress::Done)
     }
 
     fn claim(&mut self, domain: DomainId, pages: u64) -> Result<(), Refused> {

@@ -44,6 +44,11 @@ impl<M: KernelMemory> Tables<M> {
         Some(Self { pages: memory.slice(limit, || None)?, count: 0 })
     }
 
+    /// The pages themselves.
+    pub(super) fn into_pages(mut self) -> impl Iterator<Item = PageMapPage> {
+        core::iter::from_fn(move || self.take())
+    }
+
     /// How many pages.
     pub(super) const fn count(&self) -> usize {
         self.count

@@ -30,7 +30,7 @@ use heliox_types::{Frame, PAGE_BITS, PAGE_BYTES, PhysicalAddress};
 use heliox_vm::access::{Purpose, Window};
 use heliox_vm::backing::{Refused, Rights, Translation};
 use heliox_vm::machine::{MachineBacking, MachinePages, Platform, Share};
-use heliox_vm::{Backing, DomainId, Extent, GuestFrame, KernelMemory, Order};
+use heliox_vm::{Backing, DomainId, Extent, GuestFrame, KernelMemory, Order, Progress as Removal};
 
 /// Levels of page tables.
 const LEVELS: u32 = 4;
@@ -78,6 +78,16 @@ pub(crate) struct Accesses {
 }
 
 impl Accesses {
+    fn zip(self, other: Self, each: impl Fn(u64, u64) -> u64) -> Self {
+        Self {
+            tables: each(self.tables, other.tables),
+            status: each(self.status, other.status),
+            lines: each(self.lines, other.lines),
+            memory: each(self.memory, other.memory),
+            window: each(self.window, other.window),
+        }
+    }
+
     pub(crate) fn total(self) -> u64 {
         self.tables + self.status + self.memory + self.window
     }
@@ -237,6 +247,8 @@ pub(crate) struct Machine<const BITS: u32, const WORDS: usize> {
     shares: Vec<Token>,
     seen: Option<Vec<(Purpose, DomainId, u64)>>,
     taken: Vec<(u32, u64)>,
+    /// Accesses for clearing pages that stay their domain's, and by tests themselves.
+    excluded: Accesses,
 }
 
 impl<const BITS: u32, const WORDS: usize> Machine<BITS, WORDS> {
@@ -295,7 +307,8 @@ impl<const BITS: u32, const WORDS: usize> Machine<BITS, WORDS> {
         let first = HalDomainId::new(FIRST).unwrap();
         let backing = MachineBacking::new(allocator, heap, first, DOMAINS, total).unwrap();
         let frames = free.start()..free.end();
-        Self { backing, frames, shares: Vec::new(), seen: None, taken: Vec::new() }
+        let (shares, taken, excluded) = (Vec::new(), Vec::new(), Accesses::default());
+        Self { backing, frames, shares, seen: None, taken, excluded }
     }
 
     fn host(&self) -> &Host<BITS, WORDS> {
@@ -372,9 +385,14 @@ impl<const BITS: u32, const WORDS: usize> Machine<BITS, WORDS> {
 
     /// Number of accesses since they were last asked for.
     pub(crate) fn take_accesses(&mut self) -> Accesses {
-        let machine = self.backing.platform_mut().memory.machine_mut();
-        let counts = machine.counts();
-        machine.reset_counts();
+        let counted = self.accesses();
+        self.backing.platform_mut().memory.machine_mut().reset_counts();
+        let excluded = std::mem::take(&mut self.excluded);
+        counted.zip(excluded, |all, excluded| all - excluded)
+    }
+
+    fn accesses(&self) -> Accesses {
+        let counts = self.host().memory.machine().counts();
         let words = counts.memory_reads + counts.memory_writes;
         Accesses {
             tables: counts.table_reads + counts.table_writes,
@@ -497,13 +515,21 @@ impl<const BITS: u32, const WORDS: usize> Machine<BITS, WORDS> {
         assert_eq!(stale, 0, "{what} {frames:?} while a processor reaches it");
     }
 
+    /// Do not count what was done since `before`.
+    fn exclude(&mut self, before: Accesses) {
+        let done = self.accesses().zip(before, |after, before| after - before);
+        self.excluded = self.excluded.zip(done, |all, done| all + done);
+    }
+
     fn look(&mut self, window: &Window) {
+        let before = self.accesses();
         let frame = window.frame().number();
         let owner = Owner::Domain(window.owner());
         assert_eq!(self.owner(frame), owner, "a window onto another's page: {window:?}");
         if let Some(seen) = &mut self.seen {
             seen.push((window.purpose(), window.owner(), frame));
         }
+        self.exclude(before);
     }
 }
 
@@ -519,7 +545,7 @@ impl<const BITS: u32, const WORDS: usize> Backing for Machine<BITS, WORDS> {
         self.backing.add_domain(domain, tables)
     }
 
-    fn remove_domain(&mut self, domain: DomainId) -> Result<(), Refused> {
+    fn remove_domain(&mut self, domain: DomainId) -> Result<Removal, Refused> {
         let root = self.backing.page_map(domain).unwrap().root().number();
         let mut kept = self.host().processors.iter().flatten();
         assert!(kept.all(|((of, _), _)| *of != root), "domain {domain} is in a TLB");
@@ -636,7 +662,9 @@ impl<const BITS: u32, const WORDS: usize> Backing for Machine<BITS, WORDS> {
 
     fn clear(&mut self, window: &Window) {
         self.look(window);
+        let before = self.accesses();
         self.backing.clear(window);
+        self.exclude(before);
     }
 
     fn copy(&mut self, from: &Window, from_offset: u64, to: &Window, to_offset: u64, bytes: u64) {
