@@ -18,6 +18,7 @@ pub mod archive;
 pub mod bare;
 pub mod bench;
 pub mod boot;
+pub mod check;
 pub mod disc;
 pub mod error;
 pub mod module;

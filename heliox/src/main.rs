@@ -13,6 +13,7 @@ use clap::{Args, Parser, Subcommand};
 use heliox::bare;
 use heliox::bench;
 use heliox::boot::{Boot, DEFAULT_TIMEOUT, KernelOptions, LogLevel, Via};
+use heliox::check;
 use heliox::disc::{self, OnFailure};
 use heliox::error::{Error, status};
 use heliox::module::{Module, ModuleError, Modules};
@@ -42,6 +43,7 @@ use heliox::terminal;
   heliox image -o heliox.iso                a disc for a real machine
   heliox plan --static-max 4GiB             the memory that a domain needs
   heliox bench ipc --plot ipc.svg           what a message costs, in instructions
+  heliox check exhaustive                   the memory-safety of every state of a tiny machine
 
 In the repository, `cargo run -- ` stands for `heliox`."
 )]
@@ -68,6 +70,9 @@ enum Action {
     /// Measure what the kernel costs, in instructions
     #[command(after_long_help = BENCH_HELP)]
     Bench(Box<bench::Arguments>),
+    /// Check the HAL against the formal model, and the model against its security policy
+    #[command(after_long_help = check::HELP)]
+    Check(check::Arguments),
     /// Find or install everything that the other commands and the tests need
     Setup(SetupArguments),
     /// Run Clippy on the kernel and its programs, which a plain `cargo clippy` leaves out
@@ -236,6 +241,7 @@ fn main() -> ExitCode {
         Action::Image(arguments) => image(&arguments),
         Action::Plan(arguments) => plan::run(&arguments).map(|()| 0),
         Action::Bench(arguments) => bench::run(&arguments),
+        Action::Check(arguments) => check::run(&arguments),
         Action::Setup(arguments) => setup(&arguments),
         Action::Lint(arguments) => bare::lint(Consent::here(arguments.offline)).map(|()| 0),
     };

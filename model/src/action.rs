@@ -629,7 +629,8 @@ impl Universe {
                     continue;
                 }
                 let others = machine.domains().filter(|other| *other != domain).map(Owner::Domain);
-                for grantee in [Owner::Hypervisor].into_iter().chain(others) {
+                let nobody = [Owner::Hypervisor, Owner::Nobody];
+                for grantee in nobody.into_iter().chain(others) {
                     for rights in self.rights.iter().copied() {
                         let share = Share { region, owner: domain, grantee, rights };
                         if !state.shares.contains(&share) {

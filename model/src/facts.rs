@@ -177,6 +177,12 @@ impl Symmetry {
         (frames <= MAX_FRAMES).then_some(Self { colours, blocks: Facts::new() })
     }
 
+    /// Number of all renamings.
+    #[must_use]
+    pub fn renamings(&self) -> u64 {
+        self.canonical(&mut Facts::new()).automorphisms
+    }
+
     /// The canonical form of `facts`. Some facts are added to them while it is made.
     pub fn canonical(&self, facts: &mut Facts) -> Canonical {
         let count = facts.count();

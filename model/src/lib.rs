@@ -10,6 +10,7 @@ pub mod hal;
 mod hash;
 pub mod implementation;
 pub mod layers;
+pub mod log;
 pub mod machine;
 pub mod policy;
 pub mod rushby;

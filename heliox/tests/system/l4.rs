@@ -20,8 +20,9 @@ fn c_root(name: &str, source: &str) -> CompiledProgram {
 }
 
 /// Runs all cases of the suite; how many there were.
-fn conformance(via: Via) -> u32 {
+fn conformance(via: Via, option: &str) -> u32 {
     let boot = Boot::new().program("sigma0", "").program("conformance", "");
+    let boot = if option.is_empty() { boot } else { boot.kernel_option(option) };
     // Instructions are the clock, so that what else the host does changes no time.
     let limit = std::time::Duration::from_secs(600);
     let outcome = boot.via(via).icount(true).timeout(limit).run().unwrap();
@@ -39,13 +40,19 @@ fn conformance(via: Via) -> u32 {
 
 #[test]
 fn the_rules_are_kept_when_booted_through_pvh() {
-    let cases = conformance(Via::Pvh);
+    let cases = conformance(Via::Pvh, "");
     assert!(cases >= 250, "{cases} cases");
 }
 
 #[test]
 fn the_rules_are_kept_when_booted_through_multiboot2() {
-    let cases = conformance(Via::Multiboot2);
+    let cases = conformance(Via::Multiboot2, "");
+    assert!(cases >= 250, "{cases} cases");
+}
+
+#[test]
+fn the_rules_are_kept_without_the_light_path() {
+    let cases = conformance(Via::Pvh, "no-light-path");
     assert!(cases >= 250, "{cases} cases");
 }
 

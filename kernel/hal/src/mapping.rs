@@ -148,13 +148,6 @@ struct Slot {
     entry: Entry,
 }
 
-/// Where a page of `level` is to be mapped, and what the new entry says.
-struct Add {
-    slot: Slot,
-    level: Level,
-    entry: Entry,
-}
-
 /// Number of the part of the address space, as large as a level-1 table translates, that `at` lies in.
 fn part<G: Geometry>(at: u64) -> u64 {
     at >> (PAGE_BITS + G::INDEX_BITS)
@@ -195,6 +188,7 @@ impl<M: Machine> Memory<M> {
         if K::is_present(slot.entry) { Ok(slot) } else { Err(Error::NotMapped { address: at }) }
     }
 
+    /// Where a page of `level` is to be mapped, of which level that is, and what the entry is to say.
     #[inline(always)]
     #[expect(clippy::too_many_arguments, reason = "all that is checked")]
     fn decide_add<K: RootKind>(
@@ -206,7 +200,7 @@ impl<M: Machine> Memory<M> {
         rights: Rights,
         share: Option<&Share>,
         supply: &TableSupply,
-    ) -> Result<Add, Error> {
+    ) -> Result<(Slot, Level, Entry), Error> {
         let (start, bits) = (to.get(), region.bits());
         let last = start | ((1 << bits) - 1);
         if start & ((1 << bits) - 1) != 0 {
@@ -241,7 +235,7 @@ impl<M: Machine> Memory<M> {
             check_supply(supply, (slot.level.number() - level.number()) as usize)?;
         }
         let attributes = Attributes { rights, memory_type, foreign: share.is_some() };
-        Ok(Add { slot, level, entry: K::leaf(level, frame, attributes) })
+        Ok((slot, level, K::leaf(level, frame, attributes)))
     }
 
     #[inline(never)]
@@ -253,7 +247,7 @@ impl<M: Machine> Memory<M> {
         rights: Rights,
         share: Option<&Share>,
         supply: &TableSupply,
-    ) -> Result<Add, Error> {
+    ) -> Result<(Slot, Level, Entry), Error> {
         let level = region.level::<M::Geometry>(self.machine.largest_leaf())?;
         self.decide_add(level, map, to, region, rights, share, supply)
     }
@@ -372,7 +366,7 @@ impl<M: Machine> UserMemory for Memory<M> {
         supply: &mut TableSupply,
     ) -> Result<(), Error> {
         // The common size by itself: what depends on the level is a constant there.
-        let Add { slot, level, entry } = match region.bits() {
+        let (slot, level, entry) = match region.bits() {
             PAGE_BITS => self.decide_add(Level::FIRST, map, to, region, rights, share, supply)?,
             _ => self.decide_large(map, to, region, rights, share, supply)?,
         };

@@ -135,13 +135,4 @@ impl<G: Geometry> State<G> {
             }
         }
     }
-
-    /// For tests: makes a unit look as if it were referenced as often as `count`. Returns the
-    /// count before.
-    #[cfg(test)]
-    pub(crate) fn pretend_count(&mut self, level: Level, frame: Frame, count: u32) -> u32 {
-        let before = self.record(level, frame).count();
-        self.change(level, frame, |record| record.set_count(count));
-        before
-    }
 }

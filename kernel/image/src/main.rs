@@ -47,7 +47,8 @@ fn overflow_stack(depth: u64) -> u64 {
 fn main(mut hal: Hal) -> ! {
     let rates = heliox_clock::start(&mut hal);
     heliox_log::report::machine(&hal, &rates);
-    match Options::parse(hal.report.information.command_line(), |_| {}).crash {
+    let options = Options::parse(hal.report.information.command_line(), |_| {});
+    match options.crash {
         #[expect(clippy::panic, reason = "that is what was asked for")]
         Some(Crash::Panic) => panic!("as the command line asked"),
         Some(Crash::Stack) => {
@@ -56,7 +57,7 @@ fn main(mut hal: Hal) -> ! {
         None => {}
     }
     let kilohertz = (rates.counter_hertz / 1000, rates.timer_hertz / 1000);
-    match boot(hal, kilohertz) {
+    match boot(hal, &options, kilohertz) {
         Ok(mut kernel) => heliox_log::stop(kernel.run()),
         Err(error) => {
             error!("L4 cannot begin: {error}");
@@ -66,7 +67,11 @@ fn main(mut hal: Hal) -> ! {
 }
 
 /// Loads sigma0 and root, and makes the kernel that is to run them.
-fn boot(mut hal: Hal, kilohertz: (u64, u64)) -> Result<Kernel<'static, Hal, Pool>, BootError> {
+fn boot(
+    mut hal: Hal,
+    options: &Options,
+    kilohertz: (u64, u64),
+) -> Result<Kernel<'static, Hal, Pool>, BootError> {
     let servers = [server::parse(&mut hal, 0)?, server::parse(&mut hal, 1)?];
     let memory = Memory::plan(&mut hal, &servers)?;
     for (number, server) in servers.iter().enumerate() {
@@ -86,6 +91,7 @@ fn boot(mut hal: Hal, kilohertz: (u64, u64)) -> Result<Kernel<'static, Hal, Pool
         kilohertz,
         gigabyte_pages: hal.report.features.gigabyte_pages,
         key: hal.events().ticks,
+        light_path: !options.no_light_path,
     };
     Ok(Kernel::start(hal, pool, objects, regions, &beginning)?)
 }

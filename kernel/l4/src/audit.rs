@@ -3,17 +3,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::format;
 use std::string::String;
+use std::vec;
 use std::vec::Vec;
 
-use heliox_abi::{GlobalId, kip};
+use heliox_abi::utcb::{self, ControlWord};
+use heliox_abi::{GlobalId, Tag, kip};
+use heliox_hal::execution::Registers;
 use heliox_hal::memory::UserMemory;
-use heliox_types::{USER_END, VirtualAddress};
+use heliox_types::{Register, USER_END, VirtualAddress};
 
 use crate::database::NodeId;
 use crate::kernel::{Kernel, Machine, Surroundings};
 use crate::memory::{bits_of, bits_of_level};
 use crate::space::SIGMA0;
-use crate::thread::{Incoming, Limit, NOBODY, Number, State, Work};
+use crate::thread::{Incoming, Limit, NOBODY, Number, Operation, State, Work};
 
 /// Everything that does not hold.
 type Findings = Vec<String>;
@@ -48,6 +51,8 @@ pub struct ThreadView {
     pub privileged: bool,
     /// What it is doing.
     pub state: &'static str,
+    /// Whether it waits as the light path wants it.
+    pub light: bool,
 }
 
 impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
@@ -60,6 +65,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
                 local: thread.utcb.map_or(0, |utcb| utcb.address),
                 space: thread.space,
                 privileged: self.spaces.at(thread.space).privileged,
+                light: self.is_ordinary(number) && self.accepted(number) != 0,
                 state: match thread.state() {
                     _ if thread.outer.is_some() => "faulting",
                     State::Inactive => "inactive",
@@ -86,6 +92,39 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
     /// The machine.
     pub fn machine(&mut self) -> &mut M {
         &mut self.machine
+    }
+
+    /// Switches the light path on or off, also for threads that wait already.
+    pub fn set_light_path(&mut self, on: bool) {
+        self.has_light_path = on;
+        for number in kip::USER_BASE..self.thread_limit {
+            self.threads.at_mut(number);
+            if on && self.threads.exists(number) {
+                self.let_light_path_wake(number);
+            }
+        }
+    }
+
+    /// What the thread that runs finds after an IPC: who it is, its registers as far as they mean
+    /// something, its message, and the control registers of IPC; and the state of all threads.
+    pub fn observe(&mut self) -> (Vec<u64>, Vec<String>) {
+        let current = self.current;
+        let mut words = vec![u64::from(current), self.since];
+        if let Some(context) = self.threads.at(current).context() {
+            words.extend([context.instruction_pointer(), context.stack_pointer()]);
+        }
+        words.extend(
+            [Register::Rsi, Register::Rdi].map(|register| self.register(current, register)),
+        );
+        let tag = Tag(self.message_register(current, 0));
+        for index in 0..=tag.untyped().min(utcb::MESSAGE_REGISTERS - 1) {
+            words.push(self.message_register(current, index));
+        }
+        for word in [ControlWord::ErrorCode, ControlWord::VirtualSender] {
+            words.push(self.control_word(current, word));
+        }
+        let numbers: Vec<_> = self.numbers().collect();
+        (words, numbers.into_iter().map(|number| self.describe_thread(number)).collect())
     }
 
     /// What surrounds the kernel.
@@ -131,11 +170,22 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
     /// A thread, for a message.
     pub fn describe_thread(&self, number: u32) -> String {
         let thread = self.threads.at(number);
+        // What of an operation is over means nothing.
+        let operation = match (thread.state(), thread.operation()) {
+            (State::Ready | State::Stopped | State::Inactive, _) => Operation::default(),
+            (State::Receiving | State::Transferring, operation)
+                if !operation.outgoing.is_kernel_made() && !self.is_transfer_sender(number) =>
+            {
+                let Operation { from, incoming, limit, .. } = operation;
+                Operation { from, incoming, limit, ..Operation::default() }
+            }
+            (_, operation) => operation,
+        };
         format!(
             "{number}: {:?} halted {} {:?} {:?} work {:?} timer {} checking {} transfer {:?} outer {}",
             thread.state(),
             thread.halted,
-            thread.operation(),
+            operation,
             thread.scheduling,
             thread.work,
             thread.timer.is_running(),

@@ -84,6 +84,8 @@ pub struct Beginning<'b> {
     pub gigabyte_pages: bool,
     /// A number that programs cannot know.
     pub key: u64,
+    /// Whether ordinary messages may take the light path, which means the same as the other.
+    pub light_path: bool,
 }
 
 /// Why the kernel cannot start.
@@ -178,6 +180,7 @@ impl<'k, M: Machine, S: Surroundings> Kernel<'k, M, S> {
             current: NOBODY,
             since: 0,
             waits: NOBODY,
+            has_light_path: beginning.light_path,
             after_ipc: stubs.address().get() + Stub::Ipc.end(),
             lent: None,
             armed: None,

@@ -126,6 +126,8 @@ pub struct Kernel<'k, M: Machine, S> {
     pub(crate) since: u64,
     /// The thread that last began to wait for a message, or [`NOBODY`].
     pub(crate) waits: Number,
+    /// Whether there is a light path at all.
+    pub(crate) has_light_path: bool,
     /// Where the stub of Ipc goes on.
     pub(crate) after_ipc: u64,
     /// What the thread that runs got from another one.

@@ -15,8 +15,8 @@
 //! - [`Thread::accepts`]: the thread is ordinary, and waits for an ordinary message, without end, in
 //!   nobody's name;
 //! - `Threads::gate`: the current thread is ordinary, and has the processor in its own right; nobody
-//!   of the gate's priority or a higher one waits for it. A thread that the light path lets run was
-//!   ordinary when it waited.
+//!   of the gate's priority or a higher one waits for it, so that the timer need not be set anew. A
+//!   thread that the light path lets run was ordinary when it waited.
 //!
 //! The receiver goes on with what is left of the sender's time slice, so that the clock need not be
 //! read.
@@ -90,10 +90,8 @@ impl<'k, M: Machine, S: Surroundings> Kernel<'k, M, S> {
         if to.is_nil() {
             return self.without_message(from, Timeouts(call.r8));
         }
-        if to.local().is_none() {
-            // A short one to this name has been looked at.
-            return None;
-        }
+        // A short one to a global name has been looked at.
+        to.local()?;
         let number = self.resolve(self.threads.at(self.current).space, to)?;
         let id = self.threads.at(number).id?.word();
         let from = if from == to { id } else { from.0 };
@@ -183,6 +181,9 @@ impl<'k, M: Machine, S: Surroundings> Kernel<'k, M, S> {
     /// Says what the light path may do from now on: `number` is about to run.
     pub(crate) fn allow_light_path(&mut self, number: Number) {
         let waits = core::mem::replace(&mut self.waits, NOBODY);
+        if !self.has_light_path {
+            return;
+        }
         let thread = self.threads.at(number);
         let is_own = self.lent.is_none() && thread.scheduling.delayed_until.is_none();
         let gate = match self.ready.highest() {
@@ -190,18 +191,23 @@ impl<'k, M: Machine, S: Surroundings> Kernel<'k, M, S> {
             Some(highest) => u32::from(highest) + 1,
             None => 0,
         };
-        if waits != NOBODY && self.is_ordinary(waits) {
-            let accepts = self.accepted(waits);
-            let thread = self.threads.at_light(waits);
-            if accepts != 0 {
-                thread.accepts = accepts;
-                thread.kept_state = State::Ready;
-                thread.kept_operation = Operation::default();
-            }
+        if waits != NOBODY {
+            self.let_light_path_wake(waits);
         }
         // The thread runs, so that this means nothing any more.
         self.threads.at_light(number).kept_operation = Operation::default();
         self.threads.gate = gate;
+    }
+
+    /// Lets the light path wake a thread up, if it waits as it must for that.
+    pub(crate) fn let_light_path_wake(&mut self, number: Number) {
+        let accepts = if self.is_ordinary(number) { self.accepted(number) } else { 0 };
+        let thread = self.threads.at_light(number);
+        if accepts != 0 {
+            thread.accepts = accepts;
+            thread.kept_state = State::Ready;
+            thread.kept_operation = Operation::default();
+        }
     }
 
     /// Whether what both permissions stand for holds of a thread.

@@ -28,6 +28,18 @@ const CALLS: u64 = 10_000_000;
 /// Calls between two audits.
 const AUDIT_EVERY: u64 = 5_000;
 
+/// Where the first message registers are.
+const REGISTERS: [Register; 8] = [
+    Register::R9,
+    Register::Rax,
+    Register::Rbx,
+    Register::R10,
+    Register::R12,
+    Register::R13,
+    Register::R14,
+    Register::R15,
+];
+
 /// Stubs, as offsets behind their SYSCALL instructions.
 const IPC: u64 = 0;
 const EXCHANGE_REGISTERS: u64 = 1;
@@ -84,6 +96,17 @@ struct World {
     redirects: bool,
     /// All is to be given back: how many calls for that were made.
     ending: Option<u32>,
+    /// Many wait without end.
+    patient: bool,
+    /// One ordinary message is to be sent, and then whoever runs is to be stopped.
+    single: Option<Single>,
+}
+
+/// What is to happen next while one message is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Single {
+    Send,
+    Stop,
 }
 
 /// Addresses that programs use for memory: small pages, and large ones.
@@ -214,16 +237,6 @@ impl Actor<'_, '_> {
 
     /// Sets a message register, in a processor's register or in memory.
     fn message(&mut self, index: usize, value: u64) -> Step {
-        const REGISTERS: [Register; 8] = [
-            Register::R9,
-            Register::Rax,
-            Register::Rbx,
-            Register::R10,
-            Register::R12,
-            Register::R13,
-            Register::R14,
-            Register::R15,
-        ];
         match REGISTERS.get(index) {
             Some(&register) => {
                 self.set(register, value);
@@ -259,6 +272,19 @@ impl Actor<'_, '_> {
         );
     }
 
+    /// Clears what is unspecified after an IPC, so that nothing depends on it.
+    fn forget_lost_registers(&mut self) {
+        let tag = Tag(self.context.register(Register::R9));
+        let words = tag.untyped() + tag.typed();
+        for register in REGISTERS.into_iter().skip(words + 1) {
+            self.set(register, 0);
+        }
+        let lost = [Register::Rbp, Register::Rdx, Register::R8, Register::Rcx, Register::R11];
+        for register in lost {
+            self.set(register, 0);
+        }
+    }
+
     /// Notes how the last call ended.
     fn look_back(&mut self) -> Step {
         let pending = self.world.pending.remove(&self.context.name());
@@ -268,6 +294,7 @@ impl Actor<'_, '_> {
         let simple = |ok: bool| if ok { "ok".to_string() } else { format!("error {code}") };
         let (name, result) = match stub {
             IPC => {
+                self.forget_lost_registers();
                 let tag = Tag(self.context.register(Register::R9));
                 let result = match IpcError::from_word(code) {
                     Some(error) if tag.has(Tag::ERROR) => {
@@ -321,6 +348,9 @@ impl Actor<'_, '_> {
             // Servers do not wait for long.
             let [send, receive] = [60, 60].map(|most| self.world.random.below(most));
             timeouts = Timeouts::new(Time::from_period(send), Time::from_period(receive));
+        }
+        if self.world.patient && !is_root && self.world.random.one_in(2) {
+            timeouts = Timeouts::new(timeouts.send(), Time::NEVER);
         }
         if self.world.random.one_in(3) {
             self.set_word(-16, Acceptor::NONE.0)?;
@@ -733,7 +763,53 @@ impl Actor<'_, '_> {
         self.call(IPC)
     }
 
+    /// A message that has nothing special about it, but perhaps its receiver.
+    fn ordinary(&mut self) -> Step {
+        let all = self.world.random.one_in(8);
+        let waiting = self.world.threads.iter();
+        let waiting = waiting.filter(|thread| thread.light || all && thread.state == "receiving");
+        let waiting: Vec<_> = waiting.copied().collect();
+        let receiver = self.world.random.pick(&waiting);
+        let to = match receiver {
+            Some(thread) if thread.space == self.me.space && self.world.random.one_in(2) => {
+                ThreadId(thread.local)
+            }
+            Some(thread) => ThreadId(thread.id),
+            None => ThreadId::NIL,
+        };
+        let from = if self.world.random.one_in(2) { to } else { ThreadId::ANY };
+        let words = match self.world.random.below(3) {
+            0 => 0,
+            1 => self.world.random.below(8),
+            _ => self.world.random.below(64),
+        };
+        for index in 1..=words as usize {
+            let value = self.world.random.next();
+            self.message(index, value)?;
+        }
+        let label = self.world.random.below(1 << 16);
+        self.message(0, Tag::new(label, words as usize, 0).0)?;
+        let send = self.world.timeout();
+        let receive = match self.world.random.below(8) {
+            0 => Time::ZERO,
+            1 => self.world.timeout(),
+            _ => Time::NEVER,
+        };
+        self.set(Register::Rsi, to.0);
+        self.set(Register::Rdx, from.0);
+        self.set(Register::R8, Timeouts::new(send, receive).0);
+        self.call(IPC)
+    }
+
     fn act(&mut self) -> Step {
+        match self.world.single.take() {
+            Some(Single::Send) => {
+                self.world.single = Some(Single::Stop);
+                return self.ordinary();
+            }
+            Some(Single::Stop) => return Err(Interrupt::Timer),
+            None => {}
+        }
         self.look_back()?;
         if let Some(done) = self.world.ending {
             return self.end(done);
@@ -774,6 +850,9 @@ impl Actor<'_, '_> {
             self.set_control(ControlWord::Pager, pager.0)?;
             self.set_control(ControlWord::ExceptionHandler, handler.0)?;
             let flags = self.world.random.next();
+            // A thread that the light path wakes up is told of the end of a slice from the next time
+            // on that the kernel looks at the clock.
+            let flags = if self.world.patient { 0 } else { flags };
             self.set_control(ControlWord::Flags, flags)?;
         }
         match self.world.random.below(100) {
@@ -905,15 +984,8 @@ fn give_all_back(
     (census, kernel.surroundings().free_pages() + census.supply)
 }
 
-#[test]
-fn random_calls_keep_every_invariant() {
-    let calls = std::env::var("HELIOX_CALLS").ok().and_then(|text| text.parse().ok());
-    let calls = calls.unwrap_or(CALLS);
-    let seed = std::env::var("HELIOX_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
-    let every = std::env::var("HELIOX_AUDIT").ok().and_then(|text| text.parse().ok());
-    let every = every.unwrap_or(AUDIT_EVERY);
-    let fault = std::env::var("HELIOX_FAULT").ok().and_then(|text| text.parse::<u8>().ok());
-    heliox_l4_kernel::plant(Fault::ALL.into_iter().find(|it| Some(*it as u8) == fault));
+/// A kernel with programs that do random things.
+fn play(seed: u64) -> (TestKernel, Rc<RefCell<World>>) {
     let mut kernel = kernel(Size::SMALL);
     let world = Rc::new(RefCell::new(World {
         random: Random(seed),
@@ -922,10 +994,11 @@ fn random_calls_keep_every_invariant() {
         pending: BTreeMap::new(),
         results: BTreeMap::new(),
         calls: 0,
-        redirects: std::env::var("HELIOX_REDIRECT").as_deref() != Ok("no"),
+        redirects: true,
         ending: None,
+        patient: false,
+        single: None,
     }));
-    check(&mut kernel, 0);
     let played = Rc::clone(&world);
     kernel.machine().set_program(Box::new(move |cpu, context| {
         let world = &mut *played.borrow_mut();
@@ -938,9 +1011,25 @@ fn random_calls_keep_every_invariant() {
             space: u32::MAX,
             privileged: false,
             state: "",
+            light: false,
         });
         Actor { world, cpu, context, utcb, me }.act()
     }));
+    (kernel, world)
+}
+
+#[test]
+fn random_calls_keep_every_invariant() {
+    let calls = std::env::var("HELIOX_CALLS").ok().and_then(|text| text.parse().ok());
+    let calls = calls.unwrap_or(CALLS);
+    let seed = std::env::var("HELIOX_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
+    let every = std::env::var("HELIOX_AUDIT").ok().and_then(|text| text.parse().ok());
+    let every = every.unwrap_or(AUDIT_EVERY);
+    let fault = std::env::var("HELIOX_FAULT").ok().and_then(|text| text.parse::<u8>().ok());
+    heliox_l4_kernel::plant(Fault::ALL.into_iter().find(|it| Some(*it as u8) == fault));
+    let (mut kernel, world) = play(seed);
+    world.borrow_mut().redirects = std::env::var("HELIOX_REDIRECT").as_deref() != Ok("no");
+    check(&mut kernel, 0);
     let (_, fresh) = give_all_back(&mut kernel, &world);
     let quick = std::env::var("HELIOX_QUICK").is_ok();
     let mut next = every;
@@ -1018,4 +1107,60 @@ fn each_planted_fault_is_found() {
         }
     }
     assert!(missed.is_empty(), "not found: {missed:?}");
+}
+
+/// Two kernels do the same, one of which has the light path for one message now and then: afterwards
+/// everything is as in the other. What the light path leaves to the other does not count.
+#[test]
+fn the_light_path_means_the_same() {
+    let rounds = std::env::var("HELIOX_ROUNDS").ok().and_then(|text| text.parse().ok());
+    let rounds = rounds.unwrap_or(30_000);
+    let mut random = Random(7);
+    let (mut light, mut messages) = (0, 0);
+    while messages < rounds {
+        // From the beginning now and then: in the end, everybody waits for ever.
+        let seed = random.next();
+        let mut both = [play(seed), play(seed)];
+        for (kernel, world) in &mut both {
+            kernel.set_light_path(false);
+            world.borrow_mut().patient = true;
+            // Until there are threads.
+            for _ in 0..100 {
+                (0..30).for_each(|_| kernel.step());
+                world.borrow_mut().threads = view(kernel);
+            }
+        }
+        let mut goes_on = true;
+        while goes_on && messages < rounds {
+            messages += 1;
+            goes_on = !random.one_in(500);
+            let steps = random.below(40);
+            for (number, (kernel, world)) in both.iter_mut().enumerate() {
+                (0..steps).for_each(|_| kernel.step());
+                world.borrow_mut().threads = view(kernel);
+                kernel.set_light_path(number == 0);
+                world.borrow_mut().single = Some(Single::Send);
+                for _ in 0..200 {
+                    let before = world.borrow().single;
+                    if before.is_none() {
+                        break;
+                    }
+                    kernel.step();
+                    // Sent and stopped in one step: the kernel did not see the message.
+                    let at_once = before == Some(Single::Send) && world.borrow().single.is_none();
+                    light += u64::from(at_once);
+                }
+                // Perhaps everybody waits for ever.
+                goes_on &= world.borrow_mut().single.take().is_none();
+                kernel.set_light_path(false);
+            }
+            let [(first, _), (second, _)] = &mut both;
+            if !goes_on {
+                break;
+            }
+            assert_eq!(first.observe(), second.observe(), "message {messages} of seed {seed}");
+        }
+    }
+    println!("{light} of {messages} messages took the light path");
+    assert!(light >= rounds / 20, "only {light} of {messages} took the light path");
 }

@@ -222,6 +222,9 @@ pub fn explore<I: Implementation>(
     report.complete &= waiting.is_empty() || shared.stop.load(Ordering::Relaxed);
     drop(waiting);
     report.states = known.count() as u64;
+    let renamings = symmetry.renamings();
+    report.renamed_states =
+        known.automorphisms.iter().map(|automorphisms| renamings / u64::from(*automorphisms)).sum();
     report.transitions = shared.transitions.load(Ordering::Relaxed);
     report.refusals = shared.refusals.load(Ordering::Relaxed);
     report.cases = shared.respect_cases();

@@ -116,6 +116,8 @@ pub struct CaseReport {
 pub struct Report {
     /// Different states, up to renaming of frames.
     pub states: u64,
+    /// The same, with all renamings counted.
+    pub renamed_states: u64,
     /// Actions that were carried out.
     pub transitions: u64,
     /// Actions that were refused.
@@ -126,10 +128,53 @@ pub struct Report {
     pub complete: bool,
     /// The cases of the unwinding conditions.
     pub cases: Vec<CaseReport>,
+    /// Of a random run: how often each kind of action was accepted and refused.
+    pub kinds: [(u64, u64); Kind::COUNT],
     /// What is broken, if anything.
     pub violation: Option<Violation>,
     /// How long it took.
     pub elapsed: Duration,
+}
+
+impl Report {
+    /// The cases of the thesis: local respect of an action for the domains that it must not
+    /// interfere with (12), and weak step consistency of each action for each domain (40). Each
+    /// once, also those that were checked on nothing.
+    #[must_use]
+    pub fn thesis_cases(&self) -> Vec<CaseReport> {
+        let respects = |kind: &Kind, observer| match kind.domain {
+            'E' => observer == 'U',
+            'H' => observer == 'E',
+            _ => observer == 'E' || observer == 'H',
+        };
+        let mut cases = Vec::new();
+        for condition in [Condition::LocalRespect, Condition::StepConsistency] {
+            for kind in Kind::ALL.into_iter().filter(|kind| kind.is_in_thesis) {
+                for observer in ['E', 'H', 'K', 'U'] {
+                    if condition == Condition::LocalRespect && !respects(&kind, observer) {
+                        continue;
+                    }
+                    let is_it = |case: &&CaseReport| {
+                        (case.condition, case.kind, case.observer) == (condition, kind, observer)
+                    };
+                    let checked = self.cases.iter().find(is_it).map_or(0, |case| case.checked);
+                    cases.push(CaseReport { condition, kind, observer, checked });
+                }
+            }
+        }
+        cases
+    }
+
+    /// The cases of what the thesis left out: other actions, and devices.
+    pub fn other_cases(&self) -> impl Iterator<Item = &CaseReport> {
+        let thesis = self.thesis_cases();
+        self.cases.iter().filter(move |case| {
+            !thesis.iter().any(|other| {
+                (other.condition, other.kind, other.observer)
+                    == (case.condition, case.kind, case.observer)
+            })
+        })
+    }
 }
 
 /// How far a check is.

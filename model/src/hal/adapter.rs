@@ -880,6 +880,22 @@ impl<G: Geometry + Send + Sync> Implementation for Checks<G> {
                 facts.add_of(statement!("counted", counted), frame);
             }
         }
+        // Of larger pages that are not normal those pages are counted that are not.
+        for at_level in (2..=machine.largest_leaf().0).map(Level) {
+            let step = usize::try_from(machine.pages_of(at_level)).unwrap_or(usize::MAX);
+            let units = machine.clients().step_by(step);
+            for unit in units.filter_map(|frame| machine.unit(at_level, frame)) {
+                let special =
+                    unit.frames().filter(|f| !matches!(state.status(*f), Status::Normal(_)));
+                let special = special.count() as u32;
+                let counted = self.places.frame(machine, unit.first).map_or(0, |frame| {
+                    audit::count_of_unit(&self.memory, level::<G>(at_level), frame)
+                });
+                if special > 0 && counted != special {
+                    facts.add_of(statement!("special", counted, at_level.0), unit.first);
+                }
+            }
+        }
         for cpu in machine.cpus() {
             let (root, recorded) = (state.cr3(cpu), audit::loaded(&self.memory, index_of(cpu)));
             let recorded = recorded.map(|frame| self.places.frame_from(machine, frame));

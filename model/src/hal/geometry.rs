@@ -37,23 +37,24 @@ pub fn with_geometry<W: WithGeometry>(machine: &Machine, with: W) -> Result<W::R
     macro_rules! shapes {
         ($($levels:literal $bits:literal $leaf:literal $user:literal,)*) => {{
             let sizes = machine.sizes();
-            let leaf = u32::from(machine.largest_leaf().0);
-            match (u32::from(sizes.levels), sizes.entries, leaf, sizes.user_entries) {
-                $(($levels, entries, $leaf, $user) if entries == 1 << $bits => {
+            match (u32::from(sizes.levels), sizes.entries, sizes.user_entries) {
+                $(($levels, entries, $user) if entries == 1 << $bits => {
                     Ok(with.run::<Shape<$levels, $bits, $leaf, $user>>())
                 })*
                 _ => Err(BadSizes(
-                    "the HAL is checked with: 2 or 3 levels of 4 or 8 entries, 4 levels of 4, 4 \
-                     levels of 512; of the root's, 1 or 2 for programs, or 256 of 512",
+                    "the HAL is checked in these shapes: 2 levels of 4 entries, 1 or 2 of them for \
+                     programs; 3 or 4 levels of 4 entries, 2 of them for programs; 4 levels of 512 \
+                     entries, 256 of them for programs",
                 )),
             }
         }};
     }
+    // Without superpages the machine supports none, whatever the shape allows.
     shapes! {
-        2 2 1 1, 2 2 1 2, 2 2 2 1, 2 2 2 2,
-        2 3 1 1, 2 3 1 2, 2 3 2 1, 2 3 2 2,
-        3 2 1 1, 3 2 1 2, 3 2 2 1, 3 2 2 2,
-        4 2 1 2, 4 2 3 2,
-        4 9 1 256, 4 9 3 256,
+        2 2 2 1,
+        2 2 2 2,
+        3 2 2 2,
+        4 2 3 2,
+        4 9 3 256,
     }
 }

@@ -17,5 +17,6 @@
 
 mod genuine;
 pub mod geometry;
+pub mod mutated;
 
 pub use genuine::{Checks, Refusal};

@@ -182,6 +182,13 @@ pub(crate) fn note_status_access(level: Level, index: u64) {
     });
 }
 
+impl CurrentCpu {
+    /// The token of simulated processor `index`; one thread runs all of them.
+    pub const fn simulated(index: CpuIndex) -> Self {
+        Self::new(index)
+    }
+}
+
 impl State {
     fn new(memory: Memory, processors: usize) -> Self {
         let processor = Processor {

@@ -151,6 +151,7 @@ pub(crate) fn kernel(size: Size) -> TestKernel {
         kilohertz: (1_000_000, 1_000_000),
         gigabyte_pages: true,
         key: 0x9e37_79b9_7f4a_7c15,
+        light_path: true,
     };
     let objects = Objects {
         threads: slice(size.threads, Thread::free),
