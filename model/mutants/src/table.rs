@@ -191,20 +191,26 @@ pub const EDITS: &[Edit] = &[
     edit(
         "page.rs",
         "fn check_free",
-        "if status != Status::Normal {",
-        "if status != Status::Normal && !@FreeIgnoresStatus {",
+        "if !page.is_normal() {",
+        "if !page.is_normal() && !@FreeIgnoresStatus {",
     ),
     edit(
         "page.rs",
         "fn check_free",
-        "if records.clone().any(",
-        "if !@FreeIgnoresReferences && records.clone().take(if @FreeIgnoresLargePages { 1 } else { 9 }).any(",
+        "larger.try_for_each(|unit| self.check_unused(first, unit))?;",
+        "if !@FreeIgnoresLargePages { larger.try_for_each(|unit| self.check_unused(first, unit))?; }",
     ),
     edit(
         "page.rs",
-        "fn check_free",
-        "self.check_settled(frame)",
-        "if @FreeIgnoresStaleTranslations { Ok(()) } else { self.check_settled(frame) }",
+        "fn check_unused",
+        "if unit.is_normal() && unit.count() > 0 {",
+        "if unit.is_normal() && unit.count() > 0 && !@FreeIgnoresReferences {",
+    ),
+    edit(
+        "page.rs",
+        "fn check_unused",
+        "if self.is_past(unit.stamp())",
+        "if @FreeIgnoresStaleTranslations || self.is_past(unit.stamp())",
     ),
     edit(
         "page.rs",
@@ -546,20 +552,22 @@ pub const EDITS: &[Edit] = &[
     edit(
         "share.rs",
         "fn decide_assign",
-        "self.state.check_reference(Level::FIRST, frame, OwnerCode::NOBODY)?;",
-        "if !@AssignsAnybodysMemory { self.state.check_reference(Level::FIRST, frame, OwnerCode::NOBODY)?; }",
+        "self.state.check_reference(Level::FIRST, frame, nobody)?;",
+        "if !@AssignsAnybodysMemory { self.state.check_reference(Level::FIRST, frame, nobody)?; }",
     ),
     edit(
         "share.rs",
         "fn decide_release",
-        "self.state.check_free(frame)?;",
-        "if !@ReleasesWhatIsInUse { self.state.check_free(frame)?; }",
-    ),
-    edit(
-        "share.rs",
-        "fn decide_release",
-        "if owner != from {",
-        "if owner != from && !@ReleasesForAnother {",
+        "self.state.check_free(region.ram(M::Geometry::ENTRIES)?, Some(from))",
+        "let region = region.ram(M::Geometry::ENTRIES)?;
+        if @ReleasesWhatIsInUse {
+            let mut frames = region.frames().iter();
+            return match frames.find(|frame| self.state.page(*frame).owner() != from) {
+                Some(frame) => Err(Error::NotOwner { frame, owner: None }),
+                None => Ok(()),
+            };
+        }
+        self.state.check_free(region, if @ReleasesForAnother { None } else { Some(from) })",
     ),
     edit(
         "share.rs",
