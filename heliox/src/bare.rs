@@ -20,9 +20,14 @@ use crate::toolchain::{BARE_TARGET, Toolchain, toolchain};
 
 /// The kernel's package, and the name of its ELF file.
 pub const KERNEL: &str = "heliox-kernel";
-/// The programs that `heliox boot` without modules loads, in this order. The program `x` is
-/// the binary `x` of the package `heliox-x`.
-pub const DEMONSTRATION: &[&str] = &["first-light"];
+/// The programs that `heliox boot` starts first unless others are given: the one that owns all
+/// memory, and the one that starts all others. The program `x` is the binary `x` of the package
+/// `heliox-x`.
+pub const SIGMA0: &str = "sigma0";
+/// See [`SIGMA0`].
+pub const ROOT: &str = "root";
+/// What `heliox boot` loads besides if no module is given.
+pub const DEMONSTRATION: &str = "pingpong";
 /// The profile of the workspace's Cargo.toml.
 const PROFILE: &str = "bare";
 

@@ -91,7 +91,7 @@ enum What {
     /// One-way IPC: call, reply-and-wait and Lipc, within and between address spaces
     Ipc(MessageArguments),
     /// Other operations: system calls, mappings, faults, interrupts, threads and spaces
-    Kernel(CommonArguments),
+    Kernel(OperationArguments),
     /// Where the instructions of one IPC between address spaces go
     Phases(PhaseArguments),
 }
@@ -101,6 +101,15 @@ struct MessageArguments {
     /// Untyped words of the messages: numbers and ranges, such as 0,4,8-16
     #[arg(long, value_name = "LIST")]
     words: Option<Words>,
+    #[command(flatten)]
+    common: CommonArguments,
+}
+
+#[derive(Args, Debug)]
+struct OperationArguments {
+    /// Also list the functions that the instructions belong to
+    #[arg(long)]
+    functions: bool,
     #[command(flatten)]
     common: CommonArguments,
 }
@@ -269,8 +278,14 @@ pub fn run(arguments: &Arguments) -> Result<u8, Error> {
             let measured = measure_with(&format!("ipc words={words}"), common)?;
             show_rows(&measured, common, complete, &text::ipc(&measured.rows), plot::ipc)
         }
-        What::Kernel(common) => {
+        What::Kernel(OperationArguments { functions, common }) => {
             let measured = measure_with("kernel", common)?;
+            if *functions && !common.json {
+                let mut attribution = Attribution::new(&measured.code, RULES);
+                let profiles =
+                    measured.rows.iter().map(|row| (row, attribution.profile(&row.round)));
+                print(&text::functions(&profiles.collect::<Vec<_>>()));
+            }
             show_rows(&measured, common, true, &text::kernel(&measured.rows), plot::kernel)
         }
         What::Phases(PhaseArguments { functions, messages }) => {

@@ -109,14 +109,15 @@ Counts are of the emulator's instructions, and the same in every run.";
 
 #[derive(Args, Debug, Default)]
 struct ModuleArguments {
-    /// The program that first owns all memory [an ordinary module until the kernel has L4]
+    /// The program that first owns all memory [default: Heliox's sigma0]
     #[arg(long, value_name = "FILE[,ARGS]")]
     sigma0: Option<OsString>,
-    /// The program that is started to start all others [an ordinary module, as above]
+    /// The program that is started to start all others [default: Heliox's root, which runs every
+    /// module as a program]
     #[arg(long, value_name = "FILE[,ARGS]")]
     root: Option<OsString>,
-    /// A program or file to load beside the kernel, with its arguments; may be repeated.
-    /// Without any module the demonstration is loaded
+    /// A program or file to load beside them, with its arguments; may be repeated. Without --root
+    /// and modules the demonstration is loaded
     #[arg(long, value_name = "FILE[,ARGS]")]
     module: Vec<OsString>,
 }
@@ -124,14 +125,17 @@ struct ModuleArguments {
 impl ModuleArguments {
     fn modules(&self) -> Result<Modules, ModuleError> {
         let mut modules = Modules::default();
-        let given: Vec<_> = self.sigma0.iter().chain(&self.root).chain(&self.module).collect();
-        for text in &given {
+        for (given, ours) in [(&self.sigma0, bare::SIGMA0), (&self.root, bare::ROOT)] {
+            match given {
+                Some(text) => modules.add(Module::parse(text)?),
+                None => modules.add_program(ours, ""),
+            }
+        }
+        for text in &self.module {
             modules.add(Module::parse(text)?);
         }
-        if given.is_empty() {
-            for name in bare::DEMONSTRATION {
-                modules.add_program(name, "");
-            }
+        if self.root.is_none() && self.module.is_empty() {
+            modules.add_program(bare::DEMONSTRATION, "");
         }
         Ok(modules)
     }

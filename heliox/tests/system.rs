@@ -9,6 +9,7 @@ mod system {
     mod failures;
     mod first_light;
     mod fixtures;
+    mod l4;
     mod machines;
     mod memory;
     mod monitor;

@@ -26,7 +26,8 @@ use heliox_types::Register::{
     R8, R9, R10, R11, R12, R13, R14, R15, Rax, Rbp, Rbx, Rcx, Rdi, Rdx, Rsi, Rsp,
 };
 use heliox_types::{
-    Breakpoint, BreakpointKind, Interrupt, LightCall, PAGE_BITS, Register, VirtualAddress,
+    Breakpoint, BreakpointKind, HeapError, Interrupt, LightCall, PAGE_BITS, Register,
+    VirtualAddress,
 };
 
 heliox_log::kernel_main!(main);
@@ -212,7 +213,7 @@ impl Kernel for Test {
             Answer::Other => self.current ^= 1,
             Answer::Decline => return None,
         }
-        Some(LightReturn { next: self.running(), result: RESULT })
+        Some(LightReturn { next: self.running(), result: RESULT, tag: None })
     }
 }
 
@@ -580,6 +581,38 @@ impl Test {
     }
 }
 
+/// Tables of the heap hold what they were made with, do not overlap, and are refused without room.
+fn tables_hold_what_they_were_made_with(hal: &mut Hal) {
+    let free = hal.heap_frames();
+    let many = (free.bytes() / size_of::<[u16; 3]>() as u64) as usize;
+    let bytes = (many + 1) * size_of::<[u16; 3]>();
+    let refused = hal.heap_slice(many + 1, |_| [0_u16; 3]).err();
+    assert_eq!(refused, Some(HeapError::TooLarge { bytes }));
+    assert_eq!(
+        hal.heap_slice(usize::MAX, |_| 0_u64),
+        Err(HeapError::TooLarge { bytes: usize::MAX })
+    );
+    assert_eq!(hal.heap_frames(), free);
+    let make = |index: usize| [index as u16, !index as u16, 7];
+    let (Ok(first), Ok(second), Ok(last)) = (
+        hal.heap_slice(1000, make),
+        hal.heap_slice(1, |index| index as u128),
+        hal.heap_slice(1000, make),
+    ) else {
+        panic!("the heap has no room for tables")
+    };
+    assert_eq!(free.count() - hal.heap_frames().count(), 2 + 1 + 2);
+    second.fill(u128::MAX);
+    for table in [first, last] {
+        assert!(table.iter().copied().eq((0..1000).map(make)));
+        table.fill([0; 3]);
+    }
+    assert_eq!(second, [u128::MAX]);
+    let used = hal.place_slice(free, 1, |_| 0_u8).err();
+    assert_eq!(used, Some(HeapError::NotFree(free)));
+    info!("light: tables hold what they were made with ok");
+}
+
 fn run(mut hal: Hal) -> Result<Hal, Error> {
     let cpu = hal.cpu();
     let is_good =
@@ -621,6 +654,7 @@ fn run(mut hal: Hal) -> Result<Hal, Error> {
 
 fn main(mut hal: Hal) -> ! {
     heliox_clock::start(&mut hal);
+    tables_hold_what_they_were_made_with(&mut hal);
     let objects = hal.heap_frames();
     assert!(hal.grow_heap(objects).is_ok(), "the heap's pages are free");
     match run(hal) {

@@ -130,7 +130,7 @@ impl Kernel for Null<'_> {
     }
 
     fn light_call(&mut self, call: LightCall) -> Option<LightReturn<'_, Hal>> {
-        Some(LightReturn { next: running(self.0, self.1), result: call.rsi })
+        Some(LightReturn { next: running(self.0, self.1), result: call.rsi, tag: None })
     }
 }
 
@@ -145,7 +145,7 @@ impl Kernel for Switch<'_> {
 
     fn light_call(&mut self, call: LightCall) -> Option<LightReturn<'_, Hal>> {
         core::mem::swap(&mut self.1, &mut self.2);
-        Some(LightReturn { next: running(self.0, self.1), result: call.rsi })
+        Some(LightReturn { next: running(self.0, self.1), result: call.rsi, tag: None })
     }
 }
 

@@ -70,18 +70,11 @@ pub type Rule = (&'static str, Phase);
 /// assembly is named by its labels.)
 pub const RULES: &[Rule] = &[
     // The way in and out.
-    ("system_call_entry", Phase::ContextSwitch),
-    ("enter_user", Phase::ContextSwitch),
-    ("interrupt_stubs", Phase::ContextSwitch),
-    ("interrupt_common", Phase::ContextSwitch),
-    ("save_and_return", Phase::ContextSwitch),
-    ("heliox_hal::x86_64::cpu", Phase::ContextSwitch),
-    ("heliox_hal::x86_64::context::Context::end_light_call", Phase::ContextSwitch),
-    ("heliox_hal::x86_64::context::empty_cpu", Phase::ContextSwitch),
-    ("heliox_hal::x86_64::hal::Hal::execute_kernel", Phase::ContextSwitch),
-    ("heliox_hal::x86_64::execution", Phase::ContextSwitch),
-    ("heliox_hal::x86_64::extended_state", Phase::ContextSwitch),
-    ("heliox_hal::execution", Phase::ContextSwitch),
+    ("heliox_hal::x86_64", Phase::ContextSwitch),
+    ("leave", Phase::ContextSwitch),
+    ("heliox_hal::page_map", Phase::ContextSwitch),
+    ("heliox_hal::translation", Phase::ContextSwitch),
+    ("heliox_types::execution", Phase::ContextSwitch),
     // What is wanted, and who runs.
     ("heliox_l4_kernel::calls", Phase::Scheduling),
     ("heliox_l4_kernel::kernel::Kernel::run", Phase::Scheduling),
@@ -108,8 +101,8 @@ pub const RULES: &[Rule] = &[
     ("heliox_l4_kernel::ipc::wait", Phase::Receive),
 ];
 
-/// How the paths of this project's functions begin.
-const OWN_CRATES: &str = "heliox_";
+/// How the paths of functions begin that are not this project's: the language's own.
+const OTHER_CRATES: [&str; 4] = ["core::", "alloc::", "compiler_builtins::", "<"];
 
 /// Instructions by phase; all phases are there.
 pub type Shares = BTreeMap<Phase, u64>;
@@ -146,7 +139,9 @@ impl<'code> Attribution<'code> {
         let mut counts: BTreeMap<(Phase, String), u64> = BTreeMap::new();
         for (address, phase) in self.attribute(round) {
             let functions = self.code.functions(address);
-            let own = functions.iter().find(|name| name.starts_with(OWN_CRATES));
+            let own = functions
+                .iter()
+                .find(|name| !OTHER_CRATES.iter().any(|beginning| name.starts_with(beginning)));
             let name = own.or(functions.last()).cloned().unwrap_or_else(|| format!("{address:#x}"));
             *counts.entry((phase, name)).or_default() += 1;
         }
@@ -224,7 +219,7 @@ mod tests {
             ("heliox_l4_kernel::ipc", Some(Phase::Rendezvous)),
             ("heliox_l4_kernel::ipcs", None),
             ("core::option::Option::map", None),
-            ("enter_user", Some(Phase::ContextSwitch)),
+            ("leave", Some(Phase::ContextSwitch)),
         ] {
             assert_eq!(rule_for(RULES, function), phase, "{function}");
         }

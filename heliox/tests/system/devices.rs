@@ -4,7 +4,7 @@ use heliox::boot::{Boot, Via};
 use heliox::outcome::Outcome;
 use heliox::programs::CompiledProgram;
 
-use super::fixtures::c_program;
+use super::fixtures::{c_program, first_light};
 
 fn program() -> CompiledProgram {
     c_program("devices", include_str!("../fixtures/devices.c"))
@@ -17,7 +17,7 @@ fn run(arguments: &[&str], tests: usize, change: impl Fn(Boot) -> Boot) -> [Outc
     [Via::Pvh, Via::Multiboot2].map(|via| {
         let boot = arguments
             .iter()
-            .fold(Boot::new(), |boot, arguments| boot.module(program.path(), arguments));
+            .fold(first_light(), |boot, arguments| boot.module(program.path(), arguments));
         let outcome = change(boot.via(via)).run().unwrap();
         outcome.require_tests(&[]);
         if outcome.tests().len() != tests {
@@ -95,6 +95,7 @@ fn a_module_that_is_a_program_has_an_entry_point() {
     let program = program();
     let bytes = std::fs::read(program.path()).unwrap();
     let entry = u64::from_le_bytes(bytes[24..32].try_into().unwrap());
-    let outcome = Boot::new().module(program.path(), "").kernel_option("log=debug").run().unwrap();
+    let outcome =
+        first_light().module(program.path(), "").kernel_option("log=debug").run().unwrap();
     outcome.require_status(0).require_line(&format!("module devices: entry point {entry:#x}"));
 }

@@ -37,23 +37,26 @@ fn measured(outcome: &Outcome, name: &str) -> u64 {
 fn operations_cost_at_most_so_many_instructions() {
     let outcome = example("measure").memory("4G".parse().unwrap()).icount(true).run().unwrap();
     outcome.require_status(0);
+    let mut dear = Vec::new();
     for (name, most) in [
         ("null system call, full context", 100),
         ("switching the page map adds", 6),
         ("null system call, light", 40),
         // With the five loads and stores of the kernel that chooses.
         ("light call to another address space", 48),
-        // The aim is 180.
-        ("add and remove a mapping of 4 KiB", 195),
+        ("add and remove a mapping of 4 KiB", 180),
         ("map 1 GiB as one page", 300),
     ] {
         let cost = measured(&outcome, name);
-        assert!(cost <= most, "{name}: {cost} instructions, more than {most}");
+        println!("{name}: {cost} instructions, at most {most}");
+        dear.extend((cost > most).then_some(name));
     }
+    assert_eq!(dear, [""; 0], "too dear");
 }
 
 /// What the kernel of `examples/light-calls` tests.
-const LIGHT_TESTS: [&str; 6] = [
+const LIGHT_TESTS: [&str; 7] = [
+    "tables hold what they were made with",
     "every kind of context means the same",
     "a declined call is as any other",
     "without answers it is a system call",

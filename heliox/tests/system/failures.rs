@@ -1,10 +1,10 @@
 //! What goes wrong ends the run, with one clear sentence and a status that is not 0.
 
-use heliox::boot::{Boot, Via};
+use heliox::boot::Via;
 use heliox::outcome::Outcome;
 use tempfile::TempDir;
 
-use super::fixtures::{c_program, demonstration};
+use super::fixtures::{c_program, demonstration, first_light};
 
 /// The status of a kernel that panicked.
 const PANIC: u8 = 63;
@@ -20,7 +20,7 @@ fn a_panic_tells_where_and_shows_registers() {
     let outcome = demonstration().kernel_option("crash=panic").run().unwrap();
     outcome
         .require_status(PANIC)
-        .require_line("[panic] on CPU 0: panicked at kernel/image/src/main.rs:")
+        .require_line("[panic] on CPU 0: panicked at examples/first-light/src/main.rs:")
         .require_line("as the command line asked")
         .require_line("[panic] rsp   ffffffff8")
         .require_line("[panic] cr0   ");
@@ -44,7 +44,7 @@ fn a_program_that_faults_is_stopped_and_the_others_go_on() {
     let steps =
         c_program("steps", &source("__asm__ volatile(\"pushfq; orq $0x100, (%rsp); popfq; nop\")"));
     let spins = c_program("spins", &source("for (volatile int i = 0; i < 9000000; i++) {}"));
-    let outcome = Boot::new()
+    let outcome = first_light()
         .module(reads_null.path(), "")
         .module(steps.path(), "")
         .module(spins.path(), "")
@@ -64,7 +64,7 @@ fn a_program_that_never_ends_is_bounded_by_the_timeout() {
     let spins =
         c_program("spins", "#include \"first_light.h\"\nint program(void) { for (;;) {} }\n");
     let limit = std::time::Duration::from_secs(3);
-    let outcome = Boot::new().module(spins.path(), "").timeout(limit).run().unwrap();
+    let outcome = first_light().module(spins.path(), "").timeout(limit).run().unwrap();
     assert_eq!(outcome.ending, heliox::outcome::Ending::TimedOut);
 }
 
@@ -76,7 +76,7 @@ fn boot_changed(change: impl FnOnce(&mut Vec<u8>)) -> Outcome {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("changed");
     std::fs::write(&path, bytes).unwrap();
-    Boot::new().module(path, "").run().unwrap()
+    first_light().module(path, "").run().unwrap()
 }
 
 #[test]
@@ -107,7 +107,7 @@ fn a_program_without_write_protection_of_its_code_is_refused() {
         &[super::fixtures::HEADERS, "-Wl,--omagic"],
     )
     .unwrap();
-    let outcome = Boot::new().module(writable.path(), "").run().unwrap();
+    let outcome = first_light().module(writable.path(), "").run().unwrap();
     outcome.require_status(NOTHING_TO_RUN).require_line("writable-code: not started: ");
 }
 
@@ -121,7 +121,7 @@ fn a_program_at_a_kernel_address_is_refused() {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("in-the-kernel");
     std::fs::write(&path, bytes).unwrap();
-    let outcome = Boot::new().module(path, "").run().unwrap();
+    let outcome = first_light().module(path, "").run().unwrap();
     outcome.require_status(NOTHING_TO_RUN).require_line("in-the-kernel: not started: ");
 }
 
@@ -131,7 +131,7 @@ fn a_program_larger_than_memory_is_refused() {
                   int program(void) { much[5] = 1; return much[6]; }\n";
     let large = c_program("large", source);
     let outcome =
-        Boot::new().module(large.path(), "").memory("64M".parse().unwrap()).run().unwrap();
+        first_light().module(large.path(), "").memory("64M".parse().unwrap()).run().unwrap();
     outcome.require_status(NOTHING_TO_RUN).require_line("large: not started: ");
 }
 
@@ -144,7 +144,7 @@ fn more_kernel_memory_than_there_is_is_refused() {
 #[test]
 fn without_a_module_there_is_nothing_to_run() {
     for via in [Via::Pvh, Via::Multiboot2] {
-        let outcome = Boot::new().via(via).run().unwrap();
+        let outcome = first_light().via(via).run().unwrap();
         outcome.require_status(NOTHING_TO_RUN).require_line("there is no program to run");
     }
 }
@@ -171,7 +171,7 @@ fn random_instructions_harm_nobody_else() {
     let hello = c_program("hello", include_str!("../fixtures/hello.c"));
     let boot = ["1", "2", "3", "4"]
         .iter()
-        .fold(Boot::new(), |boot, seed| boot.module(random.path(), seed));
+        .fold(first_light(), |boot, seed| boot.module(random.path(), seed));
     let outcome = boot.module(hello.path(), "").icount(true).run().unwrap();
     // A program may do anything to itself, and end in any way. The others do not notice.
     assert!(matches!(outcome.status(), Some(status) if status < PANIC), "{outcome}");

@@ -1,8 +1,8 @@
 //! The kernel boots, runs programs in ring 3, and tells what became of them.
 
-use heliox::boot::{Boot, Via};
+use heliox::boot::Via;
 
-use super::fixtures::{c_program, demonstration};
+use super::fixtures::{c_program, demonstration, first_light};
 
 #[test]
 fn through_pvh() {
@@ -26,7 +26,7 @@ fn twice_the_same_to_the_byte() {
 #[test]
 fn a_c_program_runs_and_its_status_is_the_run_s() {
     let hello = c_program("hello", include_str!("../fixtures/hello.c"));
-    let outcome = Boot::new().module(hello.path(), "").run().unwrap();
+    let outcome = first_light().module(hello.path(), "").run().unwrap();
     outcome.require_status(7).require_line("hello: hello from C");
 }
 
@@ -34,7 +34,7 @@ fn a_c_program_runs_and_its_status_is_the_run_s() {
 fn ring_3_may_do_what_it_may_and_nothing_else() {
     let ring3 = c_program("ring3", include_str!("../fixtures/ring3.c"));
     for via in [Via::Pvh, Via::Multiboot2] {
-        let outcome = Boot::new()
+        let outcome = first_light()
             .module(ring3.path(), "")
             .module(ring3.path(), "and a second pattern")
             .via(via)

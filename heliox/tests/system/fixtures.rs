@@ -1,16 +1,21 @@
 //! What several areas boot.
 
-use heliox::bare::DEMONSTRATION;
+use heliox::bare;
 use heliox::boot::Boot;
 use heliox::programs::{CompiledProgram, compile_c};
+use heliox::provision::Consent;
 
 /// The compiler option that names the headers of the C fixtures.
 pub(crate) const HEADERS: &str = concat!("-I", env!("CARGO_MANIFEST_DIR"), "/tests/fixtures");
 
-/// The main demonstration, with nothing run yet.
+/// The kernel of `examples/first-light`, without programs yet.
+pub(crate) fn first_light() -> Boot {
+    Boot::new().kernel(bare::program("first-light-kernel", Consent::Unattended).unwrap())
+}
+
+/// The same with its program, and nothing run yet.
 pub(crate) fn demonstration() -> Boot {
-    let programs = DEMONSTRATION.iter();
-    programs.fold(Boot::new(), |boot, name| boot.program(name, ""))
+    first_light().program("first-light", "")
 }
 
 /// A C program against the headers of the fixtures.

@@ -1,9 +1,9 @@
 //! Machines of all sizes and kinds.
 
-use heliox::boot::{Boot, Via};
+use heliox::boot::Via;
 use heliox::outcome::Outcome;
 
-use super::fixtures::demonstration;
+use super::fixtures::{demonstration, first_light};
 
 /// The numbers of the line about the boot's cost: total and calibration, in instructions.
 fn boot_cost(outcome: &Outcome) -> (u64, u64) {
@@ -68,7 +68,7 @@ fn a_processor_with_few_features_will_do() {
 #[test]
 fn a_32_bit_processor_is_told_so() {
     let outcome =
-        Boot::new().cpu("qemu32").timeout(std::time::Duration::from_secs(5)).run().unwrap();
+        first_light().cpu("qemu32").timeout(std::time::Duration::from_secs(5)).run().unwrap();
     outcome.require_line("Heliox needs a 64-bit x86 processor");
 }
 

@@ -1,8 +1,6 @@
 //! Memory in the booted kernel: it is handed out, taken back, and never shows what was in it.
 
-use heliox::boot::Boot;
-
-use super::fixtures::{c_program, demonstration};
+use super::fixtures::{c_program, demonstration, first_light};
 
 /// Looks at 4 MiB of memory that should be clear, and leaves a pattern in it.
 const FILLS: &str = "#include \"first_light.h\"\n\
@@ -18,7 +16,7 @@ const FILLS: &str = "#include \"first_light.h\"\n\
 fn no_page_reaches_a_new_owner_with_what_the_old_one_left() {
     let fills = c_program("fills", FILLS);
     // Ten times 4 MiB in 20 MiB: those that do not fit wait for others to end.
-    let boot = Boot::new().memory("20M".parse().unwrap()).icount(true);
+    let boot = first_light().memory("20M".parse().unwrap()).icount(true);
     let boot = (0..10).fold(boot, |boot, _| boot.module(fills.path(), ""));
     let outcome = boot.run().unwrap();
     outcome.require_status(0);
@@ -47,7 +45,7 @@ fn a_program_that_never_fits_is_refused_and_the_others_run() {
          int program(void) { much[5] = 1; return much[6]; }\n",
     );
     let fills = c_program("fills", FILLS);
-    let outcome = Boot::new()
+    let outcome = first_light()
         .memory("32M".parse().unwrap())
         .module(fills.path(), "")
         .module(large.path(), "")

@@ -11,7 +11,7 @@ use heliox::outcome::Outcome;
 use tempfile::TempDir;
 
 use super::examples::{example, require_light_tests};
-use super::fixtures::c_program;
+use super::fixtures::{c_program, first_light};
 
 /// A connection to QEMU's monitor.
 struct Monitor {
@@ -95,7 +95,7 @@ fn busy() -> String {
 #[test]
 fn non_maskable_interrupts_at_any_moment_are_counted_and_do_no_harm() {
     let busy = c_program("busy", &busy());
-    let boot = Boot::new().module(busy.path(), "").module(busy.path(), "twice");
+    let boot = first_light().module(busy.path(), "").module(busy.path(), "twice");
     let (outcome, sent) = with_monitor(boot, "busy: ready", |mut monitor| {
         let mut sent = 0;
         while monitor.command(r#"{"execute":"inject-nmi"}"#).is_some() {
@@ -152,7 +152,7 @@ fn logged_range(outcome: &Outcome, start: &str) -> std::ops::Range<u64> {
 #[test]
 fn the_kernel_s_half_maps_nothing_that_it_does_not_need() {
     let busy = c_program("busy", &busy());
-    let boot = Boot::new().module(busy.path(), "");
+    let boot = first_light().module(busy.path(), "");
     let (outcome, pages) = with_monitor(boot, "busy: ready", |mut monitor| {
         let ask = r#"{"execute":"human-monitor-command","arguments":{"command-line":"info tlb"}}"#;
         let answer = monitor.command(ask);

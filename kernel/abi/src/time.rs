@@ -78,7 +78,7 @@ impl Time {
             return Self::ZERO;
         }
         let mut exponent = 0;
-        while exponent < 31 {
+        while exponent <= 31 {
             let mantissa = microseconds.div_ceil(1 << exponent);
             if mantissa <= MANTISSA as u64 {
                 return Self((exponent as u16) << 10 | mantissa as u16);

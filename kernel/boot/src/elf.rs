@@ -5,7 +5,9 @@
 //!
 //! - it has at least one segment; every segment has memory, which lies in the part of the
 //!   address space that programs may use, without the first page;
-//! - no two segments have a page in common, so that each page has the rights of one segment;
+//! - no two segments have a page in common, so that each page has the rights of one segment, but
+//!   for programs whose memory has all rights ([`Program::parse_unprotected`]): those have no byte
+//!   in common;
 //! - no segment can be both written and executed: [`Rights`] cannot say so;
 //! - the file has all the bytes that a segment takes from it, and they fit into its memory;
 //! - the entry point is in a segment that can be executed.
@@ -205,11 +207,25 @@ impl Segment {
         self.start.get() <= address.get() && address.get() < self.end()
     }
 
+    /// Whether some byte is in both segments.
+    const fn overlaps(&self, other: &Self) -> bool {
+        self.start.get() < other.end() && other.start.get() < self.end()
+    }
+
     /// Whether some page has bytes of both segments.
     const fn shares_page(&self, other: &Self) -> bool {
         self.first_page().get() < other.end().next_multiple_of(PAGE_BYTES)
             && other.first_page().get() < self.end().next_multiple_of(PAGE_BYTES)
     }
+}
+
+/// What keeps a program from using its segments otherwise than they say.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Protection {
+    /// The segments' pages have their rights.
+    Segments,
+    /// Nothing does.
+    Nothing,
 }
 
 /// Why a file is not a program that the kernel loads. Segments are told by the number of their
@@ -318,7 +334,7 @@ pub enum ElfError {
         /// The segment.
         segment: u16,
     },
-    /// Two segments overlap or have bytes in the same 4 KiB page.
+    /// Two segments overlap or, if that matters, have bytes in the same 4 KiB page.
     SegmentsShareAPage {
         /// Address of the later segment in the file.
         start: u64,
@@ -438,6 +454,21 @@ impl Program {
     ///
     /// An [`ElfError`] that says why the kernel does not load the file.
     pub fn parse(file: &mut impl FileBytes) -> Result<Self, ElfError> {
+        Self::parse_as(file, Protection::Segments)
+    }
+
+    /// Reads the headers of a file that is to lie in memory with all rights, as programs do that
+    /// share their pages' addresses with physical memory: what the segments may do means nothing,
+    /// and two can have bytes in one page, though no byte in common.
+    ///
+    /// # Errors
+    ///
+    /// As [`Program::parse`].
+    pub fn parse_unprotected(file: &mut impl FileBytes) -> Result<Self, ElfError> {
+        Self::parse_as(file, Protection::Nothing)
+    }
+
+    fn parse_as(file: &mut impl FileBytes, protection: Protection) -> Result<Self, ElfError> {
         let file_bytes = file.size();
         if file_bytes < HEADER_BYTES as u64 {
             return Err(ElfError::TooShort { bytes: file_bytes });
@@ -456,15 +487,17 @@ impl Program {
             file.read_at(table + u64::from(number) * PROGRAM_HEADER_BYTES as u64, &mut header)?;
             let segment = match u32_at::<0, _>(&header) {
                 INTERPRETER => return Err(ElfError::NeedsInterpreter),
-                LOAD => parse_segment(&header, number, file_bytes)?,
+                LOAD => parse_segment(&header, number, file_bytes, protection)?,
                 _ => None,
             };
             let Some(segment) = segment else {
                 continue;
             };
-            if let Some(other) =
-                segments.as_slice().iter().find(|other| other.shares_page(&segment))
-            {
+            let conflicts = |other: &&Segment| match protection {
+                Protection::Segments => other.shares_page(&segment),
+                Protection::Nothing => other.overlaps(&segment),
+            };
+            if let Some(other) = segments.as_slice().iter().find(conflicts) {
                 return Err(ElfError::SegmentsShareAPage {
                     start: segment.start.get(),
                     other: other.start.get(),
@@ -478,12 +511,13 @@ impl Program {
             return Err(ElfError::NoSegment);
         }
         let entry = u64_at::<24, _>(&header);
+        let is_code = |segment: &Segment| {
+            segment.rights == Rights::ReadExecute || protection == Protection::Nothing
+        };
         VirtualAddress::new(entry)
             .filter(|&entry| {
-                segments
-                    .as_slice()
-                    .iter()
-                    .any(|segment| segment.rights == Rights::ReadExecute && segment.contains(entry))
+                let mut code = segments.as_slice().iter().filter(|segment| is_code(segment));
+                code.any(|segment| segment.contains(entry))
             })
             .map(|entry| Self { entry, segments })
             .ok_or(ElfError::BadEntryPoint { entry })
@@ -504,7 +538,7 @@ impl Program {
     /// How many 4 KiB pages all segments need together.
     #[must_use]
     pub fn pages(&self) -> u64 {
-        // Segments share no page, so there are fewer than 2^35.
+        // Segments overlap in a page at most, so there are fewer than 2^36.
         self.segments().iter().map(Segment::pages).sum()
     }
 }
@@ -557,6 +591,7 @@ fn parse_segment(
     header: &[u8; PROGRAM_HEADER_BYTES],
     segment: u16,
     size: u64,
+    protection: Protection,
 ) -> Result<Option<Segment>, ElfError> {
     let file_offset = u64_at::<8, _>(header);
     let start = u64_at::<16, _>(header);
@@ -582,6 +617,7 @@ fn parse_segment(
     // The processor has no write-only memory, and the kernel uses no execute-only memory.
     let flags = u32_at::<4, _>(header);
     let rights = match (flags & WRITE != 0, flags & EXECUTE != 0) {
+        _ if protection == Protection::Nothing => Rights::ReadWrite,
         (true, true) => return Err(ElfError::WritableCode { segment }),
         (true, false) => Rights::ReadWrite,
         (false, true) => Rights::ReadExecute,
@@ -839,6 +875,23 @@ mod tests {
         assert_eq!(rights(WRITE), Rights::ReadWrite);
         assert_eq!(rights(EXECUTE), Rights::ReadExecute);
         assert_eq!(rights(READ | 0xff00_0000), Rights::Read);
+    }
+
+    #[test]
+    fn where_memory_has_all_rights_segments_share_pages_but_no_bytes() {
+        let code = Header { flags: READ | WRITE | EXECUTE, ..CODE };
+        let data = Header { start: 0x40_0300, ..DATA };
+        let file = encode(0x40_0200, &[code, data]);
+        let refused = ElfError::WritableCode { segment: 0 };
+        assert_eq!(Program::parse(&mut file.as_slice()), Err(refused));
+        let program = Program::parse_unprotected(&mut file.as_slice()).unwrap();
+        assert_eq!(program.segments().len(), 2);
+        let start = 0x40_02ff;
+        let file = encode(0x40_0200, &[code, Header { start, ..DATA }]);
+        assert_eq!(
+            Program::parse_unprotected(&mut file.as_slice()),
+            Err(ElfError::SegmentsShareAPage { start, other: CODE.start })
+        );
     }
 
     #[test]

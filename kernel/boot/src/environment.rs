@@ -138,11 +138,12 @@ mod tests {
     /// A map with these ranges of usable bytes.
     fn map(usable: &[(u64, u64)]) -> MemoryMap {
         let (mut map, mut diagnostics) = (MemoryMap::empty(), Diagnostics::empty());
-        let mut builder = map.rebuild(Limits::new(46, u64::MAX), &mut diagnostics);
-        for (start, bytes) in usable {
-            builder.add(*start, *bytes, MemoryKind::Usable);
+        {
+            let mut builder = map.rebuild(Limits::new(46, u64::MAX), &mut diagnostics);
+            for (start, bytes) in usable {
+                builder.add(*start, *bytes, MemoryKind::Usable);
+            }
         }
-        drop(builder);
         map
     }
 

@@ -68,6 +68,9 @@ pub struct Options {
     pub unsafe_dma: bool,
     /// `no-acpi`: the tables of ACPI are not to be believed; interrupts come by way of the 8259s.
     pub no_acpi: bool,
+    /// `no-light-path`: every message takes the long way, so that a test can see that both mean the
+    /// same.
+    pub no_light_path: bool,
     /// `crash=panic|stack`: the kernel is to fail in this way at the end of its boot, so that a
     /// test can see what a failure looks like. `None`: it is not.
     pub crash: Option<Crash>,
@@ -131,6 +134,7 @@ impl Options {
         exit_port: None,
         unsafe_dma: false,
         no_acpi: false,
+        no_light_path: false,
         crash: None,
     };
 
@@ -162,6 +166,7 @@ impl Options {
             "exit-port" => self.exit_port = Some(port(needed()?)?),
             "unsafe-dma" => self.unsafe_dma = switch()?,
             "no-acpi" => self.no_acpi = switch()?,
+            "no-light-path" => self.no_light_path = switch()?,
             "crash" => self.crash = Some(crash(needed()?)?),
             _ => return Err(OptionError::Unknown),
         }
@@ -239,8 +244,10 @@ mod tests {
 
     #[test]
     fn every_option_is_read() {
-        let (options, ignored) =
-            parse("log=trace  kernel-memory=64M\texit-port=0xf4 unsafe-dma no-acpi crash=stack");
+        let (options, ignored) = parse(
+            "log=trace  kernel-memory=64M\texit-port=0xf4 unsafe-dma no-acpi no-light-path \
+                 crash=stack",
+        );
         assert_eq!(
             options,
             Options {
@@ -249,6 +256,7 @@ mod tests {
                 exit_port: Some(0xf4),
                 unsafe_dma: true,
                 no_acpi: true,
+                no_light_path: true,
                 crash: Some(Crash::Stack),
             }
         );
@@ -341,7 +349,7 @@ mod tests {
 
         #[test]
         fn arbitrary_values_never_panic(
-            key in "log|kernel-memory|exit-port|unsafe-dma|no-acpi|crash",
+            key in "log|kernel-memory|exit-port|unsafe-dma|no-acpi|no-light-path|crash",
             value in any::<String>(),
         ) {
             let _ = parse(&std::format!("{key}={value}"));

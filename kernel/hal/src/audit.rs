@@ -19,7 +19,7 @@ use heliox_types::domain::{Owner, OwnerCode};
 use heliox_types::geometry::{Geometry, Level};
 use heliox_types::rights::MemoryType;
 
-use crate::entry::{Entry, Host, RootKind};
+use crate::entry::{Entry, Nested, RootKind};
 use crate::kernel_mapping::KernelMapping;
 use crate::machine::Machine;
 use crate::page::Status;
@@ -75,16 +75,11 @@ pub fn owner_of_unit<G: Geometry>(
 
 /// The count that is recorded for the unit of `level` that `frame` lies in.
 #[must_use]
-pub fn count_of_unit<G: Geometry>(
-    memory: &SimulatedMemory<G>,
-    level: Level,
-    frame: Frame,
-) -> u32 {
+pub fn count_of_unit<G: Geometry>(memory: &SimulatedMemory<G>, level: Level, frame: Frame) -> u32 {
     memory.state().record(level, frame).count()
 }
 
 /// The last removal of a translation to `frame`, of whatever size.
-#[must_use]
 pub fn last_removal<G: Geometry>(memory: &SimulatedMemory<G>, frame: Frame) -> Invalidation {
     let stamps = Level::leaves::<G>().map(|level| memory.state().record(level, frame).stamp());
     stamps.max().map_or(Invalidation::COMPLETE, Invalidation)
@@ -111,6 +106,8 @@ pub fn owing_since<G: Geometry>(
 pub struct Handles<'handles> {
     /// Address spaces.
     pub page_maps: Vec<&'handles PageMap>,
+    /// Address spaces of guests.
+    pub nested: Vec<&'handles PageMap<Nested>>,
     /// Uses of address spaces.
     pub uses: Vec<&'handles PageMapUse>,
     /// Pages supplied for page maps.
@@ -161,7 +158,11 @@ pub fn check<G: Geometry>(
 ) -> Result<(), Finding> {
     let mut recount = Recount::default();
     for map in &handles.page_maps {
-        walk(memory, map.root(), OwnerCode::new(map.owner()), &mut recount)?;
+        walk(memory, map, &mut recount)?;
+        check_recent(memory, map)?;
+    }
+    for map in &handles.nested {
+        walk(memory, map, &mut recount)?;
         check_recent(memory, map)?;
     }
     for share in &handles.shares {
@@ -178,17 +179,20 @@ pub fn check<G: Geometry>(
 }
 
 /// T4: the table that a page map remembers is the one that the tables lead to.
-fn check_recent<G: Geometry>(memory: &SimulatedMemory<G>, map: &PageMap) -> Result<(), Finding> {
+fn check_recent<G: Geometry, K: RootKind>(
+    memory: &SimulatedMemory<G>,
+    map: &PageMap<K>,
+) -> Result<(), Finding> {
     let (part, recent) = map.recent;
-    if map.recent == PageMap::<Host>::NO_RECENT {
+    if map.recent == PageMap::<K>::NO_RECENT {
         return Ok(());
     }
     let mut table = map.root();
     for number in (2..=G::LEVELS).rev() {
         let index = (part >> (G::INDEX_BITS * (number - 2))) as usize & (G::ENTRIES - 1);
         let entry = Entry(memory.machine().peek(table, index));
-        check!("T4", Host::is_table(entry), "part {part:#x} has no table, but {recent}");
-        table = Host::frame(entry);
+        check!("T4", K::is_table(entry), "part {part:#x} has no table, but {recent}");
+        table = K::frame(entry);
     }
     check!("T4", table == recent, "part {part:#x}: {table}, not {recent}");
     Ok(())
@@ -213,16 +217,16 @@ fn count_region<G: Geometry>(region: PhysicalRegion, largest: u32, recount: &mut
     }
 }
 
-/// Walks the tables below a root of `owner`'s.
-fn walk<G: Geometry>(
+/// Walks the tables of an address space.
+fn walk<G: Geometry, K: RootKind>(
     memory: &SimulatedMemory<G>,
-    root: Frame,
-    owner: OwnerCode,
+    map: &PageMap<K>,
     recount: &mut Recount,
 ) -> Result<(), Finding> {
     let machine = memory.machine();
-    let marks = Host::ACCESSED | Host::DIRTY;
-    for index in G::USER_ENTRIES..G::ENTRIES {
+    let (root, owner) = (map.root(), OwnerCode::new(map.owner()));
+    let marks = K::ACCESSED | K::DIRTY;
+    for index in K::entries::<G>()..G::ENTRIES {
         let (copy, original) = (
             machine.peek(root, index) & !marks,
             machine.peek(machine.reference_root(), index) & !marks,
@@ -232,22 +236,22 @@ fn walk<G: Geometry>(
     let mut to_visit = std::vec![(root, G::LEVELS, 0_u64)];
     while let Some((table, number, base)) = to_visit.pop() {
         let level = at_level::<G>(number);
-        let entries = if table == root { G::USER_ENTRIES } else { G::ENTRIES };
+        let entries = if table == root { K::entries::<G>() } else { G::ENTRIES };
         let mut present = 0;
         for index in 0..entries {
             let address = base + ((index as u64) << level.bits::<G>());
             let entry = Entry(machine.peek(table, index));
-            if !Host::is_present(entry) {
+            if !K::is_present(entry) {
                 check!("T1", entry == Entry::ABSENT, "{address:#x}: {entry:?} in {table}");
                 continue;
             }
             present += 1;
-            if number > 1 && Host::is_table(entry) {
-                let below = Host::frame(entry);
+            if number > 1 && K::is_table(entry) {
+                let below = K::frame(entry);
                 to_visit.push((below, number - 1, address));
                 continue;
             }
-            let frame = Host::frame(entry);
+            let frame = K::frame(entry);
             check!(
                 "T1",
                 frame.number() & (level.frames::<G>() - 1) == 0 && level <= machine.largest_leaf(),
@@ -255,10 +259,10 @@ fn walk<G: Geometry>(
             );
             check!(
                 "T1",
-                address + level.bytes::<G>() <= G::USER_END,
+                address + level.bytes::<G>() <= K::limit::<G>(),
                 "{address:#x} is not the programs'"
             );
-            let attributes = Host::attributes(entry);
+            let attributes = K::attributes(entry);
             if attributes.memory_type == MemoryType::WriteBack {
                 *recount.references.entry((number, frame.number())).or_default() += 1;
                 if !attributes.foreign {

@@ -25,12 +25,6 @@ impl CurrentCpu {
         Self { index, not_send: PhantomData }
     }
 
-    /// The token of simulated processor `index`; one thread runs all of them.
-    #[cfg(not(target_os = "none"))]
-    pub const fn simulated(index: CpuIndex) -> Self {
-        Self::new(index)
-    }
-
     /// Which processor this is.
     pub const fn index(self) -> CpuIndex {
         self.index

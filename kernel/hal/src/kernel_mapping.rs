@@ -12,21 +12,8 @@
 
 use core::marker::PhantomData;
 
-use heliox_types::domain::{DomainId, OwnerCode};
-use heliox_types::error::Error;
-use heliox_types::geometry::{Geometry, Level};
-use heliox_types::rights::Rights;
-use heliox_types::{PAGE_BITS, PhysicalAddress, VirtualAddress};
-
-use crate::cpu::CurrentCpu;
-use crate::machine::{Machine, WindowEntry};
-use crate::memory::Memory;
-use crate::region::{PhysicalRegion, RegionKind};
-use crate::share::Share;
-use crate::translation::Invalidation;
-
-/// Number of 8-byte words in a page.
-pub const PAGE_WORDS: usize = 512;
+use crate::prelude::*;
+pub use heliox_types::{Offset, PAGE_WORDS};
 
 /// Bytes of a word.
 const WORD_BYTES: usize = 8;
@@ -68,6 +55,15 @@ pub trait KernelMemory {
     ///
     /// [`Error::ReadOnly`].
     fn write_word(&mut self, word: KernelWord<'_>, value: u64) -> Result<(), Error>;
+
+    /// Clears the bits `clear` of a word and returns what was there before, and then sets the bits
+    /// `set`, if there are any: two atomic operations, so that nothing is lost that programs
+    /// write meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ReadOnly`].
+    fn change_word(&mut self, word: KernelWord<'_>, clear: u64, set: u64) -> Result<u64, Error>;
 
     /// Reads bytes from `offset` on.
     ///
@@ -126,27 +122,6 @@ pub trait KernelMemory {
     /// [`Error::ReadOnly`].
     fn clear(&mut self, mapping: &KernelMapping) -> Result<(), Error> {
         self.fill(mapping, 0, mapping.size(), 0)
-    }
-}
-
-/// The number of a word in a page: below [`PAGE_WORDS`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Offset(u16);
-
-impl Offset {
-    /// The first word.
-    pub const MIN: Self = Self(0);
-    /// The last word.
-    pub const MAX: Self = Self(511);
-
-    /// Word `number`, or `None` if a page has no such word.
-    pub const fn new(number: usize) -> Option<Self> {
-        if number < PAGE_WORDS { Some(Self(number as u16)) } else { None }
-    }
-
-    /// The number.
-    pub const fn get(self) -> usize {
-        self.0 as usize
     }
 }
 
@@ -318,6 +293,13 @@ impl<M: Machine> KernelMemory for Memory<M> {
         }
         self.machine.write_word(word.at, value);
         Ok(())
+    }
+
+    fn change_word(&mut self, word: KernelWord<'_>, clear: u64, set: u64) -> Result<u64, Error> {
+        match word.writable {
+            true => Ok(self.machine.change_word(word.at, clear, set)),
+            false => Err(Error::ReadOnly),
+        }
     }
 
     fn read_bytes(

@@ -24,8 +24,6 @@ extern crate std;
 #[cfg(not(target_os = "none"))]
 pub mod audit;
 pub mod cpu;
-pub mod entry;
-pub mod irq;
 pub mod kernel_mapping;
 pub mod machine;
 pub mod mapping;
@@ -46,7 +44,16 @@ pub mod translation;
 #[expect(unsafe_code, reason = "the real machine: the kernel's only unsafe code")]
 mod x86_64;
 
-pub use heliox_types::{domain, error, execution, flexpage, geometry, rights};
+/// What the modules use of each other and of the vocabulary.
+mod prelude {
+    pub(crate) use heliox_types::{cpu::*, domain::*, entry::*, error::*, few::*, flexpage::*};
+    pub(crate) use heliox_types::{geometry::*, mapping::*, rights::*, status::*, *};
+
+    pub(crate) use crate::{cpu::*, machine::*, memory::*};
+    pub(crate) use crate::{page::*, page_map::*, region::*, share::*, state::*, translation::*};
+}
+
+pub use heliox_types::{domain, entry, error, execution, flexpage, geometry, irq, rights};
 
 #[cfg(target_os = "none")]
 pub use heliox_boot::information::BootError;

@@ -29,27 +29,8 @@
 //! take a [`CurrentCpu`] act on the processor that executes them. A machine keeps no record of
 //! what other processors have cached: that is the business of the checks (`translation`).
 
-use heliox_types::geometry::{Geometry, Level};
-use heliox_types::rights::{MemoryType, Rights};
-use heliox_types::{Frame, PhysicalAddress, VirtualAddress};
-
-use crate::cpu::CurrentCpu;
-use crate::entry::Entry;
-
-/// What the window's entry for a frame says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct WindowEntry {
-    /// How accesses are cached: the frame's one memory type.
-    pub memory_type: MemoryType,
-    /// What programs of every address space may do at the frame's window address, or `None`
-    /// if they may not use it. The kernel itself may read and write, but not execute.
-    pub programs: Option<Rights>,
-}
-
-impl WindowEntry {
-    /// RAM for the kernel's use alone.
-    pub const PRIVATE: Self = Self { memory_type: MemoryType::WriteBack, programs: None };
-}
+use crate::prelude::*;
+pub use heliox_types::mapping::WindowEntry;
 
 /// The processor's memory management, without any check.
 pub trait Machine {
@@ -137,6 +118,12 @@ pub trait Machine {
     ///
     /// Precondition: as for [`Machine::read_word`].
     fn write_word(&mut self, at: PhysicalAddress, value: u64);
+
+    /// Clears the bits `clear` of the 8 bytes at `at` and returns what was there before, in one
+    /// atomic operation, and then sets the bits `set`, if there are any, in another.
+    ///
+    /// Precondition: as for [`Machine::read_word`].
+    fn change_word(&mut self, at: PhysicalAddress, clear: u64, set: u64) -> u64;
 
     /// Reads bytes from `at` on. The compiler knows nothing about the source: programs may be
     /// writing it.

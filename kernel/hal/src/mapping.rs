@@ -5,22 +5,8 @@
 //! points to a table that nothing else points to; a table below the root is never empty, and its
 //! record counts its entries), P1, O1, and L1 for what is removed.
 
-use heliox_types::domain::{DomainId, Owner, OwnerCode};
-use heliox_types::error::Error;
-use heliox_types::geometry::{Geometry, Level};
+use crate::prelude::*;
 pub use heliox_types::mapping::{Change, MappingInfo};
-use heliox_types::rights::{MemoryType, Rights};
-use heliox_types::{Frame, PAGE_BITS, PhysicalAddress, VirtualAddress};
-
-use crate::cpu::CurrentCpu;
-use crate::entry::{Attributes, Entry, RootKind};
-use crate::machine::Machine;
-use crate::memory::Memory;
-use crate::page::{Status, refuse};
-use crate::page_map::{PageMap, SUPPLY_LIMIT, TableSupply};
-use crate::region::{PhysicalRegion, RegionKind};
-use crate::share::Share;
-use crate::translation::{DrainingPage, Invalidation};
 
 /// Mappings of programs' memory (thesis section 4.4.2).
 pub trait UserMemory {
@@ -99,6 +85,18 @@ pub trait UserMemory {
         map: &PageMap<K>,
         at: VirtualAddress,
     ) -> Result<MappingInfo, u64>;
+
+    /// The same in as many steps as there are levels.
+    ///
+    /// # Errors
+    ///
+    /// If there is none, log2 of the size of the block of addresses around `at` that the first
+    /// absent entry is for; 64 if `at` is not an address of programs.
+    fn find_mapping<K: RootKind>(
+        &self,
+        map: &PageMap<K>,
+        at: VirtualAddress,
+    ) -> Result<MappingInfo, u32>;
 }
 
 /// A mapping that was changed.
@@ -150,28 +148,9 @@ struct Slot {
     entry: Entry,
 }
 
-/// Where a page of `level` is to be mapped, and what the new entry says.
-struct Add {
-    slot: Slot,
-    level: Level,
-    entry: Entry,
-}
-
 /// Number of the part of the address space, as large as a level-1 table translates, that `at` lies in.
 fn part<G: Geometry>(at: u64) -> u64 {
     at >> (PAGE_BITS + G::INDEX_BITS)
-}
-
-fn info<G: Geometry, K: RootKind>(at: u64, level: Level, entry: Entry) -> MappingInfo {
-    MappingInfo {
-        address: VirtualAddress::sign_extended(at & !(level.bytes::<G>() - 1)),
-        bits: level.bits::<G>(),
-        level,
-        frame: K::frame(entry),
-        attributes: K::attributes(entry),
-        accessed: entry.0 & K::ACCESSED != 0,
-        dirty: entry.0 & K::DIRTY != 0,
-    }
 }
 
 /// Deciding.
@@ -209,7 +188,9 @@ impl<M: Machine> Memory<M> {
         if K::is_present(slot.entry) { Ok(slot) } else { Err(Error::NotMapped { address: at }) }
     }
 
+    /// Where a page of `level` is to be mapped, of which level that is, and what the entry is to say.
     #[inline(always)]
+    #[expect(clippy::too_many_arguments, reason = "all that is checked")]
     fn decide_add<K: RootKind>(
         &self,
         level: Level,
@@ -219,7 +200,7 @@ impl<M: Machine> Memory<M> {
         rights: Rights,
         share: Option<&Share>,
         supply: &TableSupply,
-    ) -> Result<Add, Error> {
+    ) -> Result<(Slot, Level, Entry), Error> {
         let (start, bits) = (to.get(), region.bits());
         let last = start | ((1 << bits) - 1);
         if start & ((1 << bits) - 1) != 0 {
@@ -251,10 +232,10 @@ impl<M: Machine> Memory<M> {
             return refuse(Error::AlreadyMapped { address: to });
         }
         if slot.level > level {
-            supply.check((slot.level.number() - level.number()) as usize)?;
+            check_supply(supply, (slot.level.number() - level.number()) as usize)?;
         }
         let attributes = Attributes { rights, memory_type, foreign: share.is_some() };
-        Ok(Add { slot, level, entry: K::leaf(level, frame, attributes) })
+        Ok((slot, level, K::leaf(level, frame, attributes)))
     }
 
     #[inline(never)]
@@ -266,7 +247,7 @@ impl<M: Machine> Memory<M> {
         rights: Rights,
         share: Option<&Share>,
         supply: &TableSupply,
-    ) -> Result<Add, Error> {
+    ) -> Result<(Slot, Level, Entry), Error> {
         let level = region.level::<M::Geometry>(self.machine.largest_leaf())?;
         self.decide_add(level, map, to, region, rights, share, supply)
     }
@@ -297,7 +278,7 @@ impl<M: Machine> Memory<M> {
     ) -> Result<Slot, Error> {
         let slot = self.leaf(map, at)?;
         let below = slot.level.below().ok_or(Error::NotLarge { address: at })?;
-        supply.check(1)?;
+        check_supply(supply, 1)?;
         let mut parts = slot.level.parts::<M::Geometry>(K::frame(slot.entry));
         let is_full = |part: &Frame| self.state.record(below, *part).is_full();
         match parts.find(is_full) {
@@ -385,7 +366,7 @@ impl<M: Machine> UserMemory for Memory<M> {
         supply: &mut TableSupply,
     ) -> Result<(), Error> {
         // The common size by itself: what depends on the level is a constant there.
-        let Add { slot, level, entry } = match region.bits() {
+        let (slot, level, entry) = match region.bits() {
             PAGE_BITS => self.decide_add(Level::FIRST, map, to, region, rights, share, supply)?,
             _ => self.decide_large(map, to, region, rights, share, supply)?,
         };
@@ -421,7 +402,7 @@ impl<M: Machine> UserMemory for Memory<M> {
         if is_loaded {
             self.machine.invalidate_page(cpu, at);
         }
-        let mapping = info::<M::Geometry, K>(at.get(), slot.level, old);
+        let mapping = MappingInfo::of::<M::Geometry, K>(at.get(), slot.level, old);
         Ok(Changed { mapping, invalidation })
     }
 
@@ -435,19 +416,20 @@ impl<M: Machine> UserMemory for Memory<M> {
         let slot = self.leaf(map, at)?;
         let (is_loaded, since) = self.state.owe(cpu.index(), Some(map.root));
         let old = self.machine.exchange_entry(slot.at, Entry::ABSENT);
-        let mapping = info::<M::Geometry, K>(at.get(), slot.level, old);
+        let mapping = MappingInfo::of::<M::Geometry, K>(at.get(), slot.level, old);
         if mapping.attributes.memory_type == MemoryType::WriteBack {
             self.state.drop_reference(slot.level, mapping.frame, since);
         }
-        let tables = match self.state.take_count(Level::FIRST, slot.at.frame()) {
-            0 => self.unlink(map, at.get(), slot, since),
-            _ => FreedTables { frames: [Frame::ZERO; SUPPLY_LIMIT], count: 0, since },
+        let is_empty = self.state.take_count(Level::FIRST, slot.at.frame()) == 0;
+        let tables = match is_empty {
+            true => self.unlink(map, at.get(), slot, since),
+            false => FreedTables { frames: [Frame::ZERO; SUPPLY_LIMIT], count: 0, since },
         };
         if is_loaded {
-            match tables.count {
-                0 => self.machine.invalidate_page(cpu, at),
+            match is_empty {
                 // A table that is gone must be forgotten by the paging-structure caches too.
-                _ => self.machine.flush(cpu),
+                true => self.machine.flush(cpu),
+                false => self.machine.invalidate_page(cpu, at),
             }
         }
         Ok(Removed { mapping, invalidation: since, tables })
@@ -499,7 +481,9 @@ impl<M: Machine> UserMemory for Memory<M> {
         at: VirtualAddress,
     ) -> Result<MappingInfo, u64> {
         let slot = match self.leaf(map, at) {
-            Ok(slot) => return Ok(info::<M::Geometry, K>(at.get(), slot.level, slot.entry)),
+            Ok(slot) => {
+                return Ok(MappingInfo::of::<M::Geometry, K>(at.get(), slot.level, slot.entry));
+            }
             Err(Error::NotMapped { .. }) => self.walk(map, at.get(), Level::FIRST),
             Err(_) => return Err(u64::MAX),
         };
@@ -514,5 +498,19 @@ impl<M: Machine> UserMemory for Memory<M> {
             }
         }
         Err(next)
+    }
+
+    fn find_mapping<K: RootKind>(
+        &self,
+        map: &PageMap<K>,
+        at: VirtualAddress,
+    ) -> Result<MappingInfo, u32> {
+        match self.leaf(map, at) {
+            Ok(slot) => Ok(MappingInfo::of::<M::Geometry, K>(at.get(), slot.level, slot.entry)),
+            Err(Error::NotMapped { .. }) => {
+                Err(self.walk(map, at.get(), Level::FIRST).level.bits::<M::Geometry>())
+            }
+            Err(_) => Err(u64::BITS),
+        }
     }
 }

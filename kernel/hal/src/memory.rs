@@ -4,21 +4,11 @@
 //! Every operation decides first, by reading only, and then carries out what was decided, which
 //! cannot fail. A refused operation changed nothing.
 
-use heliox_types::domain::Owner;
-use heliox_types::error::Error;
-use heliox_types::geometry::MAX_LEAF_LEVELS;
-use heliox_types::mapping::RegionKind;
-use heliox_types::status::Status;
-
 pub use crate::kernel_mapping::KernelMemory;
-use crate::machine::Machine;
 pub use crate::mapping::UserMemory;
-use crate::page::Record;
 pub use crate::page_map::Paging;
-use crate::region::PhysicalRegion;
+use crate::prelude::*;
 pub use crate::share::Ownership;
-use crate::state::{Layout, Records, State};
-use crate::translation::CpuRecord;
 
 /// Finding memory.
 pub trait PhysicalMemory {
@@ -33,6 +23,10 @@ pub trait PhysicalMemory {
 
     /// Who owns the page at the start of `region`.
     fn owner(&self, region: PhysicalRegion) -> Owner;
+
+    /// Who owns all pages of `region`, if it is as large as a page of some size and its record says
+    /// so; that is at least when they changed hands as one.
+    fn owner_of_all(&self, region: PhysicalRegion) -> Option<Owner>;
 }
 
 /// The state of all memory, and the machine that has it.
@@ -59,7 +53,7 @@ impl<M: Machine> Memory<M> {
     pub(crate) fn new(
         machine: M,
         units: [Records<Record>; MAX_LEAF_LEVELS],
-        cpus: Records<CpuRecord>,
+        cpus: CpuRecords,
         layout: Layout,
     ) -> Result<Self, Error> {
         let state = State::new(units, cpus, &layout, machine.reference_root())?;
@@ -90,5 +84,11 @@ impl<M: Machine> PhysicalMemory for Memory<M> {
 
     fn owner(&self, region: PhysicalRegion) -> Owner {
         self.state.owner(region.first_frame())
+    }
+
+    fn owner_of_all(&self, region: PhysicalRegion) -> Option<Owner> {
+        let level = Level::leaves::<M::Geometry>()
+            .find(|level| level.bits::<M::Geometry>() == region.bits())?;
+        self.state.record(level, region.first_frame()).owner().owner()
     }
 }

@@ -10,19 +10,8 @@
 
 use core::marker::PhantomData;
 
-use heliox_types::cpu::CpuIndex;
-use heliox_types::domain::{Owner, OwnerCode};
-use heliox_types::error::{Error, Refused};
-use heliox_types::geometry::{Geometry, Level, MAX_LEVELS};
-use heliox_types::{Frame, PAGE_BYTES};
-
-use crate::cpu::CurrentCpu;
-use crate::entry::{Entry, Host, RootKind};
-use crate::machine::{Machine, WindowEntry};
-use crate::memory::Memory;
-use crate::page::{Record, Status};
-use crate::region::PhysicalRegion;
-use crate::translation::{DrainingPage, Invalidation, NEVER};
+use crate::prelude::*;
+pub use heliox_types::few::SUPPLY_LIMIT;
 
 /// Address spaces (thesis section 4.4.1).
 pub trait Paging {
@@ -107,46 +96,13 @@ impl PageMapPage {
     }
 }
 
-/// Number of pages that a [`TableSupply`] holds: a mapping needs at most one table of each
-/// level below the root.
-pub const SUPPLY_LIMIT: usize = MAX_LEVELS - 1;
-
 /// A few page-map pages for an operation that may need tables. What it does not need stays.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct TableSupply([Option<PageMapPage>; SUPPLY_LIMIT]);
+pub type TableSupply = Few<PageMapPage>;
 
-impl TableSupply {
-    /// No pages.
-    pub const EMPTY: Self = Self([const { None }; SUPPLY_LIMIT]);
-
-    /// Number of pages.
-    pub fn count(&self) -> usize {
-        self.0.iter().flatten().count()
-    }
-
-    /// Adds a page.
-    ///
-    /// # Errors
-    ///
-    /// The page, if [`SUPPLY_LIMIT`] pages are there already.
-    pub fn add(&mut self, page: PageMapPage) -> Result<(), PageMapPage> {
-        match self.0.iter_mut().find(|slot| slot.is_none()) {
-            Some(slot) => *slot = Some(page),
-            None => return Err(page),
-        }
-        Ok(())
-    }
-
-    /// Takes a page out, if there is one.
-    pub fn take(&mut self) -> Option<PageMapPage> {
-        self.0.iter_mut().find_map(Option::take)
-    }
-
-    /// Whether `needed` pages can be taken out.
-    pub(crate) fn check(&self, needed: usize) -> Result<(), Error> {
-        let supplied = self.count();
-        if needed <= supplied { Ok(()) } else { Err(Error::TablesNeeded { needed, supplied }) }
-    }
+/// Whether `needed` pages can be taken out.
+pub(crate) fn check_supply(supply: &TableSupply, needed: usize) -> Result<(), Error> {
+    let supplied = supply.count();
+    if needed <= supplied { Ok(()) } else { Err(Error::TablesNeeded { needed, supplied }) }
 }
 
 /// An address space: the mappings below one root.
@@ -214,7 +170,7 @@ impl<M: Machine> Memory<M> {
 impl<M: Machine> Paging for Memory<M> {
     fn create_page_map_page(&mut self, region: PhysicalRegion) -> Result<PageMapPage, Error> {
         let frame = region.ram(1)?.first_frame();
-        self.state.check_free(frame)?;
+        self.state.check_free(region, None)?;
         // W1: a page that is free is not open.
         self.machine.open_window(frame, WindowEntry::PRIVATE);
         self.machine.fill_bytes(frame.address(), PAGE_BYTES as usize, 0);
@@ -261,8 +217,7 @@ impl<M: Machine> Paging for Memory<M> {
             return Err(Refused { handle: map, error });
         }
         let reference = self.machine.reference_root();
-        let record = self.state.cpus.get(cpu.index().get());
-        if record.is_some_and(|record| record.loaded == map.root) {
+        if self.state.cpu(cpu.index()).is_some_and(|record| record.loaded == map.root) {
             self.load_root(cpu, reference);
         }
         // L1: no processor translates with the root any more, and each that did has dropped what
@@ -299,7 +254,7 @@ impl<M: Machine> Paging for Memory<M> {
     fn enter(&mut self, cpu: CurrentCpu) {
         // No debt without an event: with one processor this is all.
         if self.state.epoch > 0
-            && let Some(record) = self.state.cpus.get_mut(cpu.index().get())
+            && let Some(record) = self.state.cpu(cpu.index())
             && record.owes != NEVER
         {
             record.owes = NEVER;

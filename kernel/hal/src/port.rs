@@ -97,10 +97,6 @@ impl PortRange {
     }
 
     /// Whether an access of `bytes` bytes at `port` stays in the range.
-    #[cfg_attr(
-        not(any(test, target_os = "none")),
-        expect(dead_code, reason = "called where there are ports")
-    )]
     pub(crate) fn check(self, port: u16, bytes: u16) -> Result<(), NotInRange> {
         let last = u32::from(port) + u32::from(bytes) - 1;
         if self.first <= port && last <= u32::from(self.last) {
@@ -112,10 +108,6 @@ impl PortRange {
 }
 
 /// All ports but those that are withheld, in rising order.
-#[cfg_attr(
-    not(any(test, target_os = "none")),
-    expect(dead_code, reason = "called where there are ports")
-)]
 pub(crate) fn initial_ports(unsafe_dma: bool) -> impl Iterator<Item = PortRange> {
     let mut next = 0;
     WITHHELD
@@ -190,7 +182,7 @@ mod tests {
             for pair in ranges.windows(2) {
                 assert!(pair[0].last < pair[1].first && pair[0].first <= pair[0].last);
             }
-            for port in 0..=u16::MAX {
+            for port in (0..=u16::MAX).step_by(if cfg!(miri) { 97 } else { 1 }) {
                 let withheld = WITHHELD.iter().any(|withheld| {
                     (withheld.first..=withheld.last).contains(&port)
                         && !(unsafe_dma && withheld.reaches_memory)

@@ -5,17 +5,13 @@
 //! environment (R1). It is authority, not state: what may be done with a page at a moment is
 //! decided by the page's record.
 
-use core::fmt;
+use crate::prelude::*;
 
-use heliox_types::error::Error;
-use heliox_types::flexpage::{Flexpage, Physical};
-use heliox_types::geometry::{Geometry, Level};
 pub use heliox_types::mapping::{IoKind, IoRange, RegionKind};
-use heliox_types::{Frame, FrameRange, PAGE_BITS};
 
 /// The authority to use the `1 << bits` bytes of memory from the start of a frame on, whose number
 /// is a multiple of the size.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PhysicalRegion {
     first: Frame,
     bits: u32,
@@ -97,13 +93,6 @@ impl PhysicalRegion {
             RegionKind::Ram if pages > limit => Err(Error::TooLong { pages, limit }),
             RegionKind::Ram => Ok(self),
         }
-    }
-}
-
-impl fmt::Debug for PhysicalRegion {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { first, bits, kind } = self;
-        write!(formatter, "PhysicalRegion({}, 2^{bits}, {kind:?})", first.address())
     }
 }
 

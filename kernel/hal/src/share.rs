@@ -7,16 +7,7 @@
 //! its status (P3). Ending a share takes no mapping away: whoever ends it to get the memory back
 //! removes those first, or the memory stays referenced.
 
-use heliox_types::PAGE_BYTES;
-use heliox_types::domain::{DomainId, Owner, OwnerCode};
-use heliox_types::error::Error;
-use heliox_types::geometry::{Geometry, Level};
-use heliox_types::rights::Rights;
-
-use crate::cpu::CurrentCpu;
-use crate::machine::{Machine, WindowEntry};
-use crate::memory::Memory;
-use crate::region::PhysicalRegion;
+use crate::prelude::*;
 
 /// Giving memory to domains, and sharing it between them.
 pub trait Ownership {
@@ -104,24 +95,24 @@ impl Share {
 
 impl<M: Machine> Memory<M> {
     fn decide_assign(&self, region: PhysicalRegion, to: OwnerCode) -> Result<(), Error> {
-        for frame in region.ram(M::Geometry::ENTRIES)?.frames() {
+        let (region, nobody) = (region.ram(M::Geometry::ENTRIES)?, OwnerCode::NOBODY);
+        // P4: what the record of a larger unit says is so for all of its pages.
+        if let Ok(level) = region.level::<M::Geometry>(self.machine.largest_leaf())
+            && self.state.check_reference(level, region.first_frame(), nobody).is_ok()
+        {
+            return Ok(());
+        }
+        for frame in region.frames() {
             // O2: it is not referenced and no processor translates to it, or it would be somebody's.
             if self.state.page(frame).owner() != to {
-                self.state.check_reference(Level::FIRST, frame, OwnerCode::NOBODY)?;
+                self.state.check_reference(Level::FIRST, frame, nobody)?;
             }
         }
         Ok(())
     }
 
     fn decide_release(&self, region: PhysicalRegion, from: OwnerCode) -> Result<(), Error> {
-        for frame in region.ram(M::Geometry::ENTRIES)?.frames() {
-            self.state.check_free(frame)?;
-            let owner = self.state.page(frame).owner();
-            if owner != from {
-                return Err(Error::NotOwner { frame, owner: owner.owner() });
-            }
-        }
-        Ok(())
+        self.state.check_free(region.ram(M::Geometry::ENTRIES)?, Some(from))
     }
 
     fn decide_share(

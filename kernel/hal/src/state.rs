@@ -5,16 +5,7 @@
 
 use core::marker::PhantomData;
 
-use heliox_types::cpu::MAX_CPUS;
-use heliox_types::domain::{DomainId, OwnerCode};
-use heliox_types::error::Error;
-use heliox_types::geometry::{Geometry, Level, MAX_LEAF_LEVELS};
-use heliox_types::mapping::IoRange;
-use heliox_types::status::Status;
-use heliox_types::{Frame, FrameRange};
-
-use crate::page::Record;
-use crate::translation::CpuRecord;
+use crate::prelude::*;
 
 /// Many of something.
 #[cfg(target_os = "none")]
@@ -22,6 +13,13 @@ pub type Records<T> = &'static mut [T];
 /// Many of something.
 #[cfg(not(target_os = "none"))]
 pub type Records<T> = std::vec::Vec<T>;
+
+/// The records of all processors (U1: there is one).
+#[cfg(target_os = "none")]
+pub type CpuRecords = [CpuRecord; 1];
+/// The records of all processors.
+#[cfg(not(target_os = "none"))]
+pub type CpuRecords = std::vec::Vec<CpuRecord>;
 
 /// What the boot found in memory. The ranges are disjoint; frames in none of them, up to
 /// the number of page records, are not installed.
@@ -45,7 +43,7 @@ pub struct State<G> {
     /// The records of units by their level - 1: of each page from frame 0 on, then of each larger
     /// unit, of which the last may lie only partly within memory.
     pub(crate) units: [Records<Record>; MAX_LEAF_LEVELS],
-    pub(crate) cpus: Records<CpuRecord>,
+    pub(crate) cpus: CpuRecords,
     /// Number of the last event that made a processor owe a flush.
     pub(crate) epoch: u64,
     geometry: PhantomData<G>,
@@ -67,7 +65,7 @@ impl<G: Geometry> State<G> {
     /// and may lie in memory that cannot be. All other records are overwritten.
     pub(crate) fn new(
         units: [Records<Record>; MAX_LEAF_LEVELS],
-        cpus: Records<CpuRecord>,
+        cpus: CpuRecords,
         layout: &Layout,
         reference_root: Frame,
     ) -> Result<Self, Error> {
@@ -136,14 +134,5 @@ impl<G: Geometry> State<G> {
                 });
             }
         }
-    }
-
-    /// For tests: makes a unit look as if it were referenced as often as `count`. Returns the
-    /// count before.
-    #[cfg(test)]
-    pub(crate) fn pretend_count(&mut self, level: Level, frame: Frame, count: u32) -> u32 {
-        let before = self.record(level, frame).count();
-        self.change(level, frame, |record| record.set_count(count));
-        before
     }
 }

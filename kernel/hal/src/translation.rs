@@ -15,15 +15,7 @@
 //! age, so a page can seem to wait for a younger debt, never the other way round; and when
 //! nothing is owed nothing waits.
 
-use heliox_types::Frame;
-use heliox_types::cpu::CpuIndex;
-use heliox_types::geometry::Geometry;
-
-use crate::cpu::CurrentCpu;
-use crate::machine::Machine;
-use crate::memory::Memory;
-use crate::page::Record;
-use crate::state::State;
+use crate::prelude::*;
 
 /// A processor that owes nothing owes since never.
 pub(crate) const NEVER: u64 = u64::MAX;
@@ -81,6 +73,14 @@ impl DrainingPage {
 }
 
 impl<G: Geometry> State<G> {
+    /// The record of processor `cpu`.
+    pub(crate) fn cpu(&mut self, cpu: CpuIndex) -> Option<&mut CpuRecord> {
+        match &mut self.cpus[..] {
+            [only] => Some(only),
+            all => all.get_mut(cpu.get()),
+        }
+    }
+
     /// The oldest epoch since which a processor owes.
     pub(crate) fn oldest_debt(&self) -> u64 {
         self.cpus.iter().map(|cpu| cpu.owes).min().unwrap_or(NEVER)
@@ -130,7 +130,7 @@ impl<G: Geometry> State<G> {
 impl<M: Machine> Memory<M> {
     /// Makes `root` the root of this processor. The caller vouches that it is one (L2).
     pub(crate) fn load_root(&mut self, cpu: CurrentCpu, root: Frame) {
-        if let Some(record) = self.state.cpus.get_mut(cpu.index().get())
+        if let Some(record) = self.state.cpu(cpu.index())
             && record.loaded != root
         {
             record.loaded = root;

@@ -11,6 +11,8 @@
 // The serial port is one of the bare machine.
 #![cfg(target_os = "none")]
 
+pub mod report;
+
 use core::fmt::{self, Write};
 use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
@@ -37,6 +39,8 @@ const MODEM_CONTROL: u8 = 4;
 const LINE_STATUS: u8 = 5;
 const SCRATCH: u8 = 7;
 
+/// Line status: a character has come.
+const RECEIVED: u8 = 1 << 0;
 /// Line status: the transmitter takes a character.
 const TRANSMITTER_EMPTY: u8 = 1 << 5;
 
@@ -129,6 +133,12 @@ pub fn write_bytes(bytes: &[u8]) {
     for &byte in bytes {
         put(byte);
     }
+}
+
+/// A byte that was received, if one was.
+pub fn read_byte() -> Option<u8> {
+    let is_there = PRESENT.load(Ordering::Relaxed) && read_debug_port(LINE_STATUS) & RECEIVED != 0;
+    is_there.then(|| read_debug_port(DATA))
 }
 
 /// Prints one line.

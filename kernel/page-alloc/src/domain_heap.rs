@@ -283,6 +283,9 @@ impl<P: Pages> PageAllocator<'_, P> {
     /// Clear the pages of a free block that contain data of others than `owner`.
     #[inline]
     fn prepare(&mut self, owner: P::Owner, page: u64, order: Order) -> Result<(), Event> {
+        if self.pages.is_clear(Extent::new(page, order).frames()) {
+            return Ok(());
+        }
         let pages = page..page + order.pages();
         if order.pages() > self.machine.scrub_limit {
             let dirty = pages.clone().filter(|page| self.is_foreign(owner, *page)).count() as u64;
@@ -370,8 +373,9 @@ impl<P: Pages> PageAllocator<'_, P> {
         let (page, order) = (block.page(), block.order());
         let index = self.check_assigned(page, order)?;
         let counted = self.records.get(page).is_counted();
+        let all = self.pages.owner_of_all(block.frames());
         for frame in block.frames() {
-            if self.pages.owner(frame) != domain.id() {
+            if all.unwrap_or_else(|| self.pages.owner(frame)) != domain.id() {
                 return Err(Event::NotOwner { frame: frame.number() });
             }
             let references = self.records.get(frame.number()).references();
@@ -452,6 +456,14 @@ impl<P: Pages> PageAllocator<'_, P> {
         let record = record.less().ok_or(Event::LastReference { frame: page })?;
         self.records.set(page, record);
         Ok(())
+    }
+
+    /// How many references there are to a page of a domain, with the owner's own.
+    ///
+    /// # Errors
+    /// [`Event::NotInitialised`], [`Event::NotLegalAddress`], [`Event::NotAssigned`].
+    pub fn references(&self, page: Frame) -> Result<u32, Event> {
+        self.assigned_record(page).map(|(_, record)| record.references())
     }
 
     fn assigned_record(&self, page: Frame) -> Result<(u64, Record), Event> {

@@ -47,6 +47,17 @@ pub trait Pages {
     /// The owner of `frame`: while it is free, whose data it still contains.
     fn owner(&self, frame: Frame) -> Self::Owner;
 
+    /// The owner of all of `frames`, if the layer knows that in fewer steps than page by page.
+    fn owner_of_all(&self, _frames: FrameRange) -> Option<Self::Owner> {
+        None
+    }
+
+    /// Whether all of `frames`, which are free, are known to contain zeros; to be answered in few
+    /// steps, or with no.
+    fn is_clear(&self, _frames: FrameRange) -> bool {
+        false
+    }
+
     /// Make `owner` the owner of all of `frames`, visible to other CPUs after everything that was
     /// written before the call.
     ///

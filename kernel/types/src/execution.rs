@@ -16,7 +16,7 @@
 //!
 //! | register | of the program that calls | of the program that goes on |
 //! |---|---|---|
-//! | RAX, RBX, RBP, R9, R10, R12 to R15 | a message | the message of the one that called |
+//! | RAX, RBX, RBP, R9, R10, R12 to R15 | a message | the message of the one that called; R9 as [`LightReturn::tag`] says |
 //! | RDI, RSI, RDX, R8, R9 | arguments: [`LightCall`] | |
 //! | RDI | | its own light word ([`Registers::set_light_word`]) |
 //! | RSI, RDX | | [`LightReturn::result`] |
@@ -36,7 +36,7 @@
 use core::ops::DerefMut;
 
 use crate::{
-    Breakpoint, Clock, Events, FrameRange, HeapError, Interrupt, LightCall, Register,
+    Breakpoint, Clock, Events, FrameRange, HeapError, Interrupt, LightCall, PAGE_BYTES, Register,
     RegisterError, SavedRegisters, VirtualAddress,
 };
 
@@ -210,11 +210,42 @@ pub trait Heap {
     /// [`HeapError::NotFree`].
     fn grow_heap(&mut self, frames: FrameRange) -> Result<(), HeapError>;
 
+    /// Makes a table of `count` kernel objects in pages of [`Heap::heap_frames`], for good; `make` is
+    /// called with the number of each. What is left of the pages stays unused.
+    ///
+    /// # Errors
+    /// [`HeapError::TooLarge`] if the pages have not room for so many, [`HeapError::NotFree`].
+    fn place_slice<T: 'static>(
+        &mut self,
+        frames: FrameRange,
+        count: usize,
+        make: impl FnMut(usize) -> T,
+    ) -> Result<&'static mut [T], HeapError>;
+
+    /// Makes a table of `count` kernel objects in the first pages of [`Heap::heap_frames`], for good.
+    /// For the start of a kernel, before it gives these pages to anything else.
+    ///
+    /// # Errors
+    /// [`HeapError::TooLarge`] if there are not so many pages.
+    fn heap_slice<T: 'static>(
+        &mut self,
+        count: usize,
+        make: impl FnMut(usize) -> T,
+    ) -> Result<&'static mut [T], HeapError> {
+        let bytes = count.saturating_mul(size_of::<T>());
+        let (free, pages) = (self.heap_frames(), bytes.div_ceil(PAGE_BYTES as usize).max(1));
+        let frames = FrameRange::new(free.start(), free.start().saturating_add(pages as u64));
+        let frames = frames.filter(|frames| free.contains_range(*frames));
+        self.place_slice(frames.ok_or(HeapError::TooLarge { bytes })?, count, make)
+    }
+
     /// Hands out pages of [`Heap::heap_frames`], as words that are zero, for good.
     ///
     /// # Errors
     /// [`HeapError::NotFree`].
-    fn heap_words(&mut self, frames: FrameRange) -> Result<&'static mut [u64], HeapError>;
+    fn heap_words(&mut self, frames: FrameRange) -> Result<&'static mut [u64], HeapError> {
+        self.place_slice(frames, frames.bytes() as usize / size_of::<u64>(), |_| 0)
+    }
 }
 
 /// A processor that runs programs, and the memory that they are in.
@@ -329,6 +360,8 @@ pub struct LightReturn<'kernel, M: Execution> {
     pub next: Running<'kernel, M>,
     /// What it finds in RSI and RDX.
     pub result: u64,
+    /// What it finds in R9 instead of the caller's.
+    pub tag: Option<u64>,
 }
 
 /// A kernel that chooses what runs.
@@ -347,6 +380,13 @@ pub trait Kernel {
     ///
     /// This is monomorphised into the way into the kernel and back; what it calls should be short.
     fn light_call(&mut self, call: LightCall) -> Option<LightReturn<'_, Self::Machine>>;
+
+    /// Is asked if [`Kernel::light_call`] declines: for what need not be quite as short, so that
+    /// the short has no calls in it. The same holds of it.
+    fn light_call_rest(&mut self, call: LightCall) -> Option<LightReturn<'_, Self::Machine>> {
+        let _ = call;
+        None
+    }
 }
 
 /// A kernel with one program, for [`Execution::execute`].

@@ -133,7 +133,7 @@ impl Level {
 
     /// The first frames of the parts, each as large as what an entry of the level below translates,
     /// of the unit of this level that `frame` lies in; of level 1, the frame itself.
-    pub fn parts<G: Geometry>(self, frame: Frame) -> impl Iterator<Item = Frame> {
+    pub fn parts<G: Geometry>(self, frame: Frame) -> impl DoubleEndedIterator<Item = Frame> {
         let first = frame.number() & !(self.frames::<G>() - 1);
         let bits = self.lower().frame_bits::<G>();
         let count = self.frames::<G>() >> bits;

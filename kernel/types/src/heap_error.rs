@@ -14,7 +14,7 @@ pub enum HeapError {
     },
     /// The frames are not all in the range that was set aside, or one has been lent before.
     NotFree(FrameRange),
-    /// No object can be this large.
+    /// No object can be this large, or no table in so many pages.
     TooLarge {
         /// Bytes that were asked for.
         bytes: usize,

@@ -1,6 +1,7 @@
 //! What a mapping says, and what kinds of memory can be mapped.
 
-use crate::geometry::Level;
+use crate::entry::{Entry, RootKind};
+use crate::geometry::{Geometry, Level};
 use crate::rights::{MemoryType, Rights};
 use crate::{Frame, FrameRange, VirtualAddress};
 
@@ -33,6 +34,37 @@ pub struct MappingInfo {
     pub accessed: bool,
     /// Whether it was written.
     pub dirty: bool,
+}
+
+impl MappingInfo {
+    /// What `entry`, the leaf of a table of `level`, says about the page that address `at` lies in.
+    #[must_use]
+    pub fn of<G: Geometry, K: RootKind>(at: u64, level: Level, entry: Entry) -> Self {
+        Self {
+            address: VirtualAddress::sign_extended(at & !(level.bytes::<G>() - 1)),
+            bits: level.bits::<G>(),
+            level,
+            frame: K::frame(entry),
+            attributes: K::attributes(entry),
+            accessed: entry.0 & K::ACCESSED != 0,
+            dirty: entry.0 & K::DIRTY != 0,
+        }
+    }
+}
+
+/// What the window's entry for a frame says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct WindowEntry {
+    /// How accesses are cached: the frame's one memory type.
+    pub memory_type: MemoryType,
+    /// What programs of every address space may do at the frame's window address, or `None`
+    /// if they may not use it. The kernel itself may read and write, but not execute.
+    pub programs: Option<Rights>,
+}
+
+impl WindowEntry {
+    /// RAM for the kernel's use alone.
+    pub const PRIVATE: Self = Self { memory_type: MemoryType::WriteBack, programs: None };
 }
 
 /// A change of a mapping.

@@ -48,7 +48,7 @@ impl PhysicalAddress {
     /// 512, and `index` is taken modulo that.
     #[must_use]
     pub const fn word(self, index: usize) -> Self {
-        Self(self.0 & !(PAGE_BYTES - 1) | (index as u64 % (PAGE_BYTES / 8)) * 8)
+        Self(self.0 & !(PAGE_BYTES - 1) | ((index as u64 % (PAGE_BYTES / 8)) * 8))
     }
 
     /// Number of the 8-byte word of its frame that this byte lies in.

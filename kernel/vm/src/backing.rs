@@ -11,6 +11,7 @@ use core::ops::DerefMut;
 use heliox_types::Frame;
 
 use crate::access::Window;
+use crate::domains::Progress;
 use crate::guest::{DomainId, Extent, GuestFrame, Order};
 
 /// Why the layer below did not do what it was asked to. It then changed nothing.
@@ -20,6 +21,8 @@ pub enum Refused {
     NoMemory,
     /// The domain's paging pool has no page left for a page table.
     NoTables,
+    /// There is no memory for the layer's own records.
+    NoKernelMemory,
     /// A page cannot be shared once more.
     TooManyReferences,
     /// What was asked contradicts what the layer below knows. This crate asks for nothing of the
@@ -66,6 +69,8 @@ pub trait Backing {
     const PAGE_WORDS: u64 = 512;
     /// The most uses of one grant entry with the same rights.
     const MOST_USES: u32 = 1 << 16;
+    /// One past the largest guest frame that a page map can map.
+    const MOST_FRAMES: u64 = 1 << 35;
 
     /// A domain's consent that one page of its own is used by one other, with some rights. While
     /// it exists the page is pinned: it changes neither its owner nor what it is used for.
@@ -75,14 +80,14 @@ pub trait Backing {
     /// its tables come from, which are not the domain's.
     ///
     /// # Errors
-    /// [`Refused::NoMemory`].
+    /// [`Refused::NoMemory`], [`Refused::NoKernelMemory`].
     fn add_domain(&mut self, domain: DomainId, tables: u64) -> Result<(), Refused>;
 
-    /// Forgets a domain that has no page left: frees its pool, and drops its claim.
+    /// Forgets a domain that has no page left, in steps: frees its pool, and drops its claim.
     ///
     /// # Errors
     /// [`Refused::Inconsistent`] if it has pages.
-    fn remove_domain(&mut self, domain: DomainId) -> Result<(), Refused>;
+    fn remove_domain(&mut self, domain: DomainId) -> Result<Progress, Refused>;
 
     /// Sets aside free memory, so that the domain will find `pages` pages more. Replaces an
     /// earlier claim; what the domain takes draws on it.
@@ -147,7 +152,7 @@ pub trait Backing {
     /// Maps a shared page into the page map of its grantee, where nothing is mapped.
     ///
     /// # Errors
-    /// [`Refused::NoTables`], [`Refused::Inconsistent`].
+    /// [`Refused::NoTables`], [`Refused::TooManyReferences`], [`Refused::Inconsistent`].
     fn map_share(&mut self, share: &Self::Share, to: GuestFrame) -> Result<(), Refused>;
 
     /// Takes a shared page out of the page map of its grantee. To be followed by
@@ -163,11 +168,12 @@ pub trait Backing {
     /// Writes a word of the page.
     fn store(&mut self, window: &Window, word: u64, value: u64);
 
-    /// Writes `new` if the word is `current`; in any case answers what it was.
-    fn compare_exchange(&mut self, window: &Window, word: u64, current: u64, new: u64) -> u64;
+    /// Clears the bits of `clear`, and then sets those of `set`: each in one step, so that nothing
+    /// is lost that programs write meanwhile. What is read afterwards was there afterwards.
+    fn update(&mut self, window: &Window, word: u64, clear: u64, set: u64);
 
-    /// Sets the bits of `set` and clears those of `clear`, at once; answers what the word was.
-    fn update(&mut self, window: &Window, word: u64, set: u64, clear: u64) -> u64;
+    /// Reads bytes of the page from byte `offset` on, all of them within the page.
+    fn read(&mut self, window: &Window, offset: u64, bytes: &mut [u8]);
 
     /// Whether the page has zeros only.
     fn is_zero(&mut self, window: &Window) -> bool;

@@ -170,7 +170,7 @@ impl<B: Backing, M: KernelMemory> Domain<B, M> {
         options: &Options,
     ) -> Result<Self, Error> {
         let Options { frames, maximum, target, extra, .. } = *options;
-        let fits = target <= maximum && maximum <= frames && frames <= heliox_types::Frame::LIMIT;
+        let fits = target <= maximum && maximum <= frames && frames <= B::MOST_FRAMES;
         if !fits || frames == 0 || extra > maximum || options.grant_frames == 0 {
             return Err(Error::BadOptions);
         }

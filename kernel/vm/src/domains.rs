@@ -14,7 +14,7 @@ use crate::access::action::{
 };
 use crate::access::purpose::Copying;
 use crate::access::{Phase, Subject, Window};
-use crate::backing::{Backing, KernelMemory, Rights};
+use crate::backing::{Backing, KernelMemory, Refused, Rights};
 use crate::domain::{Domain, Measurement, Options, Summary};
 use crate::error::Error;
 use crate::grant::Version;
@@ -526,7 +526,10 @@ impl<B: Backing, M: KernelMemory> Domains<B, M> {
         let share = other.grants.share(reference, rights)?;
         if let Err(refused) = backing.map_share(share, guest) {
             end_use(backing, other, caller, pinned.reference, pinned.rights)?;
-            return Err(Error::refused(refused, Order::PAGE));
+            return Err(match refused {
+                Refused::TooManyReferences => Error::TooManyUses { reference },
+                other => Error::refused(other, Order::PAGE),
+            });
         }
         own.kinds.set(extent, Kind::Foreign);
         own.handles.add(Mapping { granter: other.id, reference, rights, guest })
@@ -689,9 +692,10 @@ impl<B: Backing, M: KernelMemory> Domains<B, M> {
                 return Err(Error::Inconsistent);
             }
             let result = backing.remove_domain(id);
-            result.map_err(|refused| Error::refused(refused, Order::PAGE))?;
-            self.forget(id);
-            return Ok(Torn::Done);
+            if result.map_err(|refused| Error::refused(refused, Order::PAGE))? == Progress::Done {
+                self.forget(id);
+                return Ok(Torn::Done);
+            }
         }
         Ok(Torn::More)
     }

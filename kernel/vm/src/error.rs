@@ -233,6 +233,7 @@ impl Error {
         match refused {
             Refused::NoMemory => Self::OutOfMemory { order: order.number() },
             Refused::NoTables => Self::OutOfTables,
+            Refused::NoKernelMemory => Self::OutOfKernelMemory,
             Refused::TooManyReferences | Refused::Inconsistent => Self::Inconsistent,
         }
     }

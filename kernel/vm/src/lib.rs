@@ -9,9 +9,10 @@
 //!   populating, on demand or not, ballooning, targets, claims, grants, sealing, and their end;
 //! - [`access`]: the rules that all of that goes by.
 //!
-//! It rests on two traits, [`Backing`] (the machine and the page allocator) and [`KernelMemory`].
-//! Every undesired event is an [`Error`]; no operation recurses, and each is bounded by the size of
-//! its extent, by the entries of a table, or by the budget that it is given.
+//! It rests on two traits, [`Backing`] (the machine and the page allocator) and [`KernelMemory`];
+//! [`machine`] has the first on the hardware abstraction layer. Every undesired event is an
+//! [`Error`]; no operation recurses, and each is bounded by the size of its extent, by the entries of
+//! a table, or by the budget that it is given: but making a domain, by its options.
 
 #![no_std]
 #![forbid(unsafe_code)]
@@ -36,6 +37,7 @@ mod error;
 mod grant;
 mod guest;
 mod kinds;
+pub mod machine;
 mod pool;
 mod seal;
 mod teardown;

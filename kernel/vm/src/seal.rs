@@ -18,6 +18,9 @@ use crate::error::Error;
 use crate::guest::{Extent, GuestFrame};
 use crate::kinds::Kind;
 
+/// How many bytes of a page are looked at together.
+const CHUNK: usize = 512;
+
 /// A measurement that is being made.
 pub(crate) struct Measuring {
     hash: Hash,
@@ -75,8 +78,14 @@ impl<B: Backing, M: KernelMemory> Domain<B, M> {
             None => hash.update([0]),
             Some(window) => {
                 hash.update([1]);
-                for word in 0..B::PAGE_WORDS {
-                    hash.update(backing.load(&window, word).to_le_bytes());
+                let mut offset = 0;
+                while offset < B::PAGE_WORDS * 8 {
+                    let mut bytes = [0; CHUNK];
+                    let count = CHUNK.min((B::PAGE_WORDS * 8 - offset) as usize);
+                    let Some(bytes) = bytes.get_mut(..count) else { break };
+                    backing.read(&window, offset, bytes);
+                    hash.update(bytes);
+                    offset += count as u64;
                 }
             }
         }

@@ -63,7 +63,7 @@ impl<B: Backing, M: KernelMemory> Domain<B, M> {
             return Ok(true);
         }
         for pool in [&mut self.cache, &mut self.reserve] {
-            let level = pool.largest::<B>(u64::MAX);
+            let level = pool.largest::<B>(Level::Table.pages::<B>());
             if let Some(frame) = pool.take(backing, permit, level) {
                 give_back(backing, permit, frame, level.order::<B>())?;
                 return Ok(true);
@@ -83,7 +83,8 @@ impl<B: Backing, M: KernelMemory> Domain<B, M> {
         end: u64,
     ) -> Result<(), Error> {
         let frame = Frame::new(next).ok_or(Error::Inconsistent)?;
-        for level in Level::ALL.into_iter().rev() {
+        // What is freed is cleared: no more of it in one step than a table's worth.
+        for level in [Level::Table, Level::Page] {
             let order = level.order::<B>();
             let is_block = next & (order.pages() - 1) == 0 && next + order.pages() <= end;
             if is_block && !backing.is_shared(frame, order) {

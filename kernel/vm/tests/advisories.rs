@@ -13,7 +13,9 @@ use common::machine::Race;
 use common::{BUILDER, Large, ONE, Small, THREE, TWO, World, by, frame, options};
 use heliox_vm::access::{Action, Denied, Phase, Subject};
 use heliox_vm::backing::Rights;
-use heliox_vm::{CopyEnd, CopyRequest, DomainId, Error, Kind, Limit, Order, Page, Progress, Torn};
+use heliox_vm::{
+    CopyEnd, CopyRequest, DomainId, Error, Kind, Limit, Options, Order, Page, Progress, Torn,
+};
 
 /// Where grant tables are shown.
 const TABLE: u64 = 60;
@@ -22,7 +24,7 @@ const PLACE: u64 = 61;
 
 /// Domains 0 to 3 of 16 pages, of which each has four, with 1's grant table shown.
 fn granting() -> Small {
-    let mut world = Small::with_domains(2000, 4, 16);
+    let mut world = Small::with_domains(190, 4, 16);
     for domain in [BUILDER, ONE, TWO, THREE] {
         world.populate(domain, 0, 2);
     }
@@ -96,29 +98,57 @@ mod reference_counts {
     }
 
     #[test]
-    fn counts_do_not_wrap() {
+    fn uses_of_an_entry_are_counted() {
         let mut world = granting();
-        for reference in 0..8 {
-            world.grant(ONE, TABLE, reference, TWO, 1, true);
-        }
-        // The small machine counts to three uses of an entry, and to six shares of a page.
+        world.grant(ONE, TABLE, 0, TWO, 1, true);
+        // The small machine counts to three uses of an entry.
         for use_ in 0..3 {
             world.domains.map_grant(TWO, 1, 0, PLACE + use_, Rights::Read).unwrap();
         }
-        let place = PLACE + 3;
-        let many = |reference| Err(Error::TooManyUses { reference });
-        assert_eq!(world.domains.map_grant(TWO, 1, 0, place, Rights::Read), many(0));
-        for handle in [1, 2] {
-            world.domains.unmap_grant(TWO, handle, PLACE + u64::from(handle)).unwrap();
+        let many = Err(Error::TooManyUses { reference: 0 });
+        assert_eq!(world.domains.map_grant(TWO, 1, 0, PLACE + 3, Rights::Read), many);
+        assert_eq!(world.summary(ONE).granted_uses, 3);
+        assert_eq!(world.machine().live_shares(), 1);
+        world.domains.unmap_grant(TWO, 1, PLACE + 1).unwrap();
+        world.domains.map_grant(TWO, 1, 0, PLACE + 3, Rights::Read).unwrap();
+        world.check_owners();
+    }
+
+    #[test]
+    fn references_of_a_page_do_not_wrap() {
+        // The allocator counts to 65,535: one for the owner, one for the share, one for each mapping.
+        const MOST: u64 = 65_533;
+        let mut world = Large::with_domains(4000, 1, 16);
+        let wide = Options { frames: 70_000, handles: 70_000, tables: 200, ..options(16) };
+        world.domains.create(BUILDER, 1, &wide).unwrap();
+        world.domains.create(BUILDER, 2, &wide).unwrap();
+        world.populate(ONE, 0, 0);
+        world.table(ONE, 100);
+        for reference in 0..2 {
+            world.grant(ONE, 100, reference, TWO, 0, false);
         }
-        for reference in 1..6 {
-            let place = PLACE + 3 + u64::from(reference);
-            let result = world.domains.map_grant(TWO, 1, reference, place, Rights::Read);
-            assert!(result.is_ok(), "{result:?}");
+        for use_ in 0..MOST {
+            world.domains.map_grant(TWO, 1, 0, 1000 + use_, Rights::Read).unwrap();
         }
-        assert_eq!(world.domains.map_grant(TWO, 1, 6, place, Rights::Read), many(6));
-        assert_eq!(world.summary(ONE).granted_uses, 6);
-        assert_eq!(world.machine().live_shares(), 6);
+        for reference in 0..2 {
+            let many = Err(Error::TooManyUses { reference });
+            for rights in [Rights::Read, Rights::Write] {
+                let result = world.domains.map_grant(TWO, 1, reference, 1000 + MOST, rights);
+                assert_eq!(result, many);
+            }
+        }
+        assert_eq!(world.summary(ONE).granted_uses, MOST);
+        assert_eq!(world.machine().live_shares(), 1);
+        // It can be given back when all of that is undone, and not before.
+        let in_use = Err(Error::InUse { guest: frame(0) });
+        for handle in 0..MOST {
+            if handle % 5000 == 0 || handle == MOST - 1 {
+                assert_eq!(world.domains.decrease(by(ONE), 1, 0, 0), in_use);
+            }
+            world.domains.unmap_grant(TWO, handle as u32, 1000 + handle).unwrap();
+        }
+        world.domains.decrease(by(ONE), 1, 0, 0).unwrap();
+        world.check_owners();
     }
 
     #[test]
@@ -208,7 +238,7 @@ mod reference_counts {
 
     #[test]
     fn who_built_a_domain_is_not_who_has_that_number_later() {
-        let mut world = Small::with_domains(2000, 2, 16);
+        let mut world = Small::with_domains(190, 2, 16);
         world.domains.create(ONE, 2, &options(16)).unwrap();
         assert_eq!(world.end(ONE), Torn::Done);
         world.domains.create(BUILDER, 1, &options(16)).unwrap();
@@ -234,7 +264,7 @@ mod grant_tables {
             let table = world.frame_at(ONE, TABLE);
             let race =
                 Race::AfterReading { frame: table, word: 0, value: changed, step: 0, times: 1 };
-            world.machine().race = Some(race);
+            world.machine().set_race(Some(race));
             let result = world.domains.map_grant(TWO, 1, 0, PLACE, Rights::Write);
             match changed {
                 0 => assert_eq!(result, Err(Error::NotGranted { reference: 0 })),
@@ -263,7 +293,7 @@ mod grant_tables {
         let table = world.frame_at(ONE, TABLE);
         // The frame is read, and is another one afterwards.
         let race = Race::AfterReading { frame: table, word: 1, value: 3, step: 0, times: 1 };
-        world.machine().race = Some(race);
+        world.machine().set_race(Some(race));
         let handle = world.domains.map_grant(TWO, 1, 0, PLACE, Rights::Write).unwrap();
         assert_eq!(world.read(TWO, PLACE, 0), 333);
         assert_eq!(world.read(ONE, 62, 0), 3);
@@ -271,7 +301,7 @@ mod grant_tables {
         assert_eq!(world.read(ONE, 62, 0), 0);
         // Revoked for ever between being read and being marked.
         let race = Race::AfterReading { frame: table, word: 0, value: 0, step: 0, times: 1 };
-        world.machine().race = Some(race);
+        world.machine().set_race(Some(race));
         let not_granted = Err(Error::NotGranted { reference: 0 });
         assert_eq!(world.domains.map_grant(TWO, 1, 0, PLACE, Rights::Write), not_granted);
         assert_eq!(world.read(ONE, 62, 0), 0);
@@ -287,10 +317,10 @@ mod grant_tables {
             let value = 1 | 2 << 16 | 1 << 32;
             let race =
                 Race::AfterReading { frame: table, word: 0, value, step: 1 << 32, times: 99 };
-            world.machine().race = Some(race);
+            world.machine().set_race(Some(race));
             let contended = Err(Error::Contended { reference: 0 });
             assert_eq!(world.domains.map_grant(TWO, 1, 0, PLACE, Rights::Write), contended);
-            assert!(world.machine().race.is_some());
+            assert!(world.machine().race().is_some());
             assert_eq!(world.summary(ONE).granted_uses, 0);
         }
     }
@@ -447,7 +477,7 @@ mod grant_tables {
         assert_eq!(world.domains.map_grant(TWO, 1, 0, 0, Rights::Write), occupied);
         let outside = Err(Error::OutsideMap { guest: 80, limit: 80 });
         assert_eq!(world.domains.map_grant(TWO, 1, 0, 80, Rights::Write), outside);
-        let few = heliox_vm::Options { tables: 2, ..options(16) };
+        let few = Options { tables: 2, ..options(16) };
         world.domains.create(BUILDER, 4, &few).unwrap();
         let four = DomainId::new(4).unwrap();
         world.grant(ONE, TABLE, 0, four, 1, false);
@@ -568,8 +598,8 @@ mod populate_on_demand {
 
     /// A domain of 16 pages that were promised, with some of them set aside.
     fn promised(target: u64) -> Small {
-        let mut world = Small::with_domains(2000, 1, 16);
-        let options = heliox_vm::Options { target: 0, ..options(16) };
+        let mut world = Small::with_domains(190, 1, 16);
+        let options = Options { target: 0, ..options(16) };
         world.domains.create(BUILDER, 1, &options).unwrap();
         world.domains.populate_on_demand(by(BUILDER), 1, 0, 4).unwrap();
         let progress = world.domains.set_target(by(BUILDER), 1, target, 100);
@@ -617,9 +647,9 @@ mod populate_on_demand {
         }
         // The other processor has page 3 in its TLB, and writes when it is out of the page map.
         world.machine().touch(1, ONE, 3, 0, None).unwrap();
-        world.machine().race = Some(Race::BeforeSettling { guest: 3, word: 5, value: 99 });
+        world.machine().set_race(Some(Race::BeforeSettling { guest: 3, word: 5, value: 99 }));
         assert_eq!(world.domains.fault(1, 9), Err(Error::Exhausted { guest: frame(9) }));
-        assert_eq!(world.machine().race.map(|_| ()), None);
+        assert_eq!(world.machine().race().map(|_| ()), None);
         // Nothing that was written is lost, even to a domain that is stopped now.
         let page = world.frame_at(ONE, 3);
         assert_eq!(world.machine().word(page, 5), 99);
@@ -661,8 +691,8 @@ mod populate_on_demand {
 
     #[test]
     fn a_search_for_zeros_is_bounded() {
-        let mut world = Small::with_domains(2000, 1, 16);
-        let options = heliox_vm::Options { target: 0, search: 3, ..options(16) };
+        let mut world = Small::with_domains(190, 1, 16);
+        let options = Options { target: 0, search: 3, ..options(16) };
         world.domains.create(BUILDER, 1, &options).unwrap();
         world.domains.populate_on_demand(by(BUILDER), 1, 0, 4).unwrap();
         world.domains.set_target(by(BUILDER), 1, 12, 100).unwrap();
@@ -759,7 +789,7 @@ mod populate_on_demand {
         // 1 GiB on demand of which 4 MiB are there, on a machine with x86-64's sizes.
         let mut world = Large::with_domains(600_000, 1, 16);
         let pages = 1 << 18;
-        let options = heliox_vm::Options { target: 0, ..options(pages) };
+        let options = Options { target: 0, ..options(pages) };
         world.domains.create(BUILDER, 1, &options).unwrap();
         world.domains.populate_on_demand(by(BUILDER), 1, 0, 18).unwrap();
         world.domains.set_target(by(BUILDER), 1, 1024 + 3, 100).unwrap();
@@ -780,7 +810,7 @@ mod uncleared_memory {
 
     #[test]
     fn a_page_is_clear_when_it_gets_another_owner() {
-        let mut world = Small::with_domains(420, 3, 16);
+        let mut world = Small::with_domains(190, 3, 16);
         // All of the memory that is free goes to one domain after the other.
         for round in 0..20 {
             let (from, to) = if round % 2 == 0 { (ONE, TWO) } else { (TWO, ONE) };
@@ -805,8 +835,8 @@ mod uncleared_memory {
 
     #[test]
     fn a_page_is_clear_when_it_comes_from_what_was_set_aside() {
-        let mut world = Small::with_domains(2000, 1, 16);
-        let options = heliox_vm::Options { target: 0, limit: Limit::Target, ..options(16) };
+        let mut world = Small::with_domains(190, 1, 16);
+        let options = Options { target: 0, limit: Limit::Target, ..options(16) };
         world.domains.create(BUILDER, 1, &options).unwrap();
         world.domains.populate_on_demand(by(BUILDER), 1, 0, 4).unwrap();
         world.domains.set_target(by(BUILDER), 1, 4, 9).unwrap();
@@ -828,7 +858,7 @@ mod uncleared_memory {
 
     #[test]
     fn a_reserved_page_is_clear_when_it_gets_its_place() {
-        let mut world = Small::with_domains(420, 2, 16);
+        let mut world = Small::with_domains(190, 2, 16);
         for _ in 0..3 {
             world.domains.increase(by(ONE), 1, 2).unwrap();
         }
@@ -843,7 +873,7 @@ mod uncleared_memory {
 
     #[test]
     fn a_new_grant_table_is_clear() {
-        let mut world = Small::with_domains(420, 3, 16);
+        let mut world = Small::with_domains(190, 3, 16);
         for guest in 0..16 {
             world.populate(TWO, guest, 0);
             for word in 0..8 {

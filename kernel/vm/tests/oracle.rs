@@ -19,7 +19,9 @@ use std::time::Instant;
 
 use common::Random;
 use common::machine::{Heap, Machine, Owner, Race};
-use common::model::{Answer, BITS, Dom, EntryRace, Hints, Model, Op, Outcome, Slot, WORDS, frame};
+use common::model::{
+    Answer, BITS, Dom, EntryRace, Free, Hints, Model, Op, Outcome, Slot, WORDS, frame,
+};
 use heliox_vm::access::{Phase, Purpose, Subject};
 use heliox_vm::backing::Rights;
 use heliox_vm::{CopyEnd, CopyRequest, DomainId, Domains, Error, Kind, Limit, Options, Page, Torn};
@@ -27,8 +29,14 @@ use heliox_vm::{CopyEnd, CopyRequest, DomainId, Domains, Error, Kind, Limit, Opt
 type World = Domains<Machine<BITS, WORDS>, Heap>;
 
 const OPERATIONS: u64 = 1_000_000;
+/// The run is cut into so many parts, which go on at the same time.
+const PARTS: u64 = 4;
 /// Operations on one machine.
 const EPISODE: u64 = 900;
+/// Frames of a machine: the window has room for no more.
+const MOST_FRAMES: u64 = 192;
+/// How often all invariants of the abstraction layer are checked.
+const AUDIT: u64 = 50;
 /// How often each operation must succeed, and each error occur, in a run of [`OPERATIONS`].
 const AT_LEAST: u64 = 1000;
 const DOMAINS: u16 = 6;
@@ -66,6 +74,16 @@ impl Counts {
             None => {}
             Some(Error::Denied { why, .. }) => *self.error(&format!("Denied({why:?})")) += 1,
             Some(error) => *self.error(&name(&error)) += 1,
+        }
+    }
+
+    fn add(&mut self, other: Self) {
+        for (all, more) in
+            [(&mut self.successes, other.successes), (&mut self.errors, other.errors)]
+        {
+            for (name, count) in more {
+                *all.entry(name).or_default() += count;
+            }
         }
     }
 
@@ -152,13 +170,20 @@ fn a_million_operations_of_hostile_domains_agree_with_the_model() {
     let seed = number("HELIOX_ORACLE_SEED").unwrap_or(1);
     let operations = number("HELIOX_ORACLE_OPERATIONS").unwrap_or(OPERATIONS);
     let start = Instant::now();
+    // Each with machines of its own.
+    let parts: Vec<_> = (0..PARTS)
+        .map(|part| {
+            let share = operations / PARTS + u64::from(part < operations % PARTS);
+            std::thread::spawn(move || run(seed * PARTS + part, share))
+        })
+        .collect();
     let mut counts = Counts::default();
-    let mut random = Random(seed);
-    let mut done = 0;
-    let mut episodes = 0;
-    while done < operations {
-        done += Run::new(&mut random).episode(&mut random, &mut counts);
-        episodes += 1;
+    let (mut done, mut episodes) = (0, 0);
+    for part in parts {
+        let part = part.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        done += part.done;
+        episodes += part.episodes;
+        counts.add(part.counts);
     }
     println!("seed {seed}: {done} operations on {episodes} machines, {:.1?}", start.elapsed());
     println!("{:<34} {:>10}", "operation", "succeeded");
@@ -187,6 +212,24 @@ fn a_million_operations_of_hostile_domains_agree_with_the_model() {
     }
 }
 
+/// What one part of the run did.
+#[derive(Default)]
+struct Part {
+    counts: Counts,
+    done: u64,
+    episodes: u64,
+}
+
+fn run(seed: u64, operations: u64) -> Part {
+    let mut random = Random(seed);
+    let mut part = Part::default();
+    while part.done < operations {
+        part.done += Run::new(&mut random).episode(&mut random, &mut part.counts);
+        part.episodes += 1;
+    }
+    part
+}
+
 fn id(domain: u16) -> DomainId {
     DomainId::new(domain).unwrap()
 }
@@ -200,7 +243,7 @@ struct Run {
 
 impl Run {
     fn new(random: &mut Random) -> Self {
-        let frames = 60 + random.below(260);
+        let frames = 60 + random.below(MOST_FRAMES - 60);
         let heap = Rc::new(Cell::new(PLENTY));
         let mut world = World::new(Machine::new(frames), Heap(heap.clone()), DOMAINS).unwrap();
         world.backing_mut().take_seen();
@@ -224,6 +267,10 @@ impl Run {
             };
             self.step(&op, heap, counts);
             done += 1;
+            if done % AUDIT == 0 {
+                self.world.backing().check_below();
+                self.world.backing().audit();
+            }
         }
         for domain in 0..DOMAINS {
             if self.model.get(domain).is_ok_and(|dom| dom.phase != Phase::Dying) {
@@ -241,7 +288,8 @@ impl Run {
         let machine = self.world.backing();
         assert_eq!(machine.count(Owner::Nobody), machine.frames());
         assert_eq!((machine.live_shares(), machine.claims().len()), (0, 0));
-        assert_eq!(machine.free().iter().collect::<Vec<_>>(), [(&0, &machine.frames())]);
+        machine.check_below();
+        machine.audit();
         done
     }
 
@@ -249,9 +297,16 @@ impl Run {
     fn step(&mut self, op: &Op, heap: u64, counts: &mut Counts) {
         self.heap.set(heap);
         let before = self.model.clone();
-        let free = self.world.backing().free().clone();
+        let stretches = match op {
+            Op::Populate { .. } | Op::Increase { .. } | Op::SetTarget { .. } => {
+                self.world.backing().free()
+            }
+            _ => BTreeMap::new(),
+        };
         let outcome = self.carry_out(op);
-        self.world.backing_mut().race = None;
+        let machine = self.world.backing_mut();
+        machine.set_race(None);
+        let free = Free { stretches, taken: machine.take_taken().into() };
         let hints = Hints { free, reclaimed: self.reclaimed(), heap, outcome: outcome.clone() };
         let expected = self.model.apply(op, &hints);
         if expected != outcome {
@@ -353,7 +408,7 @@ impl Run {
         let machine = self.world.backing_mut();
         let (frame, ..) = machine.mapped(id(granter), place).unwrap();
         let EntryRace { value, step, times } = race;
-        machine.race = Some(Race::AfterReading { frame, word, value, step, times });
+        machine.set_race(Some(Race::AfterReading { frame, word, value, step, times }));
     }
 
     /// Check that pages were looked into only for what the operation is for, and only of domains
@@ -416,8 +471,9 @@ impl Run {
         let mut owned: BTreeMap<u16, u64> = BTreeMap::new();
         let mut tables: BTreeMap<u16, u64> = BTreeMap::new();
         let mut free = 0;
-        for page in 0..machine.frames() {
-            match machine.owner(page) {
+        let owners: Vec<_> = machine.all().map(|page| (page, machine.owner(page))).collect();
+        for (_, owner) in &owners {
+            match owner {
                 Owner::Nobody => free += 1,
                 Owner::Domain(domain) => *owned.entry(domain.number()).or_default() += 1,
                 Owner::Tables(domain) => *tables.entry(domain.number()).or_default() += 1,
@@ -448,15 +504,15 @@ impl Run {
         }
         assert_eq!(machine.live_shares(), shares, "after {op:?}");
         for (domain, claim) in machine.claims() {
-            assert_eq!(*claim, self.model.claims[&domain.number()], "claim after {op:?}");
+            assert_eq!(claim, self.model.claims[&domain.number()], "claim after {op:?}");
         }
         assert_eq!(free, self.model.free_pages(), "after {op:?}");
         for dom in self.model.doms.iter().flatten() {
-            self.compare_domain(op, dom);
+            self.compare_domain(op, dom, &owners);
         }
     }
 
-    fn compare_domain(&self, op: &Op, dom: &Dom) {
+    fn compare_domain(&self, op: &Op, dom: &Dom, owners: &[(u64, Owner)]) {
         let (machine, domain) = (self.world.backing(), dom.id);
         if dom.phase == Phase::Dying {
             return;
@@ -520,15 +576,16 @@ impl Run {
                 assert!(reached.insert(page), "page {page:#x} is at two places");
                 let is_page = matches!(slot, Some(Slot::Page { .. }));
                 let shared = is_page && dom.is_shared(guest);
-                assert_eq!(machine.shares_of(page) > 0, shared);
+                assert_eq!(machine.is_used(page), shared);
             }
         }
         // What is set aside is zero but for the list; the rest are grant tables out of sight.
         let hidden = dom.tables.iter().chain(&dom.status).filter(|table| table.1.is_none()).count();
-        let unseen = (0..machine.frames())
-            .filter(|page| machine.owner(*page) == Owner::Domain(id(domain)))
-            .filter(|page| !reached.contains(page));
-        let dirty = unseen.filter(|page| machine.page(*page)[1..].iter().any(|word| *word != 0));
+        let unseen = owners
+            .iter()
+            .filter(|(page, owner)| *owner == Owner::Domain(id(domain)) && !reached.contains(page));
+        let dirty =
+            unseen.filter(|(page, _)| machine.page(*page)[1..].iter().any(|word| *word != 0));
         assert!(dirty.count() <= hidden, "domain {domain} has dirty pages aside after {op:?}");
     }
 }
@@ -926,7 +983,7 @@ impl Run {
         Some(EntryRace {
             value: head.wrapping_add(1 << 32),
             step: 1 << 32,
-            times: 1 + random.below(9) as u32,
+            times: 1 + random.below(12) as u32,
         })
     }
 

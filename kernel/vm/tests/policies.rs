@@ -75,7 +75,7 @@ fn a_domain_is_built_as_it_was_planned() {
 #[test]
 fn the_limits_of_xenops_and_libxl_differ_as_described() {
     for limit in [Limit::Target, Limit::Maximum] {
-        let mut world = Small::with_domains(2000, 1, 16);
+        let mut world = Small::with_domains(190, 1, 16);
         let options = Options { target: 8, limit, ..options(16) };
         world.domains.create(BUILDER, 1, &options).unwrap();
         world.domains.populate(by(BUILDER), 1, 0, 2).unwrap();
@@ -104,8 +104,10 @@ fn the_limits_of_xenops_and_libxl_differ_as_described() {
 
 #[test]
 fn claims_keep_memory_for_who_claimed_it() {
-    let mut world = Small::with_domains(260, 2, 60);
-    world.domains.create(BUILDER, 2, &Options { tables: 24, ..options(60) }).unwrap();
+    let mut world = Small::with_domains(150, 1, 16);
+    let options = Options { frames: 60, tables: 24, ..options(60) };
+    world.domains.create(BUILDER, 1, &options).unwrap();
+    world.domains.create(BUILDER, 2, &options).unwrap();
     let free = world.machine().count(Owner::Nobody);
     world.domains.claim(by(BUILDER), 1, 60).unwrap();
     let mut got = 0;
@@ -133,7 +135,7 @@ fn claims_keep_memory_for_who_claimed_it() {
 #[test]
 fn a_host_of_domains_is_balanced() {
     const HOST: u64 = 140;
-    let mut world = Small::with_domains(1200, 1, 16);
+    let mut world = Large::with_domains(1200, 1, 16);
     let mut random = Random(5);
     let numbers = [1_u16, 2, 3, 4];
     let amount = |pages: u64| KiB::from(Pages::new(pages).unwrap());
@@ -162,7 +164,7 @@ fn a_host_of_domains_is_balanced() {
                 }
             })
             .unwrap();
-        let has = |world: &Small, number: u16| world.domains.summary(number).unwrap().total();
+        let has = |world: &Large, number: u16| world.domains.summary(number).unwrap().total();
         let sum: u64 = numbers.iter().map(|number| has(&world, *number)).sum();
         assert!(sum <= HOST, "{sum}");
         left_out |= members[3].attitude() == Attitude::LeftOut;

@@ -914,6 +914,7 @@ impl<G: Geometry + Send + Sync> Implementation for Checks<G> {
     fn audit(&self) -> Result<(), String> {
         let handles = Handles {
             page_maps: self.maps.iter().collect(),
+            nested: Vec::new(),
             uses: Vec::new(),
             pages: self.supplied.iter().collect(),
             draining: self.draining.iter().collect(),

@@ -7,7 +7,7 @@ use std::vec::Vec;
 use heliox_types::cpu::CpuIndex;
 
 /// Number of interrupt lines.
-pub const LINES: u8 = 32;
+pub const LINES: u8 = heliox_types::Irq::COUNT;
 
 /// Something that was written to a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -10,9 +10,9 @@ use super::State;
 use super::caches::{Allowed, CachedTable, CachedTranslation};
 use super::layout::{Layout, PageNumber, index, kernel_half, page_of};
 use super::memory::Memory;
-use super::program::PageFaultError;
 use super::violation::{Mark, Source, Violation};
 use crate::entry::{Entry, Host, RootKind};
+use heliox_types::PageFaultError;
 use heliox_types::cpu::CpuIndex;
 use heliox_types::geometry::{Geometry, Level, MAX_LEVELS};
 

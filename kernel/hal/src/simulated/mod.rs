@@ -48,6 +48,7 @@
 mod caches;
 mod devices;
 mod geometries;
+mod hal;
 mod layout;
 mod memory;
 mod mmu;
@@ -67,14 +68,17 @@ use std::vec::Vec;
 use heliox_types::error::Error;
 use heliox_types::geometry::{Geometry, Level, MAX_LEAF_LEVELS};
 use heliox_types::rights::Rights;
-use heliox_types::{Frame, FrameRange, PAGE_BYTES, PHYSICAL_BITS, PhysicalAddress, VirtualAddress};
+use heliox_types::{
+    Frame, FrameRange, Interrupt, Irq, PAGE_BYTES, PHYSICAL_BITS, PhysicalAddress, VirtualAddress,
+};
 
 pub use self::caches::{Allowed, CachedTable, CachedTranslation};
 pub use self::devices::{LINES, PortWrite};
 pub use self::geometries::{FourByFour, NarrowTwoByFour, ThreeByFour, TwoByFour};
+pub use self::hal::{Program, SimulatedBox, SimulatedContext, SimulatedHal, SimulatedPorts};
 pub use self::layout::{Builder, Caching, LayoutError, Protection};
 pub use self::mmu::{Access, AccessKind, Fault, Privilege};
-pub use self::program::{Action, GENERAL_PROTECTION, Interrupt, PageFaultError, Script, UserCpu};
+pub use self::program::{Action, GENERAL_PROTECTION, Script, UserCpu};
 pub use self::reach::{Reachable, ReachablePage, ReachableTable};
 pub use self::violation::{Mark, Operation, Precondition, Source, Strictness, Violation};
 
@@ -96,12 +100,17 @@ pub struct Counts {
     pub table_reads: u64,
     /// Entries written or exchanged.
     pub table_writes: u64,
-    /// Page records used, as far as [`Simulated::count_status_accesses`] was told.
+    /// Page records read or changed by this thread, whichever machine they belong to.
     pub status_accesses: u64,
+    /// The same, but records of one level that lie in the same 64 bytes are counted once as long as
+    /// no others of that level are used in between: about what a processor fetches.
+    pub status_lines: u64,
     /// Words read in the window.
     pub memory_reads: u64,
     /// Words written in the window.
     pub memory_writes: u64,
+    /// Pages filled with zeros; their words are among those written.
+    pub pages_cleared: u64,
     /// Frames opened or closed in the window.
     pub window_changes: u64,
     /// Roots loaded.
@@ -135,6 +144,49 @@ struct State {
     violations: Vec<Violation>,
     /// Number of walks; see [`Counts`].
     walks: u64,
+    /// What the thread had counted when the counts were last reset: uses and lines.
+    status: (u64, u64),
+}
+
+/// Uses of page records, their lines, and for each level the line that was used last.
+struct StatusCounts {
+    uses: Cell<u64>,
+    lines: Cell<u64>,
+    last: [Cell<u64>; MAX_LEAF_LEVELS],
+}
+
+std::thread_local! {
+    /// Counted for the thread: the checks know of no machine while they decide.
+    static STATUS: StatusCounts = const {
+        StatusCounts {
+            uses: Cell::new(0),
+            lines: Cell::new(0),
+            last: [const { Cell::new(u64::MAX) }; MAX_LEAF_LEVELS],
+        }
+    };
+}
+
+fn status_counts() -> (u64, u64) {
+    STATUS.with(|status| (status.uses.get(), status.lines.get()))
+}
+
+/// Notes that the record of unit `index` of a level is used.
+#[inline]
+pub(crate) fn note_status_access(level: Level, index: u64) {
+    STATUS.with(|status| {
+        status.uses.set(status.uses.get() + 1);
+        let (last, line) = (&status.last[level.number() as usize - 1], index / 8);
+        if last.replace(line) != line {
+            status.lines.set(status.lines.get() + 1);
+        }
+    });
+}
+
+impl CurrentCpu {
+    /// The token of simulated processor `index`; one thread runs all of them.
+    pub const fn simulated(index: CpuIndex) -> Self {
+        Self::new(index)
+    }
 }
 
 impl State {
@@ -152,6 +204,7 @@ impl State {
             devices: Devices::new(),
             violations: Vec::new(),
             walks: 0,
+            status: status_counts(),
         }
     }
 
@@ -261,18 +314,23 @@ impl<G: Geometry> Simulated<G> {
     /// How often the kernel used what since the machine was built or the counts were reset.
     #[must_use]
     pub fn counts(&self) -> Counts {
-        Counts { walks: self.state.borrow().walks, ..self.counts.get() }
+        let state = self.state.borrow();
+        let ((uses, lines), before) = (status_counts(), state.status);
+        Counts {
+            walks: state.walks,
+            // Another thread may have counted less.
+            status_accesses: uses.saturating_sub(before.0),
+            status_lines: lines.saturating_sub(before.1),
+            ..self.counts.get()
+        }
     }
 
     /// Sets all counts to zero.
     pub fn reset_counts(&mut self) {
         self.counts.set(Counts::default());
-        self.state.get_mut().walks = 0;
-    }
-
-    /// Counts `number` uses of page records.
-    pub fn count_status_accesses(&self, number: u64) {
-        self.count(|counts| counts.status_accesses += number);
+        let state = self.state.get_mut();
+        state.walks = 0;
+        state.status = status_counts();
     }
 
     /// The 8 bytes at index `index` of a frame, read without any effect; 0 where no memory is.
@@ -435,6 +493,12 @@ impl<G: Geometry> Simulated<G> {
         })
     }
 
+    /// What interrupts `cpu` at this moment, or `None`.
+    pub fn pending_interrupt(&mut self, cpu: CurrentCpu) -> Option<Interrupt> {
+        let cpu = self.enter(Operation::Run, cpu)?;
+        self.deliver(cpu)
+    }
+
     fn deliver(&mut self, cpu: CpuIndex) -> Option<Interrupt> {
         let state = self.state.get_mut();
         let now = state.devices.now;
@@ -444,7 +508,7 @@ impl<G: Geometry> Simulated<G> {
             return Some(Interrupt::Timer);
         }
         let line = state.devices.deliver(cpu)?;
-        Some(Interrupt::External { line })
+        Irq::new(line).map(Interrupt::External)
     }
 
     /// Reads bytes of frames that lie one behind the other in virtual memory.
@@ -851,6 +915,18 @@ impl<G: Geometry> Machine for Simulated<G> {
         }
     }
 
+    fn change_word(&mut self, at: PhysicalAddress, clear: u64, set: u64) -> u64 {
+        self.count(|counts| counts.memory_writes += 1);
+        self.speculate();
+        let word = self.word_at(Operation::ChangeWord, at, AccessKind::Write);
+        word.map_or(0, |(slot, index)| {
+            let memory = &mut self.state.get_mut().memory;
+            let before = memory.word(slot, index);
+            memory.set_word(slot, index, before & !clear | set);
+            before
+        })
+    }
+
     fn read_bytes(&self, at: PhysicalAddress, bytes: &mut [u8]) {
         let operation = Operation::ReadBytes;
         if let Some(frames) = self.range_access(operation, at, bytes.len(), AccessKind::Read) {
@@ -886,6 +962,7 @@ impl<G: Geometry> Machine for Simulated<G> {
             && count == PAGE_BYTES as usize
         {
             // A whole page is cleared often.
+            self.count(|counts| counts.pages_cleared += 1);
             self.speculate();
             if let Some(slot) = self.layout.slot(frame) {
                 self.state.get_mut().memory.clear(slot);

@@ -6,10 +6,9 @@
 //! keeps its own record of how far it is. [`Script`] is a program that can be copied, compared
 //! and hashed, for exploring all states.
 
-use std::fmt;
 use std::vec::Vec;
 
-use heliox_types::{Frame, PAGE_BYTES, VirtualAddress};
+use heliox_types::{Frame, Interrupt, PAGE_BYTES, VirtualAddress};
 
 use super::Simulated;
 use super::mmu::{Access, AccessKind, Fault};
@@ -19,40 +18,9 @@ use heliox_types::geometry::Geometry;
 /// Vector of general-protection faults.
 pub const GENERAL_PROTECTION: u8 = 13;
 
-/// Why a program stopped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Interrupt {
-    /// It made a system call.
-    SystemCall,
-    /// It touched memory that it may not touch in that way.
-    PageFault {
-        /// The address that it touched.
-        address: u64,
-        /// What kind of access it was.
-        error: PageFaultError,
-    },
-    /// It caused another exception.
-    Exception {
-        /// The processor's number of the exception, 0 to 31.
-        vector: u8,
-        /// The error code; 0 for exceptions without one.
-        error_code: u64,
-    },
-    /// The timer's deadline passed.
-    Timer,
-    /// A device interrupted.
-    External {
-        /// The interrupt line.
-        line: u8,
-    },
-}
-
-impl Interrupt {
-    /// Whether the instruction that stopped the program is to be executed again.
-    #[must_use]
-    pub const fn restarts(self) -> bool {
-        matches!(self, Self::PageFault { .. } | Self::Exception { .. })
-    }
+/// Whether the instruction that stopped a program is to be executed again.
+const fn restarts(interrupt: Interrupt) -> bool {
+    matches!(interrupt, Interrupt::PageFault { .. } | Interrupt::Exception { .. })
 }
 
 impl From<Fault> for Interrupt {
@@ -63,59 +31,6 @@ impl From<Fault> for Interrupt {
                 Self::Exception { vector: GENERAL_PROTECTION, error_code: 0 }
             }
         }
-    }
-}
-
-/// The error code of a page fault (AMD64 manual volume 2, section 8.4.2).
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PageFaultError(u64);
-
-impl PageFaultError {
-    /// There is a mapping, so that its rights are at fault.
-    pub const PROTECTION: u64 = 1 << 0;
-    /// The access was a write.
-    pub const WRITE: u64 = 1 << 1;
-    /// The access was a program's.
-    pub const USER: u64 = 1 << 2;
-    /// An entry had reserved bits set.
-    pub const RESERVED: u64 = 1 << 3;
-    /// The access was an instruction fetch.
-    pub const EXECUTE: u64 = 1 << 4;
-
-    /// The code with these bits.
-    #[must_use]
-    pub const fn new(bits: u64) -> Self {
-        Self(bits)
-    }
-
-    /// The code as the processor gives it.
-    #[must_use]
-    pub const fn bits(self) -> u64 {
-        self.0
-    }
-
-    /// Whether there was a mapping, so that its rights were at fault.
-    #[must_use]
-    pub const fn is_protection(self) -> bool {
-        self.0 & Self::PROTECTION != 0
-    }
-
-    /// Whether the access was a write.
-    #[must_use]
-    pub const fn is_write(self) -> bool {
-        self.0 & Self::WRITE != 0
-    }
-
-    /// Whether the access was an instruction fetch.
-    #[must_use]
-    pub const fn is_execute(self) -> bool {
-        self.0 & Self::EXECUTE != 0
-    }
-}
-
-impl fmt::Debug for PageFaultError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "PageFaultError({:#x})", self.0)
     }
 }
 
@@ -341,7 +256,7 @@ impl Script {
                 Ok(())
             }
             Err(interrupt) => {
-                let again = interrupt.restarts() && !matches!(action, Action::Raise(..));
+                let again = restarts(interrupt) && !matches!(action, Action::Raise(..));
                 self.next += usize::from(!again);
                 Err(interrupt)
             }

@@ -4,6 +4,7 @@
 use std::vec::Vec;
 use std::{format, vec};
 
+use heliox_types::PageFaultError;
 use heliox_types::{Frame, FrameRange, PAGE_BYTES, PhysicalAddress, VirtualAddress};
 
 use super::*;
@@ -933,7 +934,7 @@ fn lines_interrupt_the_processor_that_they_are_routed_to() {
     let step = |machine: &mut Simulated<TwoByFour>, number| {
         machine.run(cpu(number), &mut (), 1, |_, ()| Ok(()))
     };
-    let interrupt = Some(Interrupt::External { line: 4 });
+    let interrupt = Some(Interrupt::External(heliox_types::Irq::new(4).unwrap()));
     machine.raise_line(4);
     assert_eq!(step(&mut machine, 0), None, "masked");
     machine.set_line_masked(4, false);
@@ -986,17 +987,19 @@ fn accesses_are_counted() {
     assert_eq!(bytes, [1, 2, 3, 4, 5, 6, 7, 8, 9]);
     machine.fill_bytes(at, 8, 0xaa);
     assert_eq!(machine.read_word(at), 0xaaaa_aaaa_aaaa_aaaa);
+    assert_eq!(machine.change_word(at, 0xaa, 0x11), 0xaaaa_aaaa_aaaa_aaaa);
+    assert_eq!(machine.peek(frame(8), 0), 0xaaaa_aaaa_aaaa_aa11);
+    machine.fill_bytes(at, PAGE_BYTES as usize, 0);
     machine.read_entry(frame(ROOT).word(0));
     machine.exchange_entry(frame(ROOT).word(0), Entry::ABSENT);
     machine.flush(cpu(0));
-    machine.count_status_accesses(3);
     let counts = Counts { walks: 0, ..machine.counts() };
     let expected = Counts {
         table_reads: 1,
         table_writes: 1,
-        status_accesses: 3,
         memory_reads: 2 + 2 + 1,
-        memory_writes: 2 + 2 + 1,
+        memory_writes: 2 + 2 + 1 + 1 + 512,
+        pages_cleared: 1,
         flushes: 1,
         ..Counts::default()
     };

@@ -25,6 +25,7 @@ pub enum Operation {
     CloseWindow,
     ReadWord,
     WriteWord,
+    ChangeWord,
     ReadBytes,
     WriteBytes,
     CopyBytes,

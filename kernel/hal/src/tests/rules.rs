@@ -10,8 +10,9 @@ use heliox_types::geometry::{FourLevel, Level};
 use heliox_types::rights::{MemoryType, Rights};
 use heliox_types::{Frame, FrameRange, PhysicalAddress, USER_END, VirtualAddress};
 
+use crate::audit::{Handles, check};
 use crate::cpu::CurrentCpu;
-use crate::entry::{Entry, Host, RootKind};
+use crate::entry::{Entry, Host, Nested, RootKind};
 use crate::kernel_mapping::Offset;
 use crate::machine::Machine;
 use crate::mapping::{Change, MappingInfo};
@@ -491,6 +492,53 @@ fn a_hole_ends_where_something_can_be() {
     assert_eq!(hole(&client, &map, 0x4000_0000), 1 << 39);
     assert_eq!(hole(&client, &map, USER_END - 1), 1 << 47);
     assert_eq!(client.memory.read_mapping(&map, at(0x5123)).unwrap().address, at(0x5000));
+    // And which entry it is that is absent.
+    let absent = |address| client.memory.find_mapping(&map, at(address)).unwrap_err();
+    assert_eq!([0x1234, 0x20_1000, 0x4000_0000, 1 << 39].map(absent), [PAGE, LARGE, HUGE, 39]);
+    assert_eq!(client.memory.find_mapping(&map, at(USER_END)), Err(64));
+    assert_eq!(client.memory.find_mapping(&map, at(0x5123)).unwrap().address, at(0x5000));
+    client.clean();
+}
+
+#[test]
+fn a_nested_page_map_obeys_the_same_rules_and_has_no_kernel_half() {
+    let mut client = Client::new();
+    let page = client.supply.take().unwrap();
+    client.refill();
+    let mut map: PageMap<Nested> = client.memory.allocate_page_map(page).unwrap();
+    let machine = client.memory.machine();
+    assert!((0..512).all(|index| machine.peek(map.root(), index) == 0));
+    // A guest's addresses end with the positive ones.
+    let last = at((1 << 47) - 0x1000);
+    let (own, other) = (client.region(1024, PAGE), client.region(1025, PAGE));
+    let (memory, supply) = (&mut client.memory, &mut client.supply);
+    memory.add_mapping(&mut map, last, own, Rights::ReadWriteExecute, None, supply).unwrap();
+    let info = memory.find_mapping(&map, last).unwrap();
+    assert_eq!((info.frame, info.attributes.rights), (frame(1024), Rights::ReadWriteExecute));
+    memory.release(cpu(0), other, domain(0)).unwrap();
+    memory.assign(other, domain(5)).unwrap();
+    let add = |memory: &mut SimulatedMemory<FourLevel>, map: &mut _, share, supply: &mut _| {
+        memory.add_mapping(map, at(0), other, Rights::Read, share, supply)
+    };
+    let refused = Error::NotOwner { frame: frame(1025), owner: Some(Owner::Domain(domain(5))) };
+    assert_eq!(add(memory, &mut map, None, supply), Err(refused));
+    let share = memory.share(other, domain(5), Owner::Domain(domain(0)), Rights::Read).unwrap();
+    client.refill();
+    let (memory, supply) = (&mut client.memory, &mut client.supply);
+    add(memory, &mut map, Some(&share), supply).unwrap();
+    assert!(memory.find_mapping(&map, at(0)).unwrap().attributes.foreign);
+    let pages: Vec<_> = std::iter::from_fn(|| supply.take()).collect();
+    let (nested, shares, pages) = (Vec::from([&map]), Vec::from([&share]), pages.iter().collect());
+    let handles = Handles { nested, shares, pages, ..Handles::default() };
+    assert_eq!(check(memory, &handles), Ok(()));
+    for address in [last, at(0)] {
+        let removed = memory.remove_mapping(cpu(0), &mut map, address).unwrap();
+        assert!(memory.is_complete(removed.invalidation));
+        assert_eq!(removed.tables.count(), 3);
+    }
+    memory.end_share(share);
+    let root = memory.free_page_map(cpu(0), map).unwrap();
+    let _ = memory.release_page_map_page(cpu(0), root);
     client.clean();
 }
 
@@ -986,6 +1034,7 @@ fn a_kernel_mapping_reads_and_writes_what_it_maps_and_nothing_else() {
     let word = mapping.word(1023).unwrap();
     memory.write_word(word, 6).unwrap();
     assert_eq!((memory.read_word(word), memory.machine().peek(frame(1029), 511)), (6, 6));
+    assert_eq!((memory.change_word(word, 2, 9), memory.read_word(word)), (Ok(6), 13));
     let bounds = |offset, count| Error::OutOfBounds { offset, count, size: 8192 };
     assert_eq!(mapping.word(1024), Err(bounds(8192, 8)));
     assert_eq!(mapping.word(usize::MAX), Err(bounds(usize::MAX, 8)));
@@ -1021,6 +1070,7 @@ fn a_kernel_mapping_obeys_its_rights() {
     let mapping = memory.add_kernel_mapping(cpu(0), region, Rights::Read, false, None).unwrap();
     assert_eq!(memory.write_word(mapping.word_at(Offset::MIN), 1), Err(Error::ReadOnly));
     assert_eq!(memory.write_word(mapping.word(0).unwrap(), 1), Err(Error::ReadOnly));
+    assert_eq!(memory.change_word(mapping.word(0).unwrap(), 0, 1), Err(Error::ReadOnly));
     assert_eq!(memory.write_bytes(&mapping, 0, &[1]), Err(Error::ReadOnly));
     assert_eq!(memory.copy((&mapping, 0), (&mapping, 8), 8), Err(Error::ReadOnly));
     assert_eq!(memory.fill(&mapping, 0, 8, 1), Err(Error::ReadOnly));

@@ -25,9 +25,9 @@
 //!   that the running context names. Whatever changes these (granting, revoking, dropping) or the
 //!   name in a context closes all ports first.
 
-use Register::{R8, R11, Rcx, Rdi, Rdx, Rsi};
+use Register::{R11, Rcx};
 
-use super::cpu::{MESSAGE, PORTS_CLOSED, PORTS_OPEN, SYSTEM_CALL, USER_CODE, USER_DATA};
+use super::cpu::{PORTS_CLOSED, PORTS_OPEN, SYSTEM_CALL, USER_CODE, USER_DATA};
 use super::processor::CR0_TASK_SWITCHED;
 use super::*;
 
@@ -102,6 +102,13 @@ impl Registers {
         registers.legacy[1] = 0x03;
         registers.legacy[24] = 0x80;
         registers.legacy[25] = 0x1f;
+        registers
+    }
+
+    /// Nobody's, which the way out of a light system call takes for special.
+    pub(super) const fn declined() -> Self {
+        let mut registers = Self::initial();
+        registers.special = u64::MAX;
         registers
     }
 
@@ -227,22 +234,25 @@ impl Context {
         status
     }
 
-    /// Sets the registers of the program that goes on after a light system call.
-    pub(super) fn answer(&mut self, message: [u64; MESSAGE.len()], result: u64) {
-        let words = [self.registers.light_word, result, result, self.registers.gs_base];
-        self.end_light_call(message, words);
-    }
-
-    /// Sets the registers behind a light system call: a message, and RDI, RSI, RDX and R8.
-    pub(super) fn end_light_call(&mut self, message: [u64; MESSAGE.len()], words: [u64; 4]) {
-        let saved = &mut self.registers.saved;
-        let lost = [(Rcx, saved.instruction_pointer), (R11, INITIAL_FLAGS)];
-        let words = [Rdi, Rsi, Rdx, R8].into_iter().zip(words);
-        for (register, value) in MESSAGE.into_iter().zip(message).chain(words).chain(lost) {
-            saved.set_register(register, value);
-        }
+    /// Sets the registers of the program that goes on after a light system call of one whose
+    /// registers are `caller`.
+    pub(super) fn answer(&mut self, caller: &SavedRegisters, result: u64, r9: u64) {
+        let Registers { saved, light_word, gs_base, .. } = &mut *self.registers;
+        // In the order of `Register`.
+        let [r15, r14, r13, r12, _, r10, _, _, rbp, _, _, _, _, rbx, rax] = caller.general;
+        let [rdi, r8, rcx] = [*light_word, *gs_base, saved.instruction_pointer];
+        let (rsi, rdx, r11) = (result, result, INITIAL_FLAGS);
+        saved.general = [r15, r14, r13, r12, r11, r10, r9, r8, rbp, rdi, rsi, rdx, rcx, rbx, rax];
         saved.flags = INITIAL_FLAGS;
         saved.vector = SYSTEM_CALL;
+    }
+
+    /// Sets what else is lost behind a light system call that the kernel declined.
+    pub(super) fn end_light_call(&mut self) {
+        let saved = &mut self.registers.saved;
+        saved.set_register(Rcx, saved.instruction_pointer);
+        saved.set_register(R11, INITIAL_FLAGS);
+        saved.flags = INITIAL_FLAGS;
     }
 }
 
@@ -262,6 +272,22 @@ impl execution::Registers for Context {
 
     fn saved(&self) -> SavedRegisters {
         self.registers.saved
+    }
+
+    fn register(&self, register: Register) -> u64 {
+        self.registers.saved.register(register)
+    }
+
+    fn instruction_pointer(&self) -> u64 {
+        self.registers.saved.instruction_pointer
+    }
+
+    fn stack_pointer(&self) -> u64 {
+        self.registers.saved.stack_pointer
+    }
+
+    fn flags(&self) -> u64 {
+        self.registers.saved.flags
     }
 
     #[inline(always)]

@@ -42,18 +42,8 @@ pub(super) const SYSTEM_CALL: u64 = 256;
 pub(super) const PORTS_OPEN: u16 = (offset_of!(CpuArea, port_bitmap) - 4) as u16;
 pub(super) const PORTS_CLOSED: u16 = u16::MAX;
 
-/// What became of a light system call that did not end by the short way: the kernel was not asked;
-/// it wants it to be handled as any other call; it answered.
-pub(super) const OPEN: u64 = 0;
-pub(super) const DECLINED: u64 = 1;
-pub(super) const ANSWERED: u64 = 2;
-
-/// The registers that a light system call passes on, in the order in which the area has them:
-/// first those that a call in the kernel does not preserve.
-pub(super) const MESSAGE: [Register; 9] = {
-    use Register::{R9, R10, R12, R13, R14, R15, Rax, Rbp, Rbx};
-    [Rax, R9, R10, Rbx, Rbp, R12, R13, R14, R15]
-};
+/// The address of this stands for the answer that a light system call is to be handled as any other.
+static DECLINED: Registers = Registers::declined();
 
 /// One CPU's own memory. The task state (AMD64 manual volume 2, section 12.2.5) begins with the
 /// second word of 32 bits, so that its addresses are aligned, and ends with the area.
@@ -69,18 +59,20 @@ pub(super) struct CpuArea {
     pub(super) registers: AtomicPtr<Registers>,
     /// Where the kernel's stack stands while a program runs.
     kernel_stack: AtomicU64,
-    /// The registers [`MESSAGE`] of a light system call, as far as the way back needs them. The
-    /// first also is the stack pointer, while a full one has no other place for that.
-    pub(super) message: [AtomicU64; MESSAGE.len()],
+    /// RAX, R9 and R10 of a light system call. The first also is the stack pointer, while a full one
+    /// has no other place for that.
+    message: [AtomicU64; 3],
     /// Where system calls arrive.
     entry: AtomicU64,
     /// The kernel that light system calls ask, of the type that `entry` is for.
     kernel: AtomicPtr<()>,
     /// The highest bit if system calls of the kernel's half are light now, else 0.
     light_mask: AtomicU64,
-    /// [`OPEN`], [`DECLINED`] or [`ANSWERED`]; RDI (or the result of an answer), RSI, RDX and R8.
-    pub(super) light_outcome: AtomicU64,
-    pub(super) light_words: [AtomicU64; 4],
+    /// Of a light system call that did not end by the short way, the registers of the program that
+    /// was to go on, or [`DECLINED`]; null if the kernel was not asked.
+    light_outcome: AtomicPtr<Registers>,
+    /// RDI, RSI, RDX and R8 of it; or what the program finds there that goes on.
+    light_words: [AtomicU64; 4],
     /// The vector that ended [`take_interrupt`].
     pending_vector: AtomicU64,
     /// How extended state is saved: the mask for XSAVE; 0 for FXSAVE.
@@ -174,6 +166,7 @@ macro_rules! entry_code {
             ".set registers, {registers}; .set kernel_stack, {kernel_stack}",
             ".set message, {message}; .set light_mask, {light_mask}; .set pending_vector, {pending}",
             ".set gs_base, {gs_base}; .set light_word, {light_word}; .set initial_flags, {flags}",
+            ".set light_outcome, {outcome}; .set light_words, {words}; .set special, {special}",
             ".macro push_registers
                 .irp name, rax, rbx, rcx, rdx, rsi, rdi, rbp, r8, r9, r10, r11, r12, r13, r14, r15
                     push \\name
@@ -189,6 +182,9 @@ macro_rules! entry_code {
             gs_base = const offset_of!(Registers, gs_base),
             light_word = const offset_of!(Registers, light_word),
             flags = const INITIAL_FLAGS,
+            outcome = const offset_of!(CpuArea, light_outcome),
+            words = const offset_of!(CpuArea, light_words),
+            special = const offset_of!(Registers, special),
             $($operand)*
         )
     };
@@ -325,10 +321,15 @@ unsafe extern "C" fn system_call<K: Kernel<Machine = Hal>>() {
         "mov gs:[message], rax",
         "mov gs:[message + 8], r9",
         "mov gs:[message + 16], r10",
+        "mov gs:[light_words], rdi",
+        "mov gs:[light_words + 24], r8",
         "mov rsp, gs:[kernel_stack]",
         "call {light}",
-        "test rax, rax",
-        "jz 3f",
+        // F1: what neither of the two contexts has of its own need not be switched. The one that
+        // called has nothing but perhaps an FS base: else the call would not be light.
+        "rdfsbase rcx",
+        "or rcx, [rax + special]",
+        "jnz 3f",
         "mov gs:[registers], rax",
         "mov rsi, rdx",
         "mov rdi, [rax + light_word]",
@@ -342,18 +343,53 @@ unsafe extern "C" fn system_call<K: Kernel<Machine = Hal>>() {
         "swapgs",
         "wrgsbase r8",
         "sysretq",
-        // Not by the short way: the registers that Rust has preserved are saved after all.
+        // Not by the short way: all registers are saved after all, of the program that called, or
+        // as the one is to find them that goes on.
         "3:",
-        "mov gs:[message + 24], rbx",
-        "mov gs:[message + 32], rbp",
-        "mov gs:[message + 40], r12",
-        "mov gs:[message + 48], r13",
-        "mov gs:[message + 56], r14",
-        "mov gs:[message + 64], r15",
+        "mov gs:[light_outcome], rax",
+        "lea rcx, [rip + {declined}]",
+        "cmp rax, rcx",
+        "je 4f",
+        "mov rcx, [rax + light_word]",
+        "mov gs:[light_words], rcx",
+        "mov gs:[light_words + 8], rdx",
+        "mov gs:[light_words + 16], rdx",
+        "mov rcx, [rax + gs_base]",
+        "mov gs:[light_words + 24], rcx",
+        "jmp 5f",
+        "4:",
+        "mov rax, gs:[registers]",
+        "5:",
+        "mov [rax], r15",
+        "mov [rax + 8], r14",
+        "mov [rax + 2 * 8], r13",
+        "mov [rax + 3 * 8], r12",
+        "mov [rax + 8 * 8], rbp",
+        "mov [rax + 13 * 8], rbx",
+        "mov rcx, gs:[message]",
+        "mov [rax + 14 * 8], rcx",
+        "mov rcx, gs:[message + 8]",
+        "mov [rax + 6 * 8], rcx",
+        "mov rcx, gs:[message + 16]",
+        "mov [rax + 5 * 8], rcx",
+        "mov rcx, gs:[light_words]",
+        "mov [rax + 9 * 8], rcx",
+        "mov rcx, gs:[light_words + 8]",
+        "mov [rax + 10 * 8], rcx",
+        "mov rcx, gs:[light_words + 16]",
+        "mov [rax + 11 * 8], rcx",
+        "mov rcx, gs:[light_words + 24]",
+        "mov [rax + 7 * 8], rcx",
+        "mov rcx, [rax + 17 * 8]",          // RCX and R11, as SYSCALL leaves them
+        "mov [rax + 12 * 8], rcx",
+        "mov qword ptr [rax + 4 * 8], initial_flags",
+        "mov qword ptr [rax + 19 * 8], initial_flags",
+        "mov qword ptr [rax + 15 * 8], {system_call}",
         "jmp leave",
         ;
         system_call = const SYSTEM_CALL,
         light = sym light::<K>,
+        declined = sym DECLINED,
     )
 }
 
@@ -366,10 +402,26 @@ pub(super) fn begin_light_calls<K: Kernel<Machine = Hal>>(kernel: *mut K) {
     CPU.light_mask.store(1 << 63, Relaxed);
 }
 
-/// Makes all system calls full ones; whether a light one has asked the kernel.
-pub(super) fn end_light_calls() -> bool {
+/// How a light system call ended that asked the kernel.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum LightOutcome {
+    /// By the short way; or the kernel was not asked.
+    Short,
+    /// The kernel declined. The registers of the program that called are saved.
+    Declined,
+    /// The registers of the program that goes on are as it is to find them.
+    Answered,
+}
+
+/// Makes all system calls full ones; how the light one ended that stopped the program, if one did.
+pub(super) fn end_light_calls() -> LightOutcome {
     CPU.light_mask.store(0, Relaxed);
-    CPU.light_outcome.load(Relaxed) != OPEN
+    let outcome = CPU.light_outcome.load(Relaxed);
+    if outcome.is_null() {
+        return LightOutcome::Short;
+    }
+    CPU.light_outcome.store(ptr::null_mut(), Relaxed);
+    if ptr::eq(outcome, &DECLINED) { LightOutcome::Declined } else { LightOutcome::Answered }
 }
 
 /// Makes the system calls of a kernel `K` arrive where they are to.
@@ -394,13 +446,12 @@ pub(super) unsafe fn run() {
     }
 }
 
-/// Where the way out of a light system call finds the program that goes on, or null, and its
-/// result.
+/// Where the way out of a light system call finds the program that goes on, and its result; or
+/// [`DECLINED`].
 #[repr(C)]
-struct Exit(*mut Registers, u64);
+struct Exit(*const Registers, u64);
 
-/// Asks the kernel; called with the registers of the program. If the answer needs no more than the
-/// short way, the CPU holds the program that goes on after this. If not, the area says why.
+/// Asks the kernel; called with the registers of the program. RDI and R8 are in `light_words`.
 extern "sysv64" fn light<K: Kernel<Machine = Hal>>(
     rdi: u64,
     rsi: u64,
@@ -409,27 +460,46 @@ extern "sysv64" fn light<K: Kernel<Machine = Hal>>(
     r8: u64,
     r9: u64,
 ) -> Exit {
-    // SAFETY: `run`; the entry is that for a `K`.
-    let kernel = unsafe { &mut *CPU.kernel.load(Relaxed).cast::<K>() };
+    let kernel = CPU.kernel.load(Relaxed).cast::<K>();
     let call = LightCall { rdi, rsi, rdx, r8, r9, instruction_pointer };
-    let Some(LightReturn { next, result }) = kernel.light_call(call) else {
-        return leave_short_way(DECLINED, [rdi, rsi, rdx, r8]);
-    };
-    // F1: what neither of the two contexts has of its own need not be switched. The one that called
-    // has nothing but perhaps an FS base: else the call would not be light.
-    if read!("rdfsbase {}") | next.context.registers.special != 0 {
-        return leave_short_way(ANSWERED, [result; 4]);
+    // SAFETY: `run`; the entry is that for a `K`.
+    match unsafe { &mut *kernel }.light_call(call) {
+        Some(answer) => exit(answer),
+        None => light_rest(kernel, rsi, rdx),
     }
-    let registers = next.context.registers.as_ptr();
-    next.machine.load(next.map);
-    Exit(registers, result)
 }
 
-#[cold]
-fn leave_short_way(outcome: u64, words: [u64; 4]) -> Exit {
-    CPU.light_outcome.store(outcome, Relaxed);
-    CPU.light_words.iter().zip(words).for_each(|(place, word)| place.store(word, Relaxed));
-    Exit(ptr::null_mut(), 0)
+/// Asks the kernel once more.
+#[inline(never)]
+extern "sysv64" fn light_rest<K: Kernel<Machine = Hal>>(
+    kernel: *mut K,
+    rsi: u64,
+    rdx: u64,
+) -> Exit {
+    let [rdi, .., r8] = CPU.light_words.each_ref().map(|word| word.load(Relaxed));
+    let [_, r9, _] = CPU.message.each_ref().map(|word| word.load(Relaxed));
+    // SAFETY: X1: the entry has saved the instruction pointer there.
+    let instruction_pointer = unsafe { (*CPU.registers.load(Relaxed)).saved.instruction_pointer };
+    let call = LightCall { rdi, rsi, rdx, r8, r9, instruction_pointer };
+    // SAFETY: as for `light`.
+    match unsafe { &mut *kernel }.light_call_rest(call) {
+        Some(answer) => exit(answer),
+        None => {
+            let [_, second, third, _] = &CPU.light_words;
+            second.store(rsi, Relaxed);
+            third.store(rdx, Relaxed);
+            Exit(&DECLINED, 0)
+        }
+    }
+}
+
+#[inline(always)]
+fn exit(LightReturn { next, result, tag }: LightReturn<'_, Hal>) -> Exit {
+    next.machine.load(next.map);
+    if let Some(tag) = tag {
+        CPU.message[1].store(tag, Relaxed);
+    }
+    Exit(next.context.registers.as_ptr(), result)
 }
 
 /// Lets interrupts in, and if `wait` waits for one; its vector, or `None` if none came that can be

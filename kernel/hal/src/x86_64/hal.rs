@@ -10,7 +10,7 @@
 use Register::{R8, R9, Rdi, Rdx, Rsi};
 
 use super::context::{BREAKPOINTS, FLOATING_POINT, Registers};
-use super::cpu::{MESSAGE, SYSTEM_CALL};
+use super::cpu::{LightOutcome, SYSTEM_CALL};
 use super::interrupts::{CURRENT_COUNT, INITIAL_COUNT, InterruptController};
 use super::memory::BootMemory;
 use super::*;
@@ -21,12 +21,11 @@ unsafe extern "Rust" {
 }
 
 /// What the boot needs room for, which is not on its stack.
-static mut STORAGE: (BootInformation, MemoryRanges, [FrameRange; 2], [IoRange; 2], [CpuRecord; 1]) = (
+static mut STORAGE: (BootInformation, MemoryRanges, [FrameRange; 2], [IoRange; 2]) = (
     BootInformation::empty(),
     MemoryRanges::EMPTY,
     [FrameRange::EMPTY; 2],
     [IoRange { frames: FrameRange::EMPTY, kind: IoKind::VideoMemory }; 2],
-    [CpuRecord::new(Frame::ZERO)],
 );
 
 /// All memory of the machine.
@@ -67,8 +66,9 @@ impl Hal {
         features: ProcessorFeatures,
         start: u64,
     ) -> Result<Self, BootError> {
+        let storage = &raw mut STORAGE;
         // SAFETY: the only use of the storage: `start` is called once, and calls this once.
-        let (information, ranges, environment, io, cpus) = unsafe { &mut *(&raw mut STORAGE) };
+        let (information, ranges, environment, io) = unsafe { &mut *storage };
         let mut memory = BootMemory(1 << features.physical_bits.clamp(32, 52));
         let limits = Limits::new(features.physical_bits, memory::WINDOW_FRAMES);
         let image = memory::image_frames();
@@ -100,13 +100,13 @@ impl Hal {
             let bytes = (count * size_of::<Record>()) as u64;
             let records = FrameRange::new(next, next + bytes.div_ceil(PAGE_BYTES))?;
             next = records.end();
-            // SAFETY: any word is a record.
-            unsafe { heap::zeroed(records) }.ok()?.get_mut(..count)
+            heap::slice(records, count, |_| Record::NOT_INSTALLED).ok()
         };
         let (second, third) = larger(2).zip(larger(3)).ok_or(contradiction)?;
         // SAFETY: E3, as `build` has built it; this is the only use.
         let units = [unsafe { memory::page_records(plan.managed_frames) }, second, third];
         let machine = RealMachine::new(plan.managed_frames, features.gigabyte_pages);
+        let cpus = [CpuRecord::new(Frame::ZERO)];
         let memory = Memory::new(machine, units, cpus, Layout { environment, free, modules, io });
         let bus_masters = (!options.unsafe_dma).then(disable_bus_masters);
         Ok(Self {
@@ -147,18 +147,6 @@ impl Hal {
     #[inline(never)]
     fn stopped<K: Kernel<Machine = Self>>(kernel: &mut K) -> Option<Interrupt> {
         let Running { machine, context, .. } = kernel.running();
-        let message = CPU.message.each_ref().map(|word| word.load(Relaxed));
-        let words = CPU.light_words.each_ref().map(|word| word.load(Relaxed));
-        let outcome = CPU.light_outcome.swap(cpu::OPEN, Relaxed);
-        if outcome == cpu::DECLINED {
-            context.end_light_call(message, words);
-            return Some(Interrupt::SystemCall);
-        }
-        if outcome == cpu::ANSWERED {
-            let [result, ..] = words;
-            context.answer(message, result);
-            return None;
-        }
         let saved = context.registers.saved;
         let SavedRegisters { vector, instruction_pointer, error_code, .. } = saved;
         let watched = vector == 1 || context.registers.special & BREAKPOINTS != 0;
@@ -166,16 +154,20 @@ impl Hal {
         match vector {
             1 => Some(Interrupt::Exception { vector: 1, error_code: debug_status }),
             SYSTEM_CALL if K::ANSWERS_LIGHT_CALLS && instruction_pointer >> 63 != 0 => {
-                let message = MESSAGE.map(|register| saved.register(register));
                 let arguments = [Rdi, Rsi, Rdx, R8, R9].map(|register| saved.register(register));
                 let [rdi, rsi, rdx, r8, r9] = arguments;
-                context.end_light_call(message, [rdi, rsi, rdx, r8]);
+                context.end_light_call();
                 let call = LightCall { rdi, rsi, rdx, r8, r9, instruction_pointer };
-                let Some(LightReturn { next, result }) = kernel.light_call(call) else {
-                    return Some(Interrupt::SystemCall);
+                let answered = |LightReturn { next, result, tag }: LightReturn<'_, Self>| {
+                    next.context.answer(&saved, result, tag.unwrap_or(r9));
                 };
-                next.context.answer(message, result);
-                None
+                match kernel.light_call(call).map(answered) {
+                    Some(()) => None,
+                    None => match kernel.light_call_rest(call).map(answered) {
+                        Some(()) => None,
+                        None => Some(Interrupt::SystemCall),
+                    },
+                }
             }
             SYSTEM_CALL => Some(Interrupt::SystemCall),
             2 => {
@@ -244,11 +236,16 @@ impl Execution for Hal {
             // SAFETY: X1, X2: the CPU holds the context that the kernel named. T1, T2: the page map in
             // use is loaded. The kernel is borrowed here, so nobody else uses it.
             unsafe { cpu::run() }
-            let asked = plain && cpu::end_light_calls();
+            let outcome = if plain { cpu::end_light_calls() } else { LightOutcome::Short };
             let Running { machine, context, .. } = kernel.running();
             machine.memory.enter(machine.cpu);
+            match outcome {
+                LightOutcome::Short => {}
+                LightOutcome::Declined => return Interrupt::SystemCall,
+                LightOutcome::Answered => continue,
+            }
             let Registers { saved, special, .. } = &*context.registers;
-            let light = K::ANSWERS_LIGHT_CALLS && (asked || saved.instruction_pointer >> 63 != 0);
+            let light = K::ANSWERS_LIGHT_CALLS && saved.instruction_pointer >> 63 != 0;
             if !light && saved.vector == SYSTEM_CALL && special & BREAKPOINTS == 0 {
                 return Interrupt::SystemCall;
             }
@@ -334,9 +331,10 @@ impl PciConfiguration for Hal {
         register: PciRegister,
         value: u32,
     ) -> Result<(), WriteRefused> {
-        register.check_write(read_pci(function, register), value, self.unsafe_dma)?;
+        check_write(register, read_pci(function, register), value, self.unsafe_dma)?;
         // SAFETY: D1: the filter lets no bit change that gives a device reach.
-        Ok(unsafe { processor::out32(CONFIG_DATA, value) })
+        unsafe { processor::out32(CONFIG_DATA, value) }
+        Ok(())
     }
 }
 

@@ -7,7 +7,7 @@
 //!
 //! Invariants:
 //!
-//! - K1: a page is lent to the heap, or handed out by [`zeroed`], at most once; only pages of the
+//! - K1: a page is lent to the heap, or made into a table by [`slice`], at most once; only pages of the
 //!   range set aside are. The range is mapped, readable and writable for good, and used by nobody
 //!   else. Its first pages have a bit for each page: whether it is in use.
 //! - K2: a slot is on the free list of its size or belongs to one box. Slots of one size do not
@@ -72,18 +72,24 @@ fn claim(frames: FrameRange) -> Result<u64, HeapError> {
     Ok(environment_address(frames.start()))
 }
 
-/// Hands out whole pages for good, as many `T` as there is room for.
-///
-/// # Safety
-/// Zeros must be a `T`.
-pub(super) unsafe fn zeroed<T>(frames: FrameRange) -> Result<&'static mut [T], HeapError> {
-    let start = claim(frames)? as *mut T;
-    let bytes = frames.bytes() as usize;
-    // SAFETY: K1: the pages were free until now and are the caller's from now on; aligned for any T.
-    unsafe {
-        fill(start.cast(), 0, bytes);
-        Ok(slice::from_raw_parts_mut(start, bytes / size_of::<T>()))
+/// Makes a table of `count` objects in pages that it takes into use for good.
+pub(super) fn slice<T>(
+    frames: FrameRange,
+    count: usize,
+    mut make: impl FnMut(usize) -> T,
+) -> Result<&'static mut [T], HeapError> {
+    const { assert!(align_of::<T>() <= PAGE_BYTES as usize) }
+    let bytes = count.saturating_mul(size_of::<T>());
+    if bytes as u64 > frames.bytes() {
+        return Err(HeapError::TooLarge { bytes });
     }
+    let start = claim(frames)? as *mut T;
+    for index in 0..count {
+        // SAFETY: K1: the pages are the table's from now on; it lies within them, and is aligned.
+        unsafe { start.add(index).write(make(index)) }
+    }
+    // SAFETY: K1; all objects were made.
+    Ok(unsafe { slice::from_raw_parts_mut(start, count) })
 }
 
 /// Puts a slot of `1 << bits` bytes, which belongs to nobody, on its free list (K2).
@@ -175,8 +181,12 @@ impl Heap for Hal {
         Ok(())
     }
 
-    fn heap_words(&mut self, frames: FrameRange) -> Result<&'static mut [u64], HeapError> {
-        // SAFETY: 0 is a word.
-        unsafe { zeroed(frames) }
+    fn place_slice<T: 'static>(
+        &mut self,
+        frames: FrameRange,
+        count: usize,
+        make: impl FnMut(usize) -> T,
+    ) -> Result<&'static mut [T], HeapError> {
+        slice(frames, count, make)
     }
 }

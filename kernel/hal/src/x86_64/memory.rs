@@ -190,7 +190,7 @@ pub(super) fn map_image() {
     let _ = builder.map(SLOTS, 2, physical(&SLOT_TABLE) | TABLE);
     for [start, end, bits] in image_sections.into_iter().skip(1) {
         for page in (start..end).step_by(PAGE_BYTES as usize) {
-            let _ = builder.map(page, 1, (page - IMAGE | bits) & ENTRY_MASK.load(Relaxed));
+            let _ = builder.map(page, 1, ((page - IMAGE) | bits) & ENTRY_MASK.load(Relaxed));
         }
     }
     // SAFETY: what runs and what is used, the stack included, is at the same addresses.
@@ -370,12 +370,7 @@ impl Machine for RealMachine {
     }
 
     fn change_entry(&mut self, at: PhysicalAddress, clear: u64, set: u64) -> Entry {
-        let (entry, set) = (self.word(at), set & ENTRY_MASK.load(Relaxed));
-        let before = entry.fetch_and(!clear, AcqRel);
-        if set != 0 {
-            entry.fetch_or(set, AcqRel);
-        }
-        Entry(before)
+        Entry(self.change_word(at, clear, set & ENTRY_MASK.load(Relaxed)))
     }
 
     fn reference_root(&self) -> Frame {
@@ -422,6 +417,15 @@ impl Machine for RealMachine {
     #[inline(always)]
     fn write_word(&mut self, at: PhysicalAddress, value: u64) {
         self.word(at).store(value, Relaxed);
+    }
+
+    fn change_word(&mut self, at: PhysicalAddress, clear: u64, set: u64) -> u64 {
+        let word = self.word(at);
+        let before = word.fetch_and(!clear, AcqRel);
+        if set != 0 {
+            word.fetch_or(set, AcqRel);
+        }
+        before
     }
 
     fn read_bytes(&self, at: PhysicalAddress, bytes: &mut [u8]) {

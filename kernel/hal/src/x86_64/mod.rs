@@ -30,6 +30,13 @@ use core::slice;
 use core::sync::atomic::Ordering::{AcqRel, Relaxed, Release};
 use core::sync::atomic::{AtomicPtr, AtomicU16, AtomicU64};
 
+use self::cpu::CPU;
+use self::memory::Slot;
+use self::processor::{read, set, write_msr};
+use crate::irq::IrqControl;
+use crate::pci::{PciConfiguration, PciFunction, PciRegister, WriteRefused, check_write};
+use crate::port::{self, NotInRange, PortRange, Ports};
+use crate::prelude::*;
 use heliox_boot::acpi::Wiring;
 use heliox_boot::environment::{BLOCK_FRAMES, EnvironmentPlan, MemoryRanges};
 use heliox_boot::information::{BootError, BootInformation, BootProtocol};
@@ -39,25 +46,6 @@ use heliox_boot::{BootReport, IoApicLines, PhysicalMemory, Prepared, Unreadable}
 use heliox_types::execution::{
     self, Change, Execution, Heap, Kernel, LightReturn, OneProgram, Running,
 };
-use heliox_types::mapping::{IoKind, IoRange};
-use heliox_types::*;
-
-use self::cpu::CPU;
-use self::memory::Slot;
-use self::processor::{read, set, write_msr};
-use crate::cpu::{CpuIndex, CurrentCpu};
-use crate::entry::{Attributes, Entry, Host, RootKind};
-use crate::geometry::{FourLevel, Level};
-use crate::irq::IrqControl;
-use crate::machine::{Machine, WindowEntry};
-use crate::memory::{Memory, Paging};
-use crate::page::Record;
-use crate::page_map::PageMapUse;
-use crate::pci::{PciConfiguration, PciFunction, PciRegister, WriteRefused};
-use crate::port::{self, NotInRange, PortRange, Ports};
-use crate::rights::Rights;
-use crate::state::{Layout, State};
-use crate::translation::CpuRecord;
 
 pub use self::context::{Context, PortPermissions};
 pub use self::hal::{Hal, RealMemory, failure_registers, read_debug_port, stop, write_debug_port};

@@ -1,11 +1,13 @@
 //! Entries of grant tables: what is at which bit, and how an entry is pinned.
 //!
 //! Hides the two formats. Version 1 has 8 bytes for an entry: flags (16 bits), domain (16), frame
-//! (32), and the hypervisor's marks *reading* and *writing* are among the flags, so that one
-//! compare-and-exchange checks an entry and marks it. Version 2 has 16 bytes (flags, domain, where
-//! a part begins and how long it is, 16 bits each; frame, 64 bits), with the marks in an array of
-//! its own: the hypervisor marks first and then looks again whether the entry is still what it
-//! checked.
+//! (32), and the hypervisor's marks *reading* and *writing* are among the flags. Version 2 has 16
+//! bytes (flags, domain, where a part begins and how long it is, 16 bits each; frame, 64 bits), with
+//! the marks in an array of its own.
+//!
+//! An entry is checked, marked, and looked at again: if it is still what was checked, it is pinned as
+//! what was checked. A domain that takes its grant back either did so before it was marked, and then
+//! the second look finds that, or finds the mark.
 
 use crate::access::Window;
 use crate::backing::{Backing, Rights};
@@ -149,13 +151,13 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// The entry as it is now.
+    /// The entry as it is now, and its words without marks.
     fn read<B: Backing>(&self, backing: &mut B) -> (Entry, [u64; 2]) {
         let word = self.version.word(self.place);
         match self.version {
             Version::One => {
                 let value = backing.load(&self.table, word);
-                (Entry::one(value), [value, 0])
+                (Entry::one(value), [value & !(READING | WRITING), 0])
             }
             Version::Two => {
                 let head = backing.load(&self.table, word);
@@ -179,32 +181,25 @@ impl Place {
         for _ in 0..ATTEMPTS {
             let (entry, words) = self.read(backing);
             check(&entry)?;
-            if self.mark(backing, rights, words) {
+            self.mark(backing, rights);
+            if self.read(backing).1 == words {
                 return Ok(entry);
             }
-            if self.version == Version::Two {
-                self.unmark(backing, marked);
-            }
+            self.unmark(backing, marked);
         }
         Err(Error::Contended { reference })
     }
 
-    /// Mark the entry if it has these words. If not, version 2 may be marked nevertheless.
-    fn mark<B: Backing>(&self, backing: &mut B, rights: Rights, words: [u64; 2]) -> bool {
+    fn mark<B: Backing>(&self, backing: &mut B, rights: Rights) {
         let marks = match rights {
             Rights::Read => READING,
             Rights::Write => READING | WRITING,
         };
         match &self.status {
-            None => {
-                let [word, _] = words;
-                let place = self.version.word(self.place);
-                backing.compare_exchange(&self.table, place, word, word | marks) == word
-            }
+            None => backing.update(&self.table, self.version.word(self.place), 0, marks),
+            // In the status, the marks are the lowest bits, in the same order.
             Some((status, place)) => {
-                // In the status, the marks are the lowest bits, in the same order.
-                backing.update(status, place / 4, (marks >> 3) << shift(*place), 0);
-                self.read(backing).1 == words
+                backing.update(status, place / 4, 0, (marks >> 3) << shift(*place));
             }
         }
     }
@@ -215,11 +210,9 @@ impl Place {
         let writing = if marks.writing { 0 } else { WRITING };
         let clear = reading | writing;
         match &self.status {
-            None => {
-                backing.update(&self.table, self.version.word(self.place), 0, clear);
-            }
+            None => backing.update(&self.table, self.version.word(self.place), clear, 0),
             Some((status, place)) => {
-                backing.update(status, place / 4, 0, (clear >> 3) << shift(*place));
+                backing.update(status, place / 4, (clear >> 3) << shift(*place), 0);
             }
         }
     }

@@ -1,34 +1,57 @@
-//! A machine in memory, with a page allocator: what domains stand on in tests and benchmarks.
+//! The simulated machine with the page allocator, and guests' processors: what domains stand on in
+//! tests and benchmarks.
 //!
-//! It has real page tables in its frames, processors that keep translations until they are told,
-//! and records of owners; it counts how often tables, records and memory are touched. It checks
-//! every request, and panics where the hypervisor above would break a rule of the interface: a
-//! page freed while a processor can still reach it, a window onto somebody else's page.
+//! Page tables, records of pages and everything that is checked are the abstraction layer's, the free
+//! memory is the allocator's. Here is what a test needs around them: guests' processors, which keep
+//! translations until they are told; what other processors do at awkward moments; a log of windows;
+//! and checks that panic where the hypervisor breaks a rule of the interface.
 //!
-//! `BITS` is log2 of the entries of a table, `WORDS` the words of a page: 9 and 512 as on x86-64,
-//! or less, so that small machines have large pages, too.
+//! `BITS` is log2 of the entries of a table, `WORDS` the words of a page that are used: 9 and 512 as
+//! on x86-64, or less, so that small machines have large pages, too.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 use std::rc::Rc;
 
-use heliox_types::Frame;
+use heliox_hal::audit::{self, Duplicate};
+use heliox_hal::cpu::{CpuIndex, CurrentCpu};
+use heliox_hal::domain::{DomainId as HalDomainId, Owner as HalOwner};
+use heliox_hal::entry::{Entry, Nested, RootKind};
+use heliox_hal::geometry::Geometry;
+use heliox_hal::memory::{Ownership, Paging, PhysicalMemory};
+use heliox_hal::page::Status;
+use heliox_hal::share::Share as Token;
+use heliox_hal::simulated::{Caching, Simulated, SimulatedMemory, Strictness};
+use heliox_hal::translation::Invalidation;
+use heliox_memory::{Parts, Progress};
+use heliox_page_alloc::{CpuCache, Node, Order as BlockOrder, PageAllocator};
+use heliox_types::{Frame, PAGE_BITS, PAGE_BYTES, PhysicalAddress};
 use heliox_vm::access::{Purpose, Window};
 use heliox_vm::backing::{Refused, Rights, Translation};
-use heliox_vm::{Backing, DomainId, Extent, GuestFrame, KernelMemory, Order};
+use heliox_vm::machine::{MachineBacking, MachinePages, Platform, Share};
+use heliox_vm::{Backing, DomainId, Extent, GuestFrame, KernelMemory, Order, Progress as Removal};
 
 /// Levels of page tables.
 const LEVELS: u32 = 4;
-/// The most shares of one page.
-pub(crate) const MOST_SHARES: u32 = 6;
+/// The abstraction layer's number of domain 0.
+const FIRST: u16 = 100;
+/// Domains on a machine.
+const DOMAINS: u16 = 8;
+const PROCESSORS: usize = 2;
 
-const PRESENT: u64 = 1;
-/// The entry maps memory; always at the lowest level.
-const LEAF: u64 = 2;
-const WRITABLE: u64 = 4;
-/// The memory is another domain's.
-const FOREIGN: u64 = 8;
-const FRAME_SHIFT: u32 = 12;
+/// Page tables with this many bits of index in each of four levels. The host's own half is most of
+/// the address space, so that the window has room for as many frames as possible.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Tables<const BITS: u32>;
+
+impl<const BITS: u32> Geometry for Tables<BITS> {
+    const LEVELS: u32 = LEVELS;
+    const INDEX_BITS: u32 = BITS;
+    const LEAF_LEVELS: u32 = 3;
+    const USER_ENTRIES: usize = 1;
+    const USER_END: u64 = (1 << (PAGE_BITS + 3 * BITS)) - PAGE_BYTES;
+}
 
 /// Whose a frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -39,33 +62,40 @@ pub(crate) enum Owner {
     Tables(DomainId),
 }
 
-/// Accesses, by what was accessed.
+/// Accesses, by what was accessed. Clearing is not counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Accesses {
+    /// Entries of page tables.
     pub(crate) tables: u64,
+    /// Records of pages.
     pub(crate) status: u64,
+    /// Cache lines of such records.
+    pub(crate) lines: u64,
+    /// Words of domains' pages.
     pub(crate) memory: u64,
+    /// Entries of the window through which those are seen.
+    pub(crate) window: u64,
 }
 
 impl Accesses {
-    pub(crate) fn total(self) -> u64 {
-        self.tables + self.status + self.memory
+    fn zip(self, other: Self, each: impl Fn(u64, u64) -> u64) -> Self {
+        Self {
+            tables: each(self.tables, other.tables),
+            status: each(self.status, other.status),
+            lines: each(self.lines, other.lines),
+            memory: each(self.memory, other.memory),
+            window: each(self.window, other.window),
+        }
     }
-}
 
-/// A domain's consent, as a value that cannot be copied.
-#[derive(Debug)]
-pub(crate) struct Share {
-    owner: DomainId,
-    frame: Frame,
-    grantee: DomainId,
-    rights: Rights,
-}
+    pub(crate) fn total(self) -> u64 {
+        self.tables + self.status + self.memory + self.window
+    }
 
-#[derive(Debug)]
-struct Space {
-    root: u64,
-    pool: Vec<u64>,
+    /// The same, with records that lie together counted as what a processor fetches at once.
+    pub(crate) fn total_lines(self) -> u64 {
+        self.tables + self.lines + self.memory + self.window
+    }
 }
 
 /// A translation that a processor keeps.
@@ -85,82 +115,293 @@ pub(crate) enum Race {
     AfterReading { frame: u64, word: u64, value: u64, step: u64, times: u32 },
 }
 
-#[derive(Debug)]
-pub(crate) struct Machine<const BITS: u32, const WORDS: usize> {
-    owners: Vec<Owner>,
-    /// Shares of each frame; and of those, the ones that are mapped somewhere.
-    shares: HashMap<u64, u32>,
-    free: BTreeMap<u64, u64>,
-    free_pages: u64,
-    /// What is in each frame; nothing for zeros.
-    contents: Vec<Option<Box<[u64; WORDS]>>>,
-    spaces: BTreeMap<DomainId, Space>,
-    claims: BTreeMap<DomainId, u64>,
-    processors: Vec<HashMap<(DomainId, u64), Cached>>,
-    accesses: Accesses,
-    seen: Option<Vec<(Purpose, DomainId, u64)>>,
-    pub(crate) race: Option<Race>,
+fn cpu() -> CurrentCpu {
+    CurrentCpu::simulated(CpuIndex::BOOT)
 }
 
-const PROCESSORS: usize = 2;
+/// The simulated machine, and the processors on which guests run.
+#[derive(Debug)]
+pub(crate) struct Host<const BITS: u32, const WORDS: usize> {
+    memory: SimulatedMemory<Tables<BITS>>,
+    /// By root and guest frame.
+    processors: Vec<HashMap<(u64, u64), Cached>>,
+    race: Option<Race>,
+}
+
+impl<const BITS: u32, const WORDS: usize> Platform for Host<BITS, WORDS> {
+    const LEVEL_BITS: u32 = BITS;
+    // Of the large machine all that can be: guest-physical addresses are the positive ones.
+    const GUEST_BITS: u32 = if BITS < 9 { PAGE_BITS + LEVELS * BITS } else { 47 };
+    const PAGE_WORDS: u64 = WORDS as u64;
+    const MOST_USES: u32 = if WORDS < 512 { 3 } else { 1 << 16 };
+
+    type Memory = SimulatedMemory<Tables<BITS>>;
+
+    fn memory(&self) -> &Self::Memory {
+        &self.memory
+    }
+
+    fn memory_mut(&mut self) -> &mut Self::Memory {
+        &mut self.memory
+    }
+
+    fn cpu(&self) -> CurrentCpu {
+        cpu()
+    }
+
+    fn settle(&mut self, root: Frame, removed: Invalidation) {
+        if let Some(Race::BeforeSettling { guest, word, value }) = self.race {
+            self.race = None;
+            self.touch(1, root, guest, word, Some(value));
+        }
+        for processor in 0..PROCESSORS {
+            let mut kept = std::mem::take(&mut self.processors[processor]);
+            kept.retain(|(of, guest), cached| {
+                let now = self.mapped(root, *guest);
+                *of != root.number()
+                    || now.is_some_and(|(frame, writable, _)| Cached { frame, writable } == *cached)
+            });
+            self.processors[processor] = kept;
+        }
+        while !self.memory.is_complete(removed) {
+            let owing: Vec<_> = self.memory.owing_cpus().collect();
+            owing.into_iter().for_each(|cpu| self.memory.enter(CurrentCpu::simulated(cpu)));
+        }
+    }
+}
+
+impl<const BITS: u32, const WORDS: usize> Host<BITS, WORDS> {
+    fn peek(&self, frame: u64, word: u64) -> u64 {
+        self.memory.machine().peek(Frame::new(frame).unwrap(), word as usize)
+    }
+
+    fn poke(&mut self, frame: u64, word: u64, value: u64) {
+        self.memory.machine_mut().poke(Frame::new(frame).unwrap(), word as usize, value);
+    }
+
+    /// The entries on the way to what a page map has at a guest frame, each with its place.
+    fn walk(&self, root: Frame, guest: u64) -> impl Iterator<Item = (u32, u64, u64, Entry)> {
+        let mut table = Some(root.number());
+        (0..LEVELS).rev().map_while(move |level| {
+            let index = guest >> (BITS * level) & ((1 << BITS) - 1);
+            let at = table?;
+            let entry = Entry(self.peek(at, index));
+            let is_table = level > 0 && Nested::is_table(entry);
+            table = is_table.then(|| Nested::frame(entry).number());
+            Nested::is_present(entry).then_some((level, at, index, entry))
+        })
+    }
+
+    /// What a page map has at a guest frame: the frame, whether it can be written, whether it is
+    /// another's.
+    fn mapped(&self, root: Frame, guest: u64) -> Option<(u64, bool, bool)> {
+        let (level, _, _, entry) = self.walk(root, guest).last()?;
+        if level > 0 && Nested::is_table(entry) {
+            return None;
+        }
+        let offset = guest & ((1 << (BITS * level)) - 1);
+        let attributes = Nested::attributes(entry);
+        let frame = Nested::frame(entry).number() + offset;
+        Some((frame, attributes.rights.allows_write(), attributes.foreign))
+    }
+
+    /// A processor reads a word, or writes one; by a translation that it kept, if it has one.
+    fn touch(
+        &mut self,
+        processor: usize,
+        root: Frame,
+        guest: u64,
+        word: u64,
+        value: Option<u64>,
+    ) -> Option<u64> {
+        let key = (root.number(), guest);
+        let cached = match self.processors[processor].get(&key) {
+            Some(cached) => *cached,
+            None => {
+                let (frame, writable, _) = self.mapped(root, guest)?;
+                // It marks what it finds.
+                let way: Vec<_> = self.walk(root, guest).collect();
+                for (_, table, index, entry) in way {
+                    self.poke(table, index, entry.0 | Nested::ACCESSED);
+                }
+                let cached = Cached { frame, writable };
+                self.processors[processor].insert(key, cached);
+                cached
+            }
+        };
+        match value {
+            Some(value) if cached.writable => self.poke(cached.frame, word, value),
+            Some(_) => return None,
+            None => {}
+        }
+        Some(self.peek(cached.frame, word))
+    }
+}
+
+type Below<const BITS: u32, const WORDS: usize> = MachineBacking<'static, Host<BITS, WORDS>, Heap>;
+
+pub(crate) struct Machine<const BITS: u32, const WORDS: usize> {
+    backing: Below<BITS, WORDS>,
+    frames: Range<u64>,
+    /// Copies of the tokens of all shares that exist, for the audit.
+    shares: Vec<Token>,
+    seen: Option<Vec<(Purpose, DomainId, u64)>>,
+    taken: Vec<(u32, u64)>,
+    /// Accesses for clearing pages that stay their domain's, and by tests themselves.
+    excluded: Accesses,
+}
 
 impl<const BITS: u32, const WORDS: usize> Machine<BITS, WORDS> {
+    /// A machine with so many frames for domains.
     pub(crate) fn new(frames: u64) -> Self {
-        Self {
-            owners: vec![Owner::Nobody; frames as usize],
-            shares: HashMap::new(),
-            free: BTreeMap::from([(0, frames)]),
-            free_pages: frames,
-            contents: vec![None; frames as usize],
-            spaces: BTreeMap::new(),
-            claims: BTreeMap::new(),
-            processors: vec![HashMap::new(); PROCESSORS],
-            accesses: Accesses::default(),
-            seen: None,
-            race: None,
+        let words = |total| PageAllocator::<MachinePages<Host<BITS, WORDS>>>::metadata_words(total);
+        // The allocator's records are in memory of the host, but have their place.
+        let records = |total| (words(total) as u64 * 8).div_ceil(PAGE_BYTES);
+        let build = |total| {
+            let builder = Simulated::<Tables<BITS>>::builder(total).kernel_frames(records(total));
+            let caching = Caching { speculative: false, private_window: false };
+            builder.caching(caching).strictness(Strictness::Panic).processors(PROCESSORS).build()
+        };
+        // The environment grows with the machine.
+        let mut total = frames + 2;
+        let machine = loop {
+            match build(total) {
+                Ok(machine) if machine.free_frames().count() >= frames => break machine,
+                Ok(machine) => total += frames - machine.free_frames().count(),
+                Err(_) if total < 2 * frames + 100 => total += 1,
+                Err(error) => panic!("{frames} frames: {error}"),
+            }
+        };
+        let mut layout = machine.boot_layout();
+        let free = machine.free_frames();
+        let free = heliox_types::FrameRange::new(free.end() - frames, free.end()).unwrap();
+        layout.free = vec![free];
+        let mut memory = SimulatedMemory::simulated(machine, layout).unwrap();
+        if BITS == 9 || frames.is_multiple_of(2) {
+            // Memory that was cleared since the boot. If not, it is when it is given away.
+            let regions: Vec<_> = memory.initial_regions().collect();
+            for mut parts in regions.into_iter().map(Parts::new) {
+                let mut release = |part| memory.release(cpu(), part, HalDomainId::ZERO);
+                while parts.step(&mut release) == Ok(Progress::More) {}
+            }
         }
+        let processors = vec![HashMap::new(); PROCESSORS];
+        let pages = MachinePages::new(Host { memory, processors, race: None });
+        let machine = heliox_page_alloc::Machine {
+            max_page: total,
+            max_dma_page: 0,
+            dma_emergency_pages: 0,
+            scrub_limit: 1 << BITS,
+            nodes: &[],
+        };
+        let order = BlockOrder::new(BITS).unwrap();
+        let cache = CpuCache::with_large_order(Node::ZERO, order);
+        let records = Box::leak(vec![0; words(total)].into());
+        let mut allocator =
+            PageAllocator::new(machine, pages, records, Box::leak(Box::new([cache]))).unwrap();
+        allocator.init_boot_allocator(Frame::ZERO).unwrap();
+        let [start, end] = [free.start(), free.end()]
+            .map(|frame| PhysicalAddress::new(frame << PAGE_BITS).unwrap());
+        allocator.init_domheap_pages(start, end).unwrap();
+        let heap = Heap(Rc::new(Cell::new(u64::MAX)));
+        let first = HalDomainId::new(FIRST).unwrap();
+        let backing = MachineBacking::new(allocator, heap, first, DOMAINS, total).unwrap();
+        let frames = free.start()..free.end();
+        let (shares, taken, excluded) = (Vec::new(), Vec::new(), Accesses::default());
+        Self { backing, frames, shares, seen: None, taken, excluded }
+    }
+
+    fn host(&self) -> &Host<BITS, WORDS> {
+        self.backing.platform()
     }
 
     // What tests look at.
 
+    /// How many frames there are for domains.
     pub(crate) fn frames(&self) -> u64 {
-        self.owners.len() as u64
+        self.frames.end - self.frames.start
+    }
+
+    /// Those frames.
+    pub(crate) fn all(&self) -> Range<u64> {
+        self.frames.clone()
     }
 
     pub(crate) fn owner(&self, frame: u64) -> Owner {
-        self.owners[frame as usize]
+        let state = self.host().memory.state();
+        let frame = Frame::new(frame).unwrap();
+        let domain = match state.owner(frame) {
+            // What the boot left.
+            HalOwner::Nobody | HalOwner::Domain(HalDomainId::ZERO) => return Owner::Nobody,
+            HalOwner::Domain(domain) => DomainId::new(domain.number() - FIRST).unwrap(),
+            HalOwner::Hypervisor => panic!("{frame} is the hypervisor's"),
+        };
+        match state.page(frame).status() {
+            Status::Normal => Owner::Domain(domain),
+            Status::PageMapPage | Status::PageTable | Status::PageMapRoot => Owner::Tables(domain),
+            other => panic!("{frame} of domain {domain} is {other:?}"),
+        }
     }
 
     /// Pages with this owner, counted one by one.
     pub(crate) fn count(&self, owner: Owner) -> u64 {
-        self.owners.iter().filter(|other| **other == owner).count() as u64
+        self.all().filter(|frame| self.owner(*frame) == owner).count() as u64
     }
 
     /// Stretches of free memory.
-    pub(crate) fn free(&self) -> &BTreeMap<u64, u64> {
-        &self.free
+    pub(crate) fn free(&self) -> BTreeMap<u64, u64> {
+        let mut free: BTreeMap<u64, u64> = BTreeMap::new();
+        let mut start = None;
+        for frame in self.all() {
+            if self.owner(frame) == Owner::Nobody {
+                *free.entry(*start.get_or_insert(frame)).or_default() += 1;
+            } else {
+                start = None;
+            }
+        }
+        free
     }
 
-    pub(crate) fn claims(&self) -> &BTreeMap<DomainId, u64> {
-        &self.claims
+    pub(crate) fn claims(&self) -> BTreeMap<DomainId, u64> {
+        let domains = (0..DOMAINS).filter_map(DomainId::new);
+        let domains = domains.filter(|domain| self.backing.page_map(*domain).is_some());
+        domains.map(|domain| (domain, self.backing.claimed(domain))).collect()
     }
 
     /// All shares that exist.
     pub(crate) fn live_shares(&self) -> u64 {
-        self.shares.values().map(|count| u64::from(*count)).sum()
+        self.shares.len() as u64
     }
 
-    pub(crate) fn shares_of(&self, frame: u64) -> u32 {
-        self.shares.get(&frame).copied().unwrap_or(0)
+    /// Whether a share of a domain's frame exists.
+    pub(crate) fn is_used(&self, frame: u64) -> bool {
+        self.backing.allocator().references(Frame::new(frame).unwrap()).unwrap() > 1
     }
 
     /// Pages of a paging pool that are not tables now.
     pub(crate) fn spare_tables(&self, domain: DomainId) -> u64 {
-        self.spaces[&domain].pool.len() as u64
+        self.backing.spare_tables(domain).count() as u64
     }
 
-    pub(crate) fn accesses(&self) -> Accesses {
-        self.accesses
+    /// Number of accesses since they were last asked for.
+    pub(crate) fn take_accesses(&mut self) -> Accesses {
+        let counted = self.accesses();
+        self.backing.platform_mut().memory.machine_mut().reset_counts();
+        let excluded = std::mem::take(&mut self.excluded);
+        counted.zip(excluded, |all, excluded| all - excluded)
+    }
+
+    fn accesses(&self) -> Accesses {
+        let counts = self.host().memory.machine().counts();
+        let words = counts.memory_reads + counts.memory_writes;
+        Accesses {
+            tables: counts.table_reads + counts.table_writes,
+            status: counts.status_accesses,
+            lines: counts.status_lines,
+            memory: words - counts.pages_cleared * PAGE_BYTES / 8,
+            // A page is opened and closed for it.
+            window: counts.window_changes.saturating_sub(2 * counts.pages_cleared),
+        }
     }
 
     /// The pages that were looked into since this was last asked; from the first time on.
@@ -168,39 +409,35 @@ impl<const BITS: u32, const WORDS: usize> Machine<BITS, WORDS> {
         self.seen.replace(Vec::new()).unwrap_or_default()
     }
 
-    pub(crate) fn word(&self, frame: u64, word: u64) -> u64 {
-        self.contents[frame as usize].as_ref().map_or(0, |page| page[word as usize])
+    /// The blocks that domains were given since this was last asked: order and first frame.
+    pub(crate) fn take_taken(&mut self) -> Vec<(u32, u64)> {
+        std::mem::take(&mut self.taken)
     }
 
-    pub(crate) fn set_word(&mut self, frame: u64, word: u64, value: u64) {
-        let page = &mut self.contents[frame as usize];
-        page.get_or_insert_with(|| Box::new([0; WORDS]))[word as usize] = value;
+    pub(crate) fn set_race(&mut self, race: Option<Race>) {
+        self.backing.platform_mut().race = race;
+    }
+
+    pub(crate) fn race(&self) -> Option<Race> {
+        self.host().race
+    }
+
+    pub(crate) fn word(&self, frame: u64, word: u64) -> u64 {
+        self.host().peek(frame, word)
     }
 
     pub(crate) fn page(&self, frame: u64) -> [u64; WORDS] {
-        self.contents[frame as usize].as_ref().map_or([0; WORDS], |page| **page)
+        if self.host().memory.machine().is_clear(Frame::new(frame).unwrap()) {
+            return [0; WORDS];
+        }
+        std::array::from_fn(|word| self.word(frame, word as u64))
     }
 
     /// What a domain's page map has at a guest frame: the frame, whether it can be written, whether
     /// it is another's.
     pub(crate) fn mapped(&self, domain: DomainId, guest: u64) -> Option<(u64, bool, bool)> {
-        let mut table = self.spaces.get(&domain)?.root;
-        for level in (0..LEVELS).rev() {
-            let entry = self.word(table, index::<BITS>(guest, level));
-            if entry & PRESENT == 0 {
-                return None;
-            }
-            if entry & LEAF != 0 {
-                let offset = guest & ((1 << (BITS * level)) - 1);
-                let frame = (entry >> FRAME_SHIFT) + offset;
-                return Some((frame, entry & WRITABLE != 0, entry & FOREIGN != 0));
-            }
-            table = entry >> FRAME_SHIFT;
-        }
-        None
+        self.host().mapped(self.backing.page_map(domain)?.root(), guest)
     }
-
-    // What guests do.
 
     /// A processor of a domain reads a word, or writes one; by a translation that it kept, if it
     /// has one. `None` if its page map has nothing there, or nothing to be written.
@@ -212,25 +449,37 @@ impl<const BITS: u32, const WORDS: usize> Machine<BITS, WORDS> {
         word: u64,
         value: Option<u64>,
     ) -> Option<u64> {
-        let key = (domain, guest);
-        let cached = match self.processors[processor].get(&key) {
-            Some(cached) => *cached,
-            None => {
-                let (frame, writable, _) = self.mapped(domain, guest)?;
-                let cached = Cached { frame, writable };
-                self.processors[processor].insert(key, cached);
-                cached
-            }
-        };
-        match value {
-            Some(value) if cached.writable => self.set_word(cached.frame, word, value),
-            Some(_) => return None,
-            None => {}
-        }
-        Some(self.word(cached.frame, word))
+        let root = self.backing.page_map(domain)?.root();
+        self.backing.platform_mut().touch(processor, root, guest, word, value)
     }
 
-    // The allocator: always the lowest block.
+    /// Check what the layers below say of each other: the allocator's free memory is what the
+    /// abstraction layer takes for free, and the invariants of both.
+    pub(crate) fn check_below(&self) {
+        let (allocator, memory) = (self.backing.allocator(), &self.host().memory);
+        assert_eq!(self.backing.contradictions(), 0);
+        assert_eq!(allocator.avail_domheap_pages(), Ok(self.count(Owner::Nobody)));
+        for frame in self.all() {
+            let attributes = allocator.attributes(Frame::new(frame).unwrap()).unwrap();
+            let is_free = self.owner(frame) == Owner::Nobody;
+            assert_eq!(attributes.allocated, !is_free, "{frame:#x}");
+        }
+        assert_eq!(memory.machine().violations(), []);
+    }
+
+    /// Check all invariants of the abstraction layer, with all handles that there are.
+    pub(crate) fn audit(&self) {
+        let domains = || (0..DOMAINS).filter_map(DomainId::new);
+        let handles = audit::Handles {
+            nested: domains().filter_map(|domain| self.backing.page_map(domain)).collect(),
+            pages: domains().flat_map(|domain| self.backing.spare_tables(domain)).collect(),
+            shares: self.shares.iter().collect(),
+            ..audit::Handles::default()
+        };
+        assert_eq!(audit::check(&self.host().memory, &handles), Ok(()));
+    }
+
+    // The model's view of free memory.
 
     /// Where the lowest free block of `order` is.
     pub(crate) fn lowest_free(free: &BTreeMap<u64, u64>, order: u32) -> Option<u64> {
@@ -245,7 +494,7 @@ impl<const BITS: u32, const WORDS: usize> Machine<BITS, WORDS> {
     pub(crate) fn take_free(free: &mut BTreeMap<u64, u64>, start: u64, count: u64) {
         let (run, length) =
             free.range(..=start).next_back().map(|(run, length)| (*run, *length)).unwrap();
-        assert!(start + count <= run + length);
+        assert!(start + count <= run + length, "{start:#x} is not free");
         free.remove(&run);
         if run < start {
             free.insert(run, start - run);
@@ -255,333 +504,92 @@ impl<const BITS: u32, const WORDS: usize> Machine<BITS, WORDS> {
         }
     }
 
-    fn put_free(&mut self, mut start: u64, mut count: u64) {
-        if let Some(length) = self.free.remove(&(start + count)) {
-            count += length;
-        }
-        if let Some((run, length)) = self.free.range(..start).next_back().map(|(a, b)| (*a, *b))
-            && run + length == start
-        {
-            self.free.remove(&run);
-            start = run;
-            count += length;
-        }
-        self.free.insert(start, count);
+    // What the interface promises.
+
+    /// No processor reaches these frames, by a page map of `domain` or of anybody.
+    fn check_unreached(&self, frames: &Range<u64>, domain: Option<DomainId>, what: &str) {
+        let root = domain.map(|domain| self.backing.page_map(domain).unwrap().root().number());
+        let kept = self.host().processors.iter().flatten();
+        let kept = kept.filter(|((of, _), _)| root.is_none_or(|root| root == *of));
+        let stale = kept.filter(|(_, cached)| frames.contains(&cached.frame)).count();
+        assert_eq!(stale, 0, "{what} {frames:?} while a processor reaches it");
     }
 
-    /// What a domain can still take, claims of others set apart.
-    pub(crate) fn available(&self, domain: DomainId) -> u64 {
-        let others = self.claims.iter().filter(|(other, _)| **other != domain);
-        self.free_pages - others.map(|(_, claim)| claim).sum::<u64>()
+    /// Do not count what was done since `before`.
+    fn exclude(&mut self, before: Accesses) {
+        let done = self.accesses().zip(before, |after, before| after - before);
+        self.excluded = self.excluded.zip(done, |all, done| all + done);
     }
 
-    fn allocate(&mut self, domain: DomainId, order: u32, owner: Owner) -> Result<u64, Refused> {
-        self.accesses.status += 2;
-        if self.available(domain) < 1 << order {
-            return Err(Refused::NoMemory);
-        }
-        let start = Self::lowest_free(&self.free, order).ok_or(Refused::NoMemory)?;
-        Self::take_free(&mut self.free, start, 1 << order);
-        self.free_pages -= 1 << order;
-        for frame in start..start + (1 << order) {
-            assert_eq!(self.owners[frame as usize], Owner::Nobody);
-            self.owners[frame as usize] = owner;
-            // Clearing is not counted.
-            self.contents[frame as usize] = None;
-        }
-        if let (Owner::Domain(_), Some(claim)) = (owner, self.claims.get_mut(&domain)) {
-            *claim = claim.saturating_sub(1 << order);
-        }
-        Ok(start)
-    }
-
-    fn release(&mut self, start: u64, count: u64, owner: Owner) -> Result<(), Refused> {
-        self.accesses.status += 2;
-        let frames = start..start + count;
-        if frames.clone().any(|frame| self.owners[frame as usize] != owner) {
-            return Err(Refused::Inconsistent);
-        }
-        for frame in frames.clone() {
-            assert_eq!(self.shares_of(frame), 0, "frame {frame} is freed while it is shared");
-            self.owners[frame as usize] = Owner::Nobody;
-        }
-        let reached = self.processors.iter().flat_map(HashMap::values);
-        let stale = reached.filter(|cached| frames.contains(&cached.frame)).count();
-        assert_eq!(stale, 0, "frames {frames:?} are freed while a processor reaches them");
-        self.free_pages += count;
-        self.put_free(start, count);
-        Ok(())
-    }
-
-    // Page tables.
-
-    fn entry(&mut self, table: u64, guest: u64, level: u32) -> u64 {
-        self.accesses.tables += 1;
-        self.word(table, index::<BITS>(guest, level))
-    }
-
-    fn set_entry(&mut self, table: u64, guest: u64, level: u32, entry: u64) {
-        self.accesses.tables += 1;
-        self.set_word(table, index::<BITS>(guest, level), entry);
-    }
-
-    /// The table of `level` on the way to `guest`, with those above it; those that are there.
-    fn walk(&mut self, domain: DomainId, guest: u64, level: u32) -> Vec<u64> {
-        let mut path = vec![self.spaces[&domain].root];
-        for above in (level + 1..LEVELS).rev() {
-            let entry = self.entry(path[path.len() - 1], guest, above);
-            if entry & PRESENT == 0 || entry & LEAF != 0 {
-                break;
-            }
-            path.push(entry >> FRAME_SHIFT);
-        }
-        path
-    }
-
-    /// Make the tables that are missing on the way to `level`. The table there.
-    fn make_path(&mut self, domain: DomainId, guest: u64, level: u32) -> Result<u64, Refused> {
-        let path = self.walk(domain, guest, level);
-        let mut table = path[path.len() - 1];
-        let reached = LEVELS - path.len() as u32;
-        let missing = reached - level;
-        if missing > 0 && self.word(table, index::<BITS>(guest, reached)) & PRESENT != 0 {
-            return Err(Refused::Inconsistent);
-        }
-        if (self.spaces[&domain].pool.len() as u32) < missing {
-            return Err(Refused::NoTables);
-        }
-        for above in (level + 1..=reached).rev() {
-            let new = self.spaces.get_mut(&domain).unwrap().pool.pop().unwrap();
-            self.accesses.status += 1;
-            self.set_entry(table, guest, above, PRESENT | new << FRAME_SHIFT);
-            table = new;
-        }
-        Ok(table)
-    }
-
-    /// Free the tables on the way to `guest` that are empty.
-    fn prune(&mut self, domain: DomainId, guest: u64, level: u32) {
-        let path = self.walk(domain, guest, level);
-        for (place, table) in path.iter().enumerate().skip(1).rev() {
-            // The record of a table has the number of its entries.
-            self.accesses.status += 1;
-            if (0..1 << BITS).any(|index| self.word(*table, index) & PRESENT != 0) {
-                break;
-            }
-            self.set_entry(path[place - 1], guest, LEVELS - place as u32, 0);
-            self.spaces.get_mut(&domain).unwrap().pool.push(*table);
-        }
-    }
-
-    /// Cut the mapping at `guest` until it is of `level`.
-    fn split(&mut self, domain: DomainId, guest: u64, level: u32) -> Result<(), Refused> {
-        let path = self.walk(domain, guest, level);
-        let reached = LEVELS - path.len() as u32;
-        let mut table = path[path.len() - 1];
-        let missing = reached.saturating_sub(level);
-        if (self.spaces[&domain].pool.len() as u32) < missing {
-            return Err(Refused::NoTables);
-        }
-        for above in (level + 1..=reached).rev() {
-            let entry = self.entry(table, guest, above);
-            if entry & PRESENT == 0 {
-                return Err(Refused::Inconsistent);
-            }
-            let new = self.spaces.get_mut(&domain).unwrap().pool.pop().unwrap();
-            for part in 0..1 << BITS {
-                let step = part << (BITS * (above - 1));
-                self.accesses.tables += 1;
-                self.set_word(new, part, entry + (step << FRAME_SHIFT));
-            }
-            self.accesses.status += 2;
-            self.set_entry(table, guest, above, PRESENT | new << FRAME_SHIFT);
-            table = new;
-        }
-        Ok(())
-    }
-
-    fn insert(
-        &mut self,
-        domain: DomainId,
-        to: Extent,
-        frame: u64,
-        flags: u64,
-    ) -> Result<(), Refused> {
-        let level = (to.order().number() / BITS).min(2);
-        let (start, size) = (to.start().number(), 1 << (BITS * level));
-        let path = self.walk(domain, start, level);
-        if path.len() as u32 == LEVELS - level {
-            let table = path[path.len() - 1];
-            let entries = (start..to.end()).step_by(size as usize);
-            for guest in entries {
-                if self.entry(table, guest, level) & PRESENT != 0 {
-                    return Err(Refused::Inconsistent);
-                }
-            }
-        }
-        let table = self.make_path(domain, start, level)?;
-        for guest in (start..to.end()).step_by(size as usize) {
-            let frame = frame + (guest - start);
-            self.set_entry(table, guest, level, PRESENT | LEAF | flags | frame << FRAME_SHIFT);
-            // A reference, counted at the mapping's own level.
-            self.accesses.status += 1;
-        }
-        Ok(())
-    }
-
-    fn remove(&mut self, domain: DomainId, from: Extent, flags: u64) -> Result<u64, Refused> {
-        let level = (from.order().number() / BITS).min(2);
-        let (start, size) = (from.start().number(), 1 << (BITS * level));
-        let Some((frame, ..)) = self.mapped(domain, start) else {
-            return Err(Refused::Inconsistent);
-        };
-        self.split(domain, start, level)?;
-        let path = self.walk(domain, start, level);
-        let table = path[path.len() - 1];
-        if path.len() as u32 != LEVELS - level {
-            return Err(Refused::Inconsistent);
-        }
-        for guest in (start..from.end()).step_by(size as usize) {
-            let entry = self.entry(table, guest, level);
-            let expected = PRESENT | LEAF | (frame + guest - start) << FRAME_SHIFT;
-            if entry & !(WRITABLE | FOREIGN) != expected || entry & FOREIGN != flags {
-                return Err(Refused::Inconsistent);
-            }
-        }
-        for guest in (start..from.end()).step_by(size as usize) {
-            self.set_entry(table, guest, level, 0);
-            self.accesses.status += 1;
-        }
-        self.prune(domain, start, level);
-        Ok(frame)
-    }
-
-    fn look(&mut self, window: &Window) -> u64 {
+    fn look(&mut self, window: &Window) {
+        let before = self.accesses();
         let frame = window.frame().number();
         let owner = Owner::Domain(window.owner());
-        assert_eq!(self.owners[frame as usize], owner, "a window onto another's page: {window:?}");
+        assert_eq!(self.owner(frame), owner, "a window onto another's page: {window:?}");
         if let Some(seen) = &mut self.seen {
             seen.push((window.purpose(), window.owner(), frame));
         }
-        frame
+        self.exclude(before);
     }
 }
 
-fn index<const BITS: u32>(guest: u64, level: u32) -> u64 {
-    guest >> (BITS * level) & ((1 << BITS) - 1)
-}
-
 impl<const BITS: u32, const WORDS: usize> Backing for Machine<BITS, WORDS> {
-    const LEVEL_BITS: u32 = BITS;
-    const PAGE_WORDS: u64 = WORDS as u64;
-    const MOST_USES: u32 = if WORDS < 512 { 3 } else { 1 << 16 };
+    const LEVEL_BITS: u32 = Below::<BITS, WORDS>::LEVEL_BITS;
+    const PAGE_WORDS: u64 = Below::<BITS, WORDS>::PAGE_WORDS;
+    const MOST_USES: u32 = Below::<BITS, WORDS>::MOST_USES;
+    const MOST_FRAMES: u64 = Below::<BITS, WORDS>::MOST_FRAMES;
 
     type Share = Share;
 
     fn add_domain(&mut self, domain: DomainId, tables: u64) -> Result<(), Refused> {
-        assert!(!self.spaces.contains_key(&domain));
-        // One for the root.
-        if self.available(domain) < tables + 1 {
-            return Err(Refused::NoMemory);
-        }
-        let mut pool = Vec::new();
-        for _ in 0..=tables {
-            pool.push(self.allocate(domain, 0, Owner::Tables(domain))?);
-        }
-        let root = pool.remove(0);
-        self.spaces.insert(domain, Space { root, pool });
-        self.claims.insert(domain, 0);
-        Ok(())
+        self.backing.add_domain(domain, tables)
     }
 
-    fn remove_domain(&mut self, domain: DomainId) -> Result<(), Refused> {
-        if self.count(Owner::Domain(domain)) > 0 {
-            return Err(Refused::Inconsistent);
-        }
-        let space = self.spaces.remove(&domain).unwrap();
-        assert!((0..1 << BITS).all(|index| self.word(space.root, index) == 0));
-        assert!(self.processors.iter().all(|it| it.keys().all(|(other, _)| *other != domain)));
-        self.claims.remove(&domain);
-        for frame in space.pool.into_iter().chain([space.root]) {
-            self.release(frame, 1, Owner::Tables(domain))?;
-        }
-        Ok(())
+    fn remove_domain(&mut self, domain: DomainId) -> Result<Removal, Refused> {
+        let root = self.backing.page_map(domain).unwrap().root().number();
+        let mut kept = self.host().processors.iter().flatten();
+        assert!(kept.all(|((of, _), _)| *of != root), "domain {domain} is in a TLB");
+        self.backing.remove_domain(domain)
     }
 
     fn claim(&mut self, domain: DomainId, pages: u64) -> Result<(), Refused> {
-        if self.available(domain) < pages {
-            return Err(Refused::NoMemory);
-        }
-        self.claims.insert(domain, pages);
-        Ok(())
+        self.backing.claim(domain, pages)
     }
 
     fn claimed(&self, domain: DomainId) -> u64 {
-        self.claims.get(&domain).copied().unwrap_or(0)
+        self.backing.claimed(domain)
     }
 
     fn take(&mut self, domain: DomainId, order: Order) -> Result<Frame, Refused> {
-        let frame = self.allocate(domain, order.number(), Owner::Domain(domain))?;
-        Ok(Frame::new(frame).unwrap())
+        let frame = self.backing.take(domain, order)?;
+        self.taken.push((order.number(), frame.number()));
+        Ok(frame)
     }
 
     fn give_back(&mut self, domain: DomainId, frame: Frame, order: Order) -> Result<(), Refused> {
-        self.release(frame.number(), order.pages(), Owner::Domain(domain))
+        let frames = frame.number()..frame.number() + order.pages();
+        self.check_unreached(&frames, None, "freed");
+        self.backing.give_back(domain, frame, order)
     }
 
     fn map(&mut self, domain: DomainId, to: Extent, frame: Frame) -> Result<(), Refused> {
-        let frames = frame.number()..frame.number() + to.pages();
-        self.accesses.status += 1;
-        for frame in frames {
-            if self.owners[frame as usize] != Owner::Domain(domain) {
-                return Err(Refused::Inconsistent);
-            }
-        }
-        self.insert(domain, to, frame.number(), WRITABLE)
+        self.backing.map(domain, to, frame)
     }
 
     fn unmap(&mut self, domain: DomainId, from: Extent) -> Result<Frame, Refused> {
-        let frame = self.remove(domain, from, 0)?;
-        Ok(Frame::new(frame).unwrap())
+        self.backing.unmap(domain, from)
     }
 
     fn settle(&mut self, domain: DomainId) {
-        if let Some(Race::BeforeSettling { guest, word, value }) = self.race {
-            self.race = None;
-            self.touch(1, domain, guest, word, Some(value));
-        }
-        for processor in 0..PROCESSORS {
-            let mut kept = std::mem::take(&mut self.processors[processor]);
-            kept.retain(|(other, guest), cached| {
-                let now = self.mapped(*other, *guest);
-                *other != domain
-                    || now.is_some_and(|(frame, writable, _)| Cached { frame, writable } == *cached)
-            });
-            self.processors[processor] = kept;
-        }
+        self.backing.settle(domain);
     }
 
     fn translate(&mut self, domain: DomainId, guest: GuestFrame) -> Translation {
-        let guest = guest.number();
-        let path = self.walk(domain, guest, 0);
-        let level = LEVELS - path.len() as u32;
-        let entry = self.entry(path[path.len() - 1], guest, level);
-        let order = Order::new(BITS * level.min(2)).unwrap();
-        if entry & PRESENT == 0 {
-            return Translation::Nothing { order };
-        }
-        let offset = guest & ((1 << (BITS * level)) - 1);
-        Translation::Memory { frame: Frame::new((entry >> FRAME_SHIFT) + offset).unwrap(), order }
+        self.backing.translate(domain, guest)
     }
 
     fn is_shared(&mut self, frame: Frame, order: Order) -> bool {
-        // A block's record says whether any page of it is.
-        self.accesses.status += 1;
-        let frames = frame.number()..frame.number() + order.pages();
-        if self.shares.len() < 64 {
-            return self.shares.keys().any(|shared| frames.contains(shared));
-        }
-        frames.into_iter().any(|frame| self.shares_of(frame) > 0)
+        self.backing.is_shared(frame, order)
     }
 
     fn share(
@@ -591,125 +599,78 @@ impl<const BITS: u32, const WORDS: usize> Backing for Machine<BITS, WORDS> {
         grantee: DomainId,
         rights: Rights,
     ) -> Result<Share, Refused> {
-        self.accesses.status += 2;
-        if self.owners[frame.number() as usize] != Owner::Domain(owner) || owner == grantee {
-            return Err(Refused::Inconsistent);
-        }
-        let count = self.shares.entry(frame.number()).or_default();
-        if *count == MOST_SHARES {
-            return Err(Refused::TooManyReferences);
-        }
-        *count += 1;
-        Ok(Share { owner, frame, grantee, rights })
+        let share = self.backing.share(owner, frame, grantee, rights)?;
+        self.shares.push(share.token().duplicate());
+        Ok(share)
     }
 
     fn end_share(&mut self, share: Share) {
-        self.accesses.status += 1;
-        let frame = share.frame.number();
-        assert_eq!(self.owners[frame as usize], Owner::Domain(share.owner));
-        let reached = self
-            .processors
-            .iter()
-            .flatten()
-            .filter(|((domain, _), cached)| *domain == share.grantee && cached.frame == frame);
+        let (frame, grantee) = (share.frame().number(), share.grantee());
+        let place = self.shares.iter().position(|token| token == share.token());
+        drop(self.shares.swap_remove(place.unwrap()));
+        self.backing.end_share(share);
         // Another share for the same grantee can be the reason.
-        let reached = reached.count();
-        let count = self.shares.get_mut(&frame).unwrap();
-        *count -= 1;
-        if *count == 0 {
-            self.shares.remove(&frame);
-            assert_eq!(reached, 0, "a use of frame {frame} ended while a processor reaches it");
+        if self.backing.page_map(grantee).is_some() && !self.is_used(frame) {
+            self.check_unreached(&(frame..frame + 1), Some(grantee), "a use ended of");
         }
     }
 
     fn map_share(&mut self, share: &Share, to: GuestFrame) -> Result<(), Refused> {
-        let flags = match share.rights {
-            Rights::Read => FOREIGN,
-            Rights::Write => FOREIGN | WRITABLE,
-        };
-        self.insert(share.grantee, Extent::page(to), share.frame.number(), flags)
+        self.backing.map_share(share, to)
     }
 
     fn unmap_share(&mut self, share: &Share, from: GuestFrame) -> Result<(), Refused> {
-        match self.mapped(share.grantee, from.number()) {
-            Some((frame, writable, true))
-                if frame == share.frame.number() && writable == (share.rights == Rights::Write) => {
-            }
-            _ => return Err(Refused::Inconsistent),
-        }
-        self.remove(share.grantee, Extent::page(from), FOREIGN).map(drop)
+        self.backing.unmap_share(share, from)
     }
 
     fn load(&mut self, window: &Window, word: u64) -> u64 {
-        let frame = self.look(window);
-        self.accesses.memory += 1;
-        let found = self.word(frame, word);
-        if let Some(Race::AfterReading { frame: of, word: at, value, step, times }) = self.race
+        self.look(window);
+        let found = self.backing.load(window, word);
+        let of = window.frame().number();
+        let host = self.backing.platform_mut();
+        if let Some(Race::AfterReading { frame, word: at, value, step, times }) = host.race
             && window.purpose() == Purpose::GrantTable
-            && (frame, word) == (of, at)
+            && (frame, at) == (of, word)
         {
-            self.set_word(frame, word, value);
-            let next = Race::AfterReading {
-                frame,
-                word,
-                value: value.wrapping_add(step),
-                step,
-                times: times - 1,
-            };
-            self.race = (times > 1).then_some(next);
+            host.poke(frame, word, value);
+            let (value, left) = (value.wrapping_add(step), times - 1);
+            let next = Race::AfterReading { frame, word, value, step, times: left };
+            host.race = (left > 0).then_some(next);
         }
         found
     }
 
     fn store(&mut self, window: &Window, word: u64, value: u64) {
-        let frame = self.look(window);
-        self.accesses.memory += 1;
-        self.set_word(frame, word, value);
+        self.look(window);
+        self.backing.store(window, word, value);
     }
 
-    fn compare_exchange(&mut self, window: &Window, word: u64, current: u64, new: u64) -> u64 {
-        let frame = self.look(window);
-        self.accesses.memory += 1;
-        let found = self.word(frame, word);
-        if found == current {
-            self.set_word(frame, word, new);
-        }
-        found
+    fn update(&mut self, window: &Window, word: u64, clear: u64, set: u64) {
+        self.look(window);
+        self.backing.update(window, word, clear, set);
     }
 
-    fn update(&mut self, window: &Window, word: u64, set: u64, clear: u64) -> u64 {
-        let frame = self.look(window);
-        self.accesses.memory += 1;
-        let found = self.word(frame, word);
-        self.set_word(frame, word, found & !clear | set);
-        found
+    fn read(&mut self, window: &Window, offset: u64, bytes: &mut [u8]) {
+        self.look(window);
+        self.backing.read(window, offset, bytes);
     }
 
     fn is_zero(&mut self, window: &Window) -> bool {
-        let frame = self.look(window);
-        self.accesses.memory += 1;
-        self.contents[frame as usize].as_ref().is_none_or(|page| page.iter().all(|word| *word == 0))
+        self.look(window);
+        self.backing.is_zero(window)
     }
 
     fn clear(&mut self, window: &Window) {
-        let frame = self.look(window);
-        self.contents[frame as usize] = None;
+        self.look(window);
+        let before = self.accesses();
+        self.backing.clear(window);
+        self.exclude(before);
     }
 
     fn copy(&mut self, from: &Window, from_offset: u64, to: &Window, to_offset: u64, bytes: u64) {
-        let (from, to) = (self.look(from), self.look(to));
-        self.accesses.memory += 2 * bytes.div_ceil(8);
-        let byte =
-            |page: &[u64; WORDS], at: u64| page[at as usize / 8].to_le_bytes()[at as usize % 8];
-        let source = self.page(from);
-        let mut target = self.page(to);
-        for place in 0..bytes {
-            let (value, at) = (byte(&source, from_offset + place), to_offset + place);
-            let mut word = target[at as usize / 8].to_le_bytes();
-            word[at as usize % 8] = value;
-            target[at as usize / 8] = u64::from_le_bytes(word);
-        }
-        self.contents[to as usize] = Some(Box::new(target));
+        self.look(from);
+        self.look(to);
+        self.backing.copy(from, from_offset, to, to_offset, bytes);
     }
 }
 

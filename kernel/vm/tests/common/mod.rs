@@ -74,7 +74,7 @@ pub(crate) fn options(pages: u64) -> Options {
         target: pages,
         extra: pages.min(8),
         limit: Limit::Target,
-        tables: 64 + pages / 64,
+        tables: 16 + pages / 64,
         grant_frames: 4,
         handles: 8,
         search: 1024,
@@ -146,6 +146,8 @@ impl<const BITS: u32, const WORDS: usize> World<BITS, WORDS> {
 
     /// Every page of the machine has one owner, and each domain's account says how many it has.
     pub(crate) fn check_owners(&mut self) {
+        self.machine().check_below();
+        self.machine().audit();
         let mut sum = self.machine().count(Owner::Nobody);
         for number in 0..8 {
             let domain = DomainId::new(number).unwrap();

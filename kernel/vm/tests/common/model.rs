@@ -4,7 +4,7 @@
 //! its interface. Where the code has a choice (which pages of zeros it takes back), the model is
 //! told what was chosen and checks that it was allowed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use heliox_vm::access::{Action, Denied, Phase, Subject};
 use heliox_vm::backing::Rights;
@@ -14,7 +14,7 @@ use heliox_vm::{
 };
 use hmac_sha256::Hash;
 
-use super::machine::MOST_SHARES;
+use super::machine::Machine;
 
 /// Log2 of the entries of a table, entries, words of a page.
 pub(crate) const BITS: u32 = 2;
@@ -137,10 +137,36 @@ pub(crate) enum Answer {
 
 pub(crate) type Outcome = Result<Answer, Error>;
 
+/// Free memory: stretches before an operation, and the blocks that were given to domains during it,
+/// order and first frame. Which of the free blocks is given is the allocator's choice.
+#[derive(Clone, Debug)]
+pub(crate) struct Free {
+    pub(crate) stretches: BTreeMap<u64, u64>,
+    pub(crate) taken: VecDeque<(u32, u64)>,
+}
+
+impl Free {
+    fn has(&self, order: u32) -> bool {
+        Machine::<BITS, WORDS>::lowest_free(&self.stretches, order).is_some()
+    }
+
+    /// The block that was given next.
+    fn next(&mut self, order: u32) -> u64 {
+        let (given, block) = self.taken.pop_front().expect("a block was refused");
+        assert_eq!(given, order, "another block was taken");
+        assert!(block.is_multiple_of(1 << order), "{block:#x} is not aligned");
+        block
+    }
+
+    fn take(&mut self, block: u64, pages: u64) {
+        Machine::<BITS, WORDS>::take_free(&mut self.stretches, block, pages);
+    }
+}
+
 /// What can be seen of the machine before an operation, and what was chosen during it.
 pub(crate) struct Hints {
-    /// Stretches of free memory before the operation.
-    pub(crate) free: BTreeMap<u64, u64>,
+    /// What the allocator had and gave.
+    pub(crate) free: Free,
     /// For each domain, pages that are on demand now and were not.
     pub(crate) reclaimed: BTreeMap<u16, BTreeSet<u64>>,
     /// Slices of kernel memory that could be had.
@@ -432,11 +458,6 @@ impl Dom {
         self.uses.values().any(|uses| uses.guest == guest)
     }
 
-    fn shares(&self, guest: u64) -> u32 {
-        let of = self.uses.values().filter(|uses| uses.guest == guest);
-        of.map(|uses| u32::from(uses.reads > 0) + u32::from(uses.writes > 0)).sum()
-    }
-
     /// What an operation that needs a page of the domain's own finds; false if it is on demand.
     fn own_page(&self, number: u64) -> Result<bool, Error> {
         let guest = frame(number);
@@ -661,12 +682,12 @@ impl Model {
         self.free_pages() - others.map(|(_, claim)| claim).sum::<u64>()
     }
 
-    /// Whether the allocator has a block of `order` for a domain.
-    fn has_block(&self, domain: u16, order: u32, free: &BTreeMap<u64, u64>) -> Result<u64, Error> {
-        let block = super::machine::Machine::<BITS, WORDS>::lowest_free(free, order);
-        match block {
-            Some(block) if self.available(domain) >= 1 << order => Ok(block),
-            _ => Err(Error::OutOfMemory { order }),
+    /// The block of `order` that the allocator gave a domain, if it had to.
+    fn block(&self, domain: u16, order: u32, free: &mut Free) -> Result<u64, Error> {
+        if free.has(order) && self.available(domain) >= 1 << order {
+            Ok(free.next(order))
+        } else {
+            Err(Error::OutOfMemory { order })
         }
     }
 
@@ -873,7 +894,7 @@ impl Model {
         domain: u16,
         start: u64,
         order: u32,
-        free: &mut BTreeMap<u64, u64>,
+        free: &mut Free,
     ) -> Result<(), Error> {
         let dom = self.dom(domain)?;
         dom.permit(subject, Action::Populate)?;
@@ -889,10 +910,10 @@ impl Model {
             }
         } else {
             dom.quota(size)?;
-            let block = self.has_block(domain, order, free)?;
+            let block = self.block(domain, order, free)?;
             self.draw(domain, size);
             self.dom(domain)?.check_tables(start, level)?;
-            super::machine::Machine::<BITS, WORDS>::take_free(free, block, size);
+            free.take(block, size);
         }
         let slot = Slot::Page { content: ZEROS, level };
         self.dom(domain)?.map.extend((start..start + size).map(|guest| (guest, slot.clone())));
@@ -904,7 +925,7 @@ impl Model {
         subject: Subject,
         domain: u16,
         order: u32,
-        free: &mut BTreeMap<u64, u64>,
+        free: &mut Free,
     ) -> Result<(), Error> {
         let dom = self.dom(domain)?;
         dom.permit(subject, Action::Populate)?;
@@ -912,8 +933,8 @@ impl Model {
             return Err(Error::OrderTooLarge { order, most: BITS });
         }
         dom.quota(1 << order)?;
-        let block = self.has_block(domain, order, free)?;
-        super::machine::Machine::<BITS, WORDS>::take_free(free, block, 1 << order);
+        let block = self.block(domain, order, free)?;
+        free.take(block, 1 << order);
         self.draw(domain, 1 << order);
         self.dom(domain)?.reserve.put_block(order);
         Ok(())
@@ -950,11 +971,11 @@ impl Model {
             }
             let sizes = (0..3).rev().filter(|level| 1 << (BITS * level) <= want);
             let found = sizes
-                .map(|level| (level, self.has_block(domain, BITS * level, &free)))
+                .map(|level| (level, self.block(domain, BITS * level, &mut free)))
                 .find_map(|(level, block)| Some((level, block.ok()?)));
             let Some((level, block)) = found else { return Err(Error::OutOfMemory { order: 0 }) };
             let size = 1 << (BITS * level);
-            super::machine::Machine::<BITS, WORDS>::take_free(&mut free, block, size);
+            free.take(block, size);
             self.draw(domain, size);
             self.dom(domain)?.cache.put(level);
         }
@@ -1169,31 +1190,21 @@ impl Model {
             if in_use.as_ref().is_some_and(|uses| uses.user != user) {
                 return Err(Error::NotGranted { reference });
             }
+            dom.mark(reference, true, rights == Rights::Write);
             let after = dom.raw(reference);
-            if dom.version == 2 {
-                dom.race(reference, &mut race);
-            }
-            if before == after {
+            dom.race(reference, &mut race);
+            // Marks are not looked at.
+            let marks = if dom.version == 1 { READING | WRITING } else { 0 };
+            if before[0] & !marks == after[0] & !marks && before[1..] == after[1..] {
                 break entry;
             }
-            if dom.version == 2 {
-                // It was marked for a moment, whatever its domain did to the marks.
-                let (reads, writes) = counts(in_use.as_ref());
-                dom.mark(reference, true, rights == Rights::Write);
-                dom.unmark(reference, reads + writes > 0, writes > 0);
-            }
+            let (reads, writes) = counts(in_use.as_ref());
+            dom.unmark(reference, reads + writes > 0, writes > 0);
         };
-        dom.mark(reference, true, rights == Rights::Write);
         let found = match &in_use {
             Some(uses) => Ok(uses.guest),
             None => dom.granted(entry.guest, hints),
         };
-        let found = found.and_then(|guest| {
-            if count == 0 && dom.shares(guest) == MOST_SHARES {
-                return Err(Error::TooManyUses { reference });
-            }
-            Ok(guest)
-        });
         let guest = match found {
             Ok(guest) => guest,
             Err(error) => {

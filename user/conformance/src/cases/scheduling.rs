@@ -48,6 +48,7 @@ cases! {
     "SCHEDULE-31" => threads_that_wait_can_be_changed,
     "SCHEDULE-32" => roots_priority,
     "SCHEDULE-33" => wakeups_preempt,
+    "SCHEDULE-34" => time_goes_along,
 }
 
 /// Whether root could give a thread priority 255, which the supervisor tries at the beginning of
@@ -506,12 +507,33 @@ fn a_new_slice(stage: &mut Stage) -> Checked {
     let a = stage.probe()?;
     let slice = || Time((ask(a.id(), KEEP, KEEP, KEEP, KEEP).1 >> 16) as u16).period();
     stage.set_time(a, milliseconds(40), NEVER)?;
-    stage.go(a, &[action(Action::SpinUntil, a.scratch_address(0), stamp_in(15_000), 0)])?;
+    let spin = action(Action::SpinUntil, a.scratch_address(0), stamp_in(15_000), 0);
+    // Asleep, it leaves its slice to nobody.
+    stage.go(a, &[spin, sleep(a.id(), milliseconds(1))])?;
     stage.finish(a)?;
     at_most("what is left of the slice", 30_000, slice().unwrap_or(u64::MAX))?;
     // A quantum alone.
     ask(a.id(), 0xffff << 16 | u64::from(milliseconds(500).0), KEEP, KEEP, KEEP);
     at_least("what is left of a new one", 39_000, slice().unwrap_or(0))
+}
+
+fn time_goes_along(stage: &mut Stage) -> Checked {
+    let (a, b) = (stage.probe()?, stage.probe()?);
+    for probe in [a, b] {
+        stage.set_time(probe, milliseconds(40), NEVER)?;
+    }
+    let answer = send(a.id(), NEVER, &[0]);
+    stage.go(b, &[receive(a.id(), NEVER), sleep(b.id(), milliseconds(1)), answer])?;
+    stage.block_receiving(b)?;
+    let spin = action(Action::SpinUntil, a.scratch_address(0), stamp_in(15_000), 0);
+    stage.go(a, &[spin, crate::steps::ipc(b.id(), b.id(), heliox_l4::Timeouts::NEVER, &[0])])?;
+    stage.finish(a)?;
+    stage.finish(b)?;
+    let left = |probe: Probe| {
+        let time = Time((ask(probe.id(), KEEP, KEEP, KEEP, KEEP).1 >> 16) as u16);
+        time.period().unwrap_or(u64::MAX)
+    };
+    at_most("what both have left", 66_000, left(a).saturating_add(left(b)))
 }
 
 fn lowering_oneself(stage: &mut Stage) -> Checked {

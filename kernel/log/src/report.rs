@@ -1,16 +1,15 @@
-//! What the kernel says about the machine and about itself.
+//! What a kernel says about the machine when it begins.
 
 use heliox_boot::information::BootProtocol;
 use heliox_clock::Rates;
 use heliox_hal::Hal;
-use heliox_hal::execution::{Execution, Heap};
-use heliox_log::{debug, info, warn};
+use heliox_hal::execution::Heap;
 use heliox_types::PAGE_BYTES;
 
-use crate::system::System;
+use crate::{debug, info, warn};
 
 /// Prints what was found at boot.
-pub(crate) fn machine(hal: &Hal, rates: &Rates) {
+pub fn machine(hal: &Hal, rates: &Rates) {
     let information = hal.report.information;
     info!("Heliox {}, started by {}", env!("CARGO_PKG_VERSION"), loader(hal));
     for diagnostic in information.diagnostics().as_slice() {
@@ -61,31 +60,6 @@ pub(crate) fn machine(hal: &Hal, rates: &Rates) {
         if frames.is_empty() {
             warn!("module {}: shares a page with another, left out", module.name());
         }
-    }
-}
-
-/// Prints how memory is used, as a table.
-pub(crate) fn memory(system: &System<'_>) {
-    if let Ok(figures) = system.figures() {
-        debug!("pages of the page allocator:\n{figures}");
-    }
-}
-
-/// Prints what the boot cost, and what went by unnoticed.
-/// What the boot cost is in ticks of the time-stamp counter (instructions, where the machine counts
-/// them); `first_entry`: the counter when the first program was entered.
-pub(crate) fn end(hal: &Hal, rates: &Rates, first_entry: Option<u64>) {
-    if let Some(entry) = first_entry {
-        info!(
-            "boot: {} ticks from the kernel's first instruction to the first program's, {} of them \
-             to measure the clock",
-            entry.wrapping_sub(hal.report.start),
-            rates.ticks
-        );
-    }
-    let unexpected = hal.events().unexpected;
-    if unexpected > 0 {
-        info!("{unexpected} interrupts that nobody had asked for");
     }
 }
 

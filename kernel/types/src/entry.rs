@@ -1,18 +1,21 @@
 //! Page-table entries, and the kinds of root that a tree of tables can hang from.
 //!
 //! A [`RootKind`] says how the entries of its tables are encoded and whether its root carries
-//! the kernel's half. The processor's own page tables ([`Host`]) are one kind; nested page
-//! tables and an IOMMU's are others.
+//! the kernel's half. The processor's own page tables ([`Host`]) are one kind, nested page tables
+//! ([`Nested`]) another, of the same encoding; an IOMMU's would be a third.
+//!
+//! Nothing loads a nested root yet. Whatever does so has to be counted among the processors that
+//! translate with it (`State::owe`), as `load` is for a host's.
 //!
 //! Software uses one bit of a present leaf entry: *foreign*, the mapping was made through a
 //! `Share`, so its rights may shrink but not grow.
 
 use core::fmt;
 
-use heliox_types::geometry::{Geometry, Level};
-pub use heliox_types::mapping::Attributes;
-use heliox_types::rights::{MemoryType, Rights};
-use heliox_types::{Frame, PAGE_BITS, PhysicalAddress};
+use crate::geometry::{Geometry, Level};
+pub use crate::mapping::Attributes;
+use crate::rights::{MemoryType, Rights};
+use crate::{Frame, PAGE_BITS, PhysicalAddress};
 
 /// A page-table entry, as it lies in memory.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -32,8 +35,16 @@ impl fmt::Debug for Entry {
     }
 }
 
-/// A kind of root, and the encoding of the entries of the tables below it.
-pub trait RootKind: 'static {
+mod sealed {
+    /// What only this module implements.
+    pub trait Sealed {}
+}
+
+impl<const KERNEL_HALF: bool> sealed::Sealed for Native<KERNEL_HALF> {}
+
+/// A kind of root, and the encoding of the entries of the tables below it. There are no others than
+/// those of this module: the checks of memory rely on it that what is encoded is decoded again.
+pub trait RootKind: sealed::Sealed + 'static {
     /// Whether the root's entries from [`Geometry::USER_ENTRIES`] on are copies of those of the
     /// reference root.
     const HAS_KERNEL_HALF: bool;
@@ -86,12 +97,19 @@ pub trait RootKind: 'static {
     }
 }
 
-/// The processor's own page tables (AMD64 manual volume 2, section 5.3; Intel SDM volume 3,
-/// section 4.5).
+/// Page tables in the processor's own format (AMD64 manual volume 2, section 5.3; Intel SDM
+/// volume 3, section 4.5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Host;
+pub struct Native<const KERNEL_HALF: bool>;
 
-impl Host {
+/// The processor's page tables.
+pub type Host = Native<true>;
+
+/// A guest's nested page tables: every access of a guest counts as a program's (AMD64 manual
+/// volume 2, section 15.25.5).
+pub type Nested = Native<false>;
+
+impl<const KERNEL_HALF: bool> Native<KERNEL_HALF> {
     /// The entry translates something.
     pub const PRESENT: u64 = 1 << 0;
     /// Memory behind the entry can be written.
@@ -133,11 +151,11 @@ const _: () = {
     let types = Host::WRITE_THROUGH | Host::CACHE_DISABLE | Host::LARGE;
     assert!(rights | types | Host::ACCESSED | Host::DIRTY == (1 << 10) - 1);
     assert!(Host::ADDRESS == ((Frame::LIMIT - 1) << PAGE_BITS));
-    assert!((Host::NO_EXECUTE | (1 << 10) - 1) & Host::ADDRESS == 0);
+    assert!((Host::NO_EXECUTE | ((1 << 10) - 1)) & Host::ADDRESS == 0);
 };
 
-impl RootKind for Host {
-    const HAS_KERNEL_HALF: bool = true;
+impl<const KERNEL_HALF: bool> RootKind for Native<KERNEL_HALF> {
+    const HAS_KERNEL_HALF: bool = KERNEL_HALF;
     const ACCESSED: u64 = 1 << 5;
     const DIRTY: u64 = 1 << 6;
 
@@ -194,7 +212,7 @@ impl RootKind for Host {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use heliox_types::geometry::FourLevel;
+    use crate::geometry::FourLevel;
 
     fn attributes() -> impl Iterator<Item = Attributes> {
         let types = [MemoryType::WriteBack, MemoryType::Uncacheable, MemoryType::WriteCombining];
