@@ -167,14 +167,14 @@ pub const EDITS: &[Edit] = &[
     edit(
         "page.rs",
         "fn check_reference",
-        "& Record::IDENTITY == 0",
-        "& (if @ReferenceIgnoresStatus { 0xf_fff0 } else if @ReferenceIgnoresOwner { 0xf } else { Record::IDENTITY }) == 0",
+        "record.has(Status::Normal, owner)",
+        "record.has(if @ReferenceIgnoresStatus { record.status() } else { Status::Normal }, if @ReferenceIgnoresOwner { record.owner() } else { owner })",
     ),
     edit(
         "page.rs",
         "fn take_count",
-        "debug_assert!(record.count() > 0); record.0 -= Record::ONE;",
-        "if record.count() > 0 { record.0 -= Record::ONE; }",
+        "record.take_one();",
+        "if record.count() > 0 { record.take_one(); }",
     ),
     edit(
         "page.rs",
@@ -196,6 +196,12 @@ pub const EDITS: &[Edit] = &[
     ),
     edit(
         "page.rs",
+        "fn check_unused",
+        "if unit.is_normal() && unit.count() > 0 {",
+        "if unit.is_normal() && unit.count() > 0 && !@FreeIgnoresReferences {",
+    ),
+    edit(
+        "page.rs",
         "fn check_free",
         "larger.try_for_each(|unit| self.check_unused(first, unit))?;",
         "if !@FreeIgnoresLargePages { larger.try_for_each(|unit| self.check_unused(first, unit))?; }",
@@ -203,14 +209,8 @@ pub const EDITS: &[Edit] = &[
     edit(
         "page.rs",
         "fn check_unused",
-        "if unit.is_normal() && unit.count() > 0 {",
-        "if unit.is_normal() && unit.count() > 0 && !@FreeIgnoresReferences {",
-    ),
-    edit(
-        "page.rs",
-        "fn check_unused",
         "if self.is_past(unit.stamp())",
-        "if @FreeIgnoresStaleTranslations || self.is_past(unit.stamp())",
+        "if self.is_past(unit.stamp()) || @FreeIgnoresStaleTranslations",
     ),
     edit(
         "page.rs",
@@ -324,8 +324,8 @@ pub const EDITS: &[Edit] = &[
     edit(
         "page_map.rs",
         "impl<M: Machine> Paging for Memory<M>",
-        "if record.is_some_and(|record| record.loaded == map.root) {",
-        "if record.is_some_and(|record| record.loaded == map.root) && !@FreedRootStaysLoaded {",
+        ".is_some_and(|record| record.loaded == map.root) {",
+        ".is_some_and(|record| record.loaded == map.root) && !@FreedRootStaysLoaded {",
     ),
     edit(
         "page_map.rs",
@@ -353,7 +353,7 @@ pub const EDITS: &[Edit] = &[
     ),
     edit(
         "page_map.rs",
-        "fn check(&self, needed",
+        "fn check_supply(",
         "if needed <= supplied {",
         "if needed <= supplied || @TablesAreOptional {",
     ),
@@ -385,7 +385,7 @@ pub const EDITS: &[Edit] = &[
         "mapping.rs",
         "fn decide_add",
         "Attributes { rights, memory_type, foreign: share.is_some() }",
-        "Attributes { rights: if @MappingAllowsEverything { Rights::ReadWriteExecute } else { rights }, memory_type, foreign: share.is_some() && !@SharedMappingIsNotMarked }",
+        "Attributes { rights: if @MappingAllowsEverything { Rights::ReadWriteExecute } else if @NoExecuteIsForgotten { Rights::readable_and(rights.allows_write(), true) } else { rights }, memory_type, foreign: share.is_some() && !@SharedMappingIsNotMarked }",
     ),
     edit(
         "mapping.rs",
@@ -444,20 +444,20 @@ pub const EDITS: &[Edit] = &[
     edit(
         "mapping.rs",
         "fn remove_mapping<K: RootKind>( &mut self, cpu: CurrentCpu, map: &mut PageMap<K>, at: VirtualAddress, ) -> Result<Removed, Error> {",
-        "0 => self.machine.invalidate_page(cpu, at),",
-        "0 if @RemoveForgetsInvalidation => {} 0 => self.machine.invalidate_page(cpu, at),",
+        "false => self.machine.invalidate_page(cpu, at),",
+        "false if @RemoveForgetsInvalidation => {} false => self.machine.invalidate_page(cpu, at),",
     ),
     edit(
         "mapping.rs",
         "fn remove_mapping<K: RootKind>( &mut self, cpu: CurrentCpu, map: &mut PageMap<K>, at: VirtualAddress, ) -> Result<Removed, Error> {",
-        "_ => self.machine.flush(cpu),",
-        "_ if @RemoveInvalidatesPageOnly => self.machine.invalidate_page(cpu, at), _ => self.machine.flush(cpu),",
+        "true => self.machine.flush(cpu),",
+        "true if @RemoveInvalidatesPageOnly => self.machine.invalidate_page(cpu, at), true => self.machine.flush(cpu),",
     ),
     edit(
         "mapping.rs",
         "fn remove_mapping<K: RootKind>( &mut self, cpu: CurrentCpu, map: &mut PageMap<K>, at: VirtualAddress, ) -> Result<Removed, Error> {",
-        "match self.state.take_count(Level::FIRST, slot.at.frame()) {",
-        "match self.state.take_count(Level::FIRST, slot.at.frame()).saturating_sub(u32::from(@TableIsFreedTooEarly)) {",
+        "self.state.take_count(Level::FIRST, slot.at.frame()) == 0;",
+        "self.state.take_count(Level::FIRST, slot.at.frame()) <= u32::from(@TableIsFreedTooEarly);",
     ),
     edit(
         "mapping.rs",
@@ -559,15 +559,7 @@ pub const EDITS: &[Edit] = &[
         "share.rs",
         "fn decide_release",
         "self.state.check_free(region.ram(M::Geometry::ENTRIES)?, Some(from))",
-        "let region = region.ram(M::Geometry::ENTRIES)?;
-        if @ReleasesWhatIsInUse {
-            let mut frames = region.frames().iter();
-            return match frames.find(|frame| self.state.page(*frame).owner() != from) {
-                Some(frame) => Err(Error::NotOwner { frame, owner: None }),
-                None => Ok(()),
-            };
-        }
-        self.state.check_free(region, if @ReleasesForAnother { None } else { Some(from) })",
+        "if @ReleasesWhatIsInUse { return region.ram(M::Geometry::ENTRIES).map(|_| ()); } self.state.check_free(region.ram(M::Geometry::ENTRIES)?, (!@ReleasesForAnother).then_some(from))",
     ),
     edit(
         "share.rs",
@@ -612,15 +604,9 @@ pub const EDITS: &[Edit] = &[
         "pub fn contains",
     ),
     edit(
-        "entry.rs",
-        "fn leaf(level: Level, frame: Frame, attributes: Attributes) -> Entry {",
-        "if level == Level::FIRST { 0 }",
-        "if level == Level::FIRST || @LargePageLooksLikeTable { 0 }",
-    ),
-    edit(
-        "entry.rs",
-        "fn rights_bits(rights: Rights) -> (u64, u64) {",
-        "let set = write | no_execute;",
-        "let set = write | if @NoExecuteIsForgotten { 0 } else { no_execute };",
+        "mapping.rs",
+        "fn decide_add",
+        "K::leaf(level, frame, attributes)",
+        "K::leaf(if @LargePageLooksLikeTable { Level::FIRST } else { level }, frame, attributes)",
     ),
 ];
