@@ -201,10 +201,10 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
             region: note.region.and_then(|region| part_of(region, mapping.object + offset, bits)),
             ..note
         };
-        let before = self.mappings.len();
+        let before = self.mappings.free_nodes();
         let is_split = self.mappings.split(node, payload).is_ok();
         // A node less, and many more.
-        let more = self.mappings.len().saturating_sub(before) as u32;
+        let more = before.saturating_sub(self.mappings.free_nodes()) as u32;
         self.spaces.at_mut(mapping.space).mappings += more;
         is_split
     }
