@@ -1,6 +1,7 @@
 //! The HAL, with faults in it: `build.rs` copies `kernel/hal` and edits it as `table.rs` says.
 //! A fault is dormant until it is planted ([`plant`]). Nothing of this is in a kernel.
 
+#![forbid(unsafe_code)]
 #![allow(
     missing_docs,
     unreachable_pub,
