@@ -202,7 +202,7 @@ impl Memory {
             let (below, above) = region.frames().without(pool);
             let blocks = below.blocks().chain(above.blocks());
             blocks.filter_map(move |(frame, order)| {
-                let bits = PAGE_BITS + u32::from(order);
+                let bits = PAGE_BITS + order;
                 region.derive(Flexpage::physical(frame.address(), bits).ok()?).ok()
             })
         });

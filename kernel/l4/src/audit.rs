@@ -312,6 +312,13 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
             if counted != found {
                 findings.push(format!("space {space} counts {counted} threads and has {found}"));
             }
+            let nodes = self
+                .mappings
+                .iter()
+                .filter(|id| self.mappings.get(*id).is_some_and(|node| node.space == space));
+            if space != SIGMA0 && nodes.count() != self.spaces.at(space).mappings as usize {
+                findings.push(format!("space {space} has lost count of its mappings"));
+            }
             for page in self.pages_of(space) {
                 let page = self.utcbs.at(page);
                 if page.mapping.is_none() || page.is_unused() {

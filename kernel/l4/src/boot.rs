@@ -189,6 +189,7 @@ impl<'k, M: Machine, S: Surroundings> Kernel<'k, M, S> {
             thread_limit: kip::USER_BASE,
             last_mark: 0,
             regions,
+            had_redirectors: false,
             dying: 0,
             kip,
             stubs,

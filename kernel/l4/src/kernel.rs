@@ -144,6 +144,8 @@ pub struct Kernel<'k, M: Machine, S> {
     pub(crate) last_mark: u32,
     /// The memory that sigma0 has, by rising addresses.
     pub(crate) regions: &'k [PhysicalRegion],
+    /// Whether any space has ever had a redirector.
+    pub(crate) had_redirectors: bool,
     /// The first space that is to be taken apart with nobody waiting for that, plus one.
     pub(crate) dying: u32,
     pub(crate) kip: KernelMapping,

@@ -14,9 +14,9 @@
 //!   nothing for it;
 //! - [`Thread::accepts`]: the thread is ordinary, and waits for an ordinary message, without end, in
 //!   nobody's name;
-//! - `Threads::gate`: the current thread is ordinary, and has the processor in its own right; a
-//!   thread of the gate's priority can run without the timer being set anew. A thread that the light
-//!   path lets run was ordinary when it waited.
+//! - `Threads::gate`: the current thread is ordinary, and has the processor in its own right; nobody
+//!   of the gate's priority or a higher one waits for it, so that the timer need not be set anew. A
+//!   thread that the light path lets run was ordinary when it waited.
 //!
 //! The receiver goes on with what is left of the sender's time slice, so that the clock need not be
 //! read.
@@ -30,9 +30,7 @@ use heliox_types::LightCall;
 
 use crate::kernel::{Kernel, MESSAGE_REGISTERS, Machine, Surroundings, ipc_error};
 use crate::space::Redirector;
-use crate::thread::{
-    ANYBODY, Body, From, Incoming, Limit, NOBODY, Number, Operation, Scheduling, State, Work,
-};
+use crate::thread::{ANYBODY, Body, From, Incoming, Limit, NOBODY, Number, Operation, State, Work};
 use crate::threads::{CLOSED, Threads};
 
 /// What a tag has that is not ordinary: flags, and the number of typed words.
@@ -188,11 +186,8 @@ impl<'k, M: Machine, S: Surroundings> Kernel<'k, M, S> {
         }
         let thread = self.threads.at(number);
         let is_own = self.lent.is_none() && thread.scheduling.delayed_until.is_none();
-        let Scheduling { slice, priority, .. } = thread.scheduling;
         let gate = match self.ready.highest() {
             _ if !is_own || !self.is_ordinary(number) => CLOSED,
-            // The timer is set to the end of the slice, and whoever runs then makes room.
-            Some(highest) if slice.is_some() && highest >= priority => u32::from(highest),
             Some(highest) => u32::from(highest) + 1,
             None => 0,
         };

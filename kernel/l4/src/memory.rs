@@ -344,6 +344,8 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
                 }
             };
             self.mappings.relocate(unit.node, to_space, to);
+            self.spaces.at_mut(from_space).mappings -= 1;
+            self.spaces.at_mut(to_space).mappings += 1;
             self.note(unit.node, |note| {
                 note.used |= used;
                 note.rights = bits_of(asked) as u8;
@@ -358,6 +360,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
             let _ = self.remove_from_tables(to_space, to);
             return false;
         }
+        self.spaces.at_mut(to_space).mappings += 1;
         true
     }
 

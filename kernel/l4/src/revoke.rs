@@ -80,6 +80,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         }
         if !is_planted(Fault::NodeLeaked) {
             self.mappings.remove(node);
+            self.spaces.at_mut(mapping.space).mappings -= 1;
         }
     }
 
@@ -200,7 +201,12 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
             region: note.region.and_then(|region| part_of(region, mapping.object + offset, bits)),
             ..note
         };
-        self.mappings.split(node, payload).is_ok()
+        let before = self.mappings.free_nodes();
+        let is_split = self.mappings.split(node, payload).is_ok();
+        // A node less, and many more.
+        let more = before.saturating_sub(self.mappings.free_nodes()) as u32;
+        self.spaces.at_mut(mapping.space).mappings += more;
+        is_split
     }
 
     /// Replaces a mapping of a size, and what of its own size is derived from it, by smaller ones; `false` if

@@ -68,6 +68,8 @@ pub struct Space<P> {
     /// Its first page of UTCBs; the others are linked to it.
     pub(crate) utcb_pages: u32,
     pub(crate) redirector: Redirector,
+    /// Number of its mappings in the database of memory.
+    pub(crate) mappings: u32,
     /// Its threads may use the privileged system calls.
     pub(crate) privileged: bool,
     /// Which ports its threads may use, if any.
@@ -88,6 +90,7 @@ impl<P> Space<P> {
             utcb_area: Self::NO_AREA,
             utcb_pages: 0,
             redirector: Redirector::None,
+            mappings: 0,
             privileged: false,
             ports: None,
             next_free: 0,

@@ -1114,7 +1114,7 @@ fn each_planted_fault_is_found() {
 #[test]
 fn the_light_path_means_the_same() {
     let rounds = std::env::var("HELIOX_ROUNDS").ok().and_then(|text| text.parse().ok());
-    let rounds = rounds.unwrap_or(10_000);
+    let rounds = rounds.unwrap_or(30_000);
     let mut random = Random(7);
     let (mut light, mut messages) = (0, 0);
     while messages < rounds {

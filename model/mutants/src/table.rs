@@ -167,14 +167,14 @@ pub const EDITS: &[Edit] = &[
     edit(
         "page.rs",
         "fn check_reference",
-        "& Record::IDENTITY == 0",
-        "& (if @ReferenceIgnoresStatus { 0xf_fff0 } else if @ReferenceIgnoresOwner { 0xf } else { Record::IDENTITY }) == 0",
+        "record.has(Status::Normal, owner)",
+        "record.has(if @ReferenceIgnoresStatus { record.status() } else { Status::Normal }, if @ReferenceIgnoresOwner { record.owner() } else { owner })",
     ),
     edit(
         "page.rs",
         "fn take_count",
-        "debug_assert!(record.count() > 0); record.0 -= Record::ONE;",
-        "if record.count() > 0 { record.0 -= Record::ONE; }",
+        "record.take_one();",
+        "if record.count() > 0 { record.take_one(); }",
     ),
     edit(
         "page.rs",
@@ -191,20 +191,26 @@ pub const EDITS: &[Edit] = &[
     edit(
         "page.rs",
         "fn check_free",
-        "if status != Status::Normal {",
-        "if status != Status::Normal && !@FreeIgnoresStatus {",
+        "if !page.is_normal() {",
+        "if !page.is_normal() && !@FreeIgnoresStatus {",
+    ),
+    edit(
+        "page.rs",
+        "fn check_unused",
+        "if unit.is_normal() && unit.count() > 0 {",
+        "if unit.is_normal() && unit.count() > 0 && !@FreeIgnoresReferences {",
     ),
     edit(
         "page.rs",
         "fn check_free",
-        "if records.clone().any(",
-        "if !@FreeIgnoresReferences && records.clone().take(if @FreeIgnoresLargePages { 1 } else { 9 }).any(",
+        "larger.try_for_each(|unit| self.check_unused(first, unit))?;",
+        "if !@FreeIgnoresLargePages { larger.try_for_each(|unit| self.check_unused(first, unit))?; }",
     ),
     edit(
         "page.rs",
-        "fn check_free",
-        "self.check_settled(frame)",
-        "if @FreeIgnoresStaleTranslations { Ok(()) } else { self.check_settled(frame) }",
+        "fn check_unused",
+        "if self.is_past(unit.stamp())",
+        "if self.is_past(unit.stamp()) || @FreeIgnoresStaleTranslations",
     ),
     edit(
         "page.rs",
@@ -318,8 +324,8 @@ pub const EDITS: &[Edit] = &[
     edit(
         "page_map.rs",
         "impl<M: Machine> Paging for Memory<M>",
-        "if record.is_some_and(|record| record.loaded == map.root) {",
-        "if record.is_some_and(|record| record.loaded == map.root) && !@FreedRootStaysLoaded {",
+        ".is_some_and(|record| record.loaded == map.root) {",
+        ".is_some_and(|record| record.loaded == map.root) && !@FreedRootStaysLoaded {",
     ),
     edit(
         "page_map.rs",
@@ -347,7 +353,7 @@ pub const EDITS: &[Edit] = &[
     ),
     edit(
         "page_map.rs",
-        "fn check(&self, needed",
+        "fn check_supply(",
         "if needed <= supplied {",
         "if needed <= supplied || @TablesAreOptional {",
     ),
@@ -379,7 +385,7 @@ pub const EDITS: &[Edit] = &[
         "mapping.rs",
         "fn decide_add",
         "Attributes { rights, memory_type, foreign: share.is_some() }",
-        "Attributes { rights: if @MappingAllowsEverything { Rights::ReadWriteExecute } else { rights }, memory_type, foreign: share.is_some() && !@SharedMappingIsNotMarked }",
+        "Attributes { rights: if @MappingAllowsEverything { Rights::ReadWriteExecute } else if @NoExecuteIsForgotten { Rights::readable_and(rights.allows_write(), true) } else { rights }, memory_type, foreign: share.is_some() && !@SharedMappingIsNotMarked }",
     ),
     edit(
         "mapping.rs",
@@ -438,20 +444,20 @@ pub const EDITS: &[Edit] = &[
     edit(
         "mapping.rs",
         "fn remove_mapping<K: RootKind>( &mut self, cpu: CurrentCpu, map: &mut PageMap<K>, at: VirtualAddress, ) -> Result<Removed, Error> {",
-        "0 => self.machine.invalidate_page(cpu, at),",
-        "0 if @RemoveForgetsInvalidation => {} 0 => self.machine.invalidate_page(cpu, at),",
+        "false => self.machine.invalidate_page(cpu, at),",
+        "false if @RemoveForgetsInvalidation => {} false => self.machine.invalidate_page(cpu, at),",
     ),
     edit(
         "mapping.rs",
         "fn remove_mapping<K: RootKind>( &mut self, cpu: CurrentCpu, map: &mut PageMap<K>, at: VirtualAddress, ) -> Result<Removed, Error> {",
-        "_ => self.machine.flush(cpu),",
-        "_ if @RemoveInvalidatesPageOnly => self.machine.invalidate_page(cpu, at), _ => self.machine.flush(cpu),",
+        "true => self.machine.flush(cpu),",
+        "true if @RemoveInvalidatesPageOnly => self.machine.invalidate_page(cpu, at), true => self.machine.flush(cpu),",
     ),
     edit(
         "mapping.rs",
         "fn remove_mapping<K: RootKind>( &mut self, cpu: CurrentCpu, map: &mut PageMap<K>, at: VirtualAddress, ) -> Result<Removed, Error> {",
-        "match self.state.take_count(Level::FIRST, slot.at.frame()) {",
-        "match self.state.take_count(Level::FIRST, slot.at.frame()).saturating_sub(u32::from(@TableIsFreedTooEarly)) {",
+        "self.state.take_count(Level::FIRST, slot.at.frame()) == 0;",
+        "self.state.take_count(Level::FIRST, slot.at.frame()) <= u32::from(@TableIsFreedTooEarly);",
     ),
     edit(
         "mapping.rs",
@@ -546,20 +552,14 @@ pub const EDITS: &[Edit] = &[
     edit(
         "share.rs",
         "fn decide_assign",
-        "self.state.check_reference(Level::FIRST, frame, OwnerCode::NOBODY)?;",
-        "if !@AssignsAnybodysMemory { self.state.check_reference(Level::FIRST, frame, OwnerCode::NOBODY)?; }",
+        "self.state.check_reference(Level::FIRST, frame, nobody)?;",
+        "if !@AssignsAnybodysMemory { self.state.check_reference(Level::FIRST, frame, nobody)?; }",
     ),
     edit(
         "share.rs",
         "fn decide_release",
-        "self.state.check_free(frame)?;",
-        "if !@ReleasesWhatIsInUse { self.state.check_free(frame)?; }",
-    ),
-    edit(
-        "share.rs",
-        "fn decide_release",
-        "if owner != from {",
-        "if owner != from && !@ReleasesForAnother {",
+        "self.state.check_free(region.ram(M::Geometry::ENTRIES)?, Some(from))",
+        "if @ReleasesWhatIsInUse { return region.ram(M::Geometry::ENTRIES).map(|_| ()); } self.state.check_free(region.ram(M::Geometry::ENTRIES)?, (!@ReleasesForAnother).then_some(from))",
     ),
     edit(
         "share.rs",
@@ -604,15 +604,9 @@ pub const EDITS: &[Edit] = &[
         "pub fn contains",
     ),
     edit(
-        "entry.rs",
-        "fn leaf(level: Level, frame: Frame, attributes: Attributes) -> Entry {",
-        "if level == Level::FIRST { 0 }",
-        "if level == Level::FIRST || @LargePageLooksLikeTable { 0 }",
-    ),
-    edit(
-        "entry.rs",
-        "fn rights_bits(rights: Rights) -> (u64, u64) {",
-        "let set = write | no_execute;",
-        "let set = write | if @NoExecuteIsForgotten { 0 } else { no_execute };",
+        "mapping.rs",
+        "fn decide_add",
+        "K::leaf(level, frame, attributes)",
+        "K::leaf(if @LargePageLooksLikeTable { Level::FIRST } else { level }, frame, attributes)",
     ),
 ];

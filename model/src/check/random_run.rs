@@ -13,7 +13,7 @@ use crate::implementation::Implementation;
 use crate::layers::Layer;
 use crate::machine::{Cpu, Frame, Level, Machine, REFERENCE, VirtualPage};
 use crate::policy;
-use crate::state::{Owner, Region, Rights, Share, State, StatusKind};
+use crate::state::{Entry, Owner, Region, Rights, Share, State, StatusKind};
 use crate::view;
 use crate::well_formed::{address_spaces_are_integral, environment_is_integral, well_formed};
 
@@ -326,7 +326,7 @@ impl Dice {
                     Action::ModifyMappingH { cpu, directory, page, rights }
                 }
                 48..=50 if machine.has(Layer::Superpages) => {
-                    let (directory, page) = self.mapped(machine, state);
+                    let (directory, page) = self.large(machine, state);
                     let supply = self.supply(machine, state);
                     Action::SplitMappingH { cpu, directory, supply, page }
                 }
@@ -341,16 +341,8 @@ impl Dice {
                     share: self.share(state),
                 },
                 57..=61 if machine.has(Layer::KernelRemoval) => {
-                    let frame = self.frame(machine);
-                    let mapped = machine.clients().chain(machine.devices()).find(|candidate| {
-                        *candidate >= frame
-                            && state.kernel_entry(machine, *candidate)
-                                != crate::state::Entry::Absent
-                    });
-                    Action::RemoveKernelMappingH {
-                        cpu,
-                        region: Region::page(mapped.unwrap_or(frame)),
-                    }
+                    let region = Region::page(self.kernel_mapped(machine, state));
+                    Action::RemoveKernelMappingH { cpu, region }
                 }
                 62..=65 => {
                     let directory = self.directory(machine, state);
@@ -401,7 +393,7 @@ impl Dice {
                     Action::WriteE { cpu, page: machine.window(frame), value }
                 }
                 87..=89 => {
-                    let page = machine.window(self.frame(machine));
+                    let page = machine.window(self.kernel_mapped(machine, state));
                     Action::WriteK { cpu, page, value: self.value() }
                 }
                 90..=96 => self.write_by_program(machine, state, cpu),
@@ -414,7 +406,7 @@ impl Dice {
                 }
                 98 => {
                     let from = self.region(machine);
-                    let to = self.region(machine);
+                    let to = if self.once_in(2) { from } else { self.region(machine) };
                     Action::DeriveRegionH { from, to }
                 }
                 _ => continue,
@@ -440,6 +432,33 @@ impl Dice {
         (directory, page)
     }
 
+    /// A page of a large page that is mapped, if there is one.
+    fn large(&mut self, machine: &Machine, state: &State) -> (Frame, VirtualPage) {
+        let directory = self.directory(machine, state);
+        let leaves = state.user_leaves(machine, directory);
+        let large: Vec<(VirtualPage, Level)> = leaves
+            .into_iter()
+            .filter(|(_, level, _)| *level > Level::FIRST)
+            .map(|(first, level, _)| (first, level))
+            .collect();
+        match self.pick(&large) {
+            Some((first, level)) => {
+                (directory, VirtualPage(first.0 + self.below(machine.pages_of(level))))
+            }
+            None => self.mapped(machine, state),
+        }
+    }
+
+    /// Memory that the kernel has mapped, most of the time.
+    fn kernel_mapped(&mut self, machine: &Machine, state: &State) -> Frame {
+        let frame = self.frame(machine);
+        let mut all = machine.clients().chain(machine.devices());
+        let mapped = all.find(|candidate| {
+            *candidate >= frame && state.kernel_entry(machine, *candidate) != Entry::Absent
+        });
+        mapped.unwrap_or(frame)
+    }
+
     fn write_by_program(&mut self, machine: &Machine, state: &State, cpu: Cpu) -> Action {
         let owner = match state.owner(state.cr3(cpu)) {
             Owner::Domain(owner) if !self.once_in(16) => owner,
@@ -460,7 +479,7 @@ impl Dice {
             return Action::WriteU { owner, cpu, page, value, through };
         }
         let page = match self.once_in(6) {
-            true => machine.window(self.frame(machine)),
+            true => machine.window(self.kernel_mapped(machine, state)),
             false => self.page(machine),
         };
         Action::WriteU { owner, cpu, page, value, through: Through::Tables }

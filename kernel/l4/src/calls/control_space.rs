@@ -3,11 +3,11 @@
 use heliox_abi::{CallError, Flexpage, GlobalId, ThreadId, kip};
 use heliox_hal::memory::Paging;
 use heliox_hal::rights::Rights;
-use heliox_types::Register;
+use heliox_types::{Register, USER_END};
 
 use crate::kernel::{Kernel, Machine, Surroundings};
 use crate::memory::Span;
-use crate::space::{Area, Redirector};
+use crate::space::{Area, Redirector, SIGMA0, Space};
 use crate::thread::{Number, State};
 
 /// The smallest area of UTCBs, as log2 of its size: a page.
@@ -51,6 +51,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
             self.set_areas(space, kip_area, utcb_area)?;
         }
         if let Some(redirector) = redirector {
+            self.had_redirectors |= redirector != Redirector::None;
             self.spaces.at_mut(space).redirector = redirector;
             self.send_again(space);
         }
@@ -150,6 +151,9 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
 
     /// A thread is no more: what it redirected waits for another redirector.
     pub(crate) fn lose_redirector(&mut self, id: GlobalId) {
+        if !self.had_redirectors {
+            return;
+        }
         for space in self.spaces.numbers() {
             if self.spaces.at(space).redirector == Redirector::Thread(id) {
                 self.spaces.at_mut(space).redirector = Redirector::Lost;
@@ -164,6 +168,12 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
     /// where to go on; `None`: the space is no more.
     pub(crate) fn dismantle(&mut self, space: u32, from: u64) -> Option<u64> {
         let mut at = from;
+        let Space { kip_area, mappings, .. } = *self.spaces.at(space);
+        if mappings == 0 && space != SIGMA0 && self.spaces.at(space).tables.is_some() {
+            // There is nothing else: pages of UTCBs have gone with their threads.
+            let _ = self.remove_from_tables(space, kip_area.base);
+            at = USER_END;
+        }
         for _ in 0..STEP {
             match self.remove_next(space, at) {
                 Some(next) => at = next,

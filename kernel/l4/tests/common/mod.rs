@@ -75,7 +75,7 @@ pub(crate) struct Size {
 impl Size {
     pub(crate) const SMALL: Self = Self {
         frames: 4096,
-        pool: 64,
+        pool: 56,
         threads: 128,
         spaces: 10,
         utcb_pages: 14,
