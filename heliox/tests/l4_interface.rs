@@ -81,3 +81,28 @@ fn c_programs_compile_against_the_header() {
         assert!((0x100_0000..0x110_0000).contains(&entry), "{name} begins at {entry:#x}");
     }
 }
+
+/// The L4 kernel stays small and safe.
+#[test]
+fn the_size_of_the_l4_kernel() {
+    const MOST_LINES: usize = 7_000;
+    let root = repository().join("kernel/l4/src");
+    assert!(fs::read_to_string(root.join("lib.rs")).unwrap().contains("#![forbid(unsafe_code)]"));
+    let directories = [root.clone(), root.join("calls")];
+    let files = directories.iter().flat_map(|directory| fs::read_dir(directory).unwrap());
+    let mut total = 0;
+    for file in files.map(|file| file.unwrap().path()) {
+        // The audit is compiled for tests on hosts only.
+        if file.extension().is_none_or(|kind| kind != "rs") || file.ends_with("audit.rs") {
+            continue;
+        }
+        let text = fs::read_to_string(&file).unwrap();
+        let code = text.split("#[cfg(test)]\nmod tests").next().unwrap();
+        let is_code = |line: &&str| !line.trim().is_empty() && !line.trim().starts_with("//");
+        let lines = code.lines().filter(is_code).count();
+        println!("{lines:6}  {}", file.file_name().unwrap().display());
+        total += lines;
+    }
+    println!("{total:6}  in all");
+    assert!(total > 3_000 && total < MOST_LINES, "{total} lines");
+}
