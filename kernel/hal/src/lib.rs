@@ -37,7 +37,7 @@ pub mod share;
 #[cfg(not(target_os = "none"))]
 pub mod simulated;
 pub mod state;
-#[cfg(test)]
+#[cfg(all(test, not(miri)))]
 mod tests;
 pub mod translation;
 #[cfg(target_os = "none")]

@@ -1,4 +1,7 @@
 //! Tests of the checks on the simulated machine.
+//!
+//! Not under Miri: the checks and the simulated machine are safe code, and these machines are so
+//! large that a single test takes it an hour.
 
 mod random;
 mod rules;

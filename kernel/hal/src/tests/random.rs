@@ -1193,7 +1193,6 @@ const OPERATIONS: [&str; 40] = [
 ];
 
 #[test]
-#[cfg_attr(miri, ignore = "takes an hour there, and is safe code")]
 fn random_runs_keep_all_invariants() {
     let steps: u64 = std::env::var("HELIOX_RANDOM_STEPS")
         .ok()
