@@ -12,7 +12,7 @@ use std::sync::Mutex;
 use clap::{Args, Subcommand};
 use heliox_model::check::mutants::{Effort, Fate, mutants};
 use heliox_model::check::{self, Condition, Exhaustive, Progress, Random, Report};
-use heliox_model::layers::Layers;
+use heliox_model::layers::{Layer, Layers};
 use heliox_model::log::{self, Log};
 use heliox_model::machine::{BadSizes, Machine, Sizes};
 use heliox_model::{thesis, unwinding};
@@ -215,40 +215,85 @@ fn print_machine(machine: &Machine) {
     println!("layers: {}", machine.layers());
 }
 
-/// The largest machine of which all states are visited by default.
+/// The machine of which all states are visited if nothing else is asked for.
 const EXHAUSTIVE: Sizes = Sizes { pages: 4, cpus: 2, ..Sizes::SMALL };
 
-fn exhaustive(arguments: &ExhaustiveArguments) -> Result<u8, Error> {
+impl MachineArguments {
+    /// Whether nothing was said about the machine.
+    fn is_default(&self) -> bool {
+        let Self { levels, entries, user_entries, pages, devices, cpus, domains, layers } = self;
+        levels.is_none()
+            && entries.is_none()
+            && user_entries.is_none()
+            && pages.is_none()
+            && devices.is_none()
+            && cpus.is_none()
+            && domains.is_none()
+            && *layers == Layers::ALL
+    }
+}
+
+/// The searches that are made. Without options there are three: the thesis's interface, with
+/// room for two populated address spaces; owners, so that every case of the unwinding
+/// conditions has states that differ; and all layers.
+fn searches(arguments: &ExhaustiveArguments) -> Result<Vec<Exhaustive>, Error> {
+    let search = |machine, extras: Option<u32>| {
+        let mut search = Exhaustive::new(machine);
+        search.most_states = arguments.most_states.unwrap_or(u64::MAX);
+        search.universe.extras = extras;
+        search
+    };
+    let extras = match arguments.extras.as_deref() {
+        None if arguments.machine.layers == Layers::ALL => Some(1),
+        None | Some("any") => None,
+        Some(number) => {
+            let bad = |_| Error::Usage(format!("--extras is a number or `any`, not `{number}`"));
+            Some(number.parse().map_err(bad)?)
+        }
+    };
     let default = Sizes { used_pages: arguments.used_pages, ..EXHAUSTIVE };
-    let machine = arguments.machine.machine(default)?;
-    let mut search = Exhaustive::new(machine);
-    search.most_states = arguments.most_states.unwrap_or(u64::MAX);
-    search.universe.extras =
-        match arguments.extras.as_deref() {
-            None if arguments.machine.layers == Layers::ALL => Some(1),
-            None | Some("any") => None,
-            Some(number) => Some(number.parse().map_err(|_| {
-                Error::Usage(format!("--extras is a number or `any`, not `{number}`"))
-            })?),
-        };
-    print_machine(&search.machine);
-    let bar = Bar::new();
-    let report = check::exhaustive(&search, &|progress| bar.show(progress)).map_err(usage)?;
-    drop(bar);
+    let mut searches = Vec::new();
+    if arguments.machine.is_default() && arguments.extras.is_none() {
+        let owners = Layers::NONE.with(Layer::Owners);
+        for (pages, layers) in [(5, Layers::NONE), (3, owners)] {
+            let sizes = Sizes { pages, ..Sizes::SMALL };
+            searches.push(search(Machine::new(sizes, layers).map_err(usage)?, None));
+        }
+    }
+    searches.push(search(arguments.machine.machine(default)?, extras));
+    Ok(searches)
+}
+
+fn exhaustive(arguments: &ExhaustiveArguments) -> Result<u8, Error> {
+    let mut all = Report::default();
+    for search in searches(arguments)? {
+        print_machine(&search.machine);
+        let bar = Bar::new();
+        let report = check::exhaustive(&search, &|progress| bar.show(progress)).map_err(usage)?;
+        drop(bar);
+        print_search(&search, &report);
+        if report.violation.is_some() {
+            return Ok(print_violation(&report));
+        }
+        all.add_cases(report);
+    }
+    print_cases(&all);
+    Ok(print_violation(&all))
+}
+
+fn print_search(search: &Exhaustive, report: &Report) {
     println!("states: {} ({} with all renamings of frames)", report.states, report.renamed_states);
     println!("transitions: {} ({} more were refused)", report.transitions, report.refusals);
     println!("depth: {} actions", report.depth);
+    let complete = if report.complete { "yes" } else { "no" };
     match search.universe.extras {
-        None => println!("complete: {}", if report.complete { "yes" } else { "no" }),
+        None => println!("complete: {complete}"),
         Some(extras) => println!(
-            "complete: {} (all states with at most {extras} things out of the ordinary, and every \
-             transition out of them)",
-            if report.complete { "yes" } else { "no" }
+            "complete: {complete} (all states with at most {extras} things out of the ordinary, and every \
+             transition out of them)"
         ),
     }
-    println!("time: {:.1} s", report.elapsed.as_secs_f64());
-    print_cases(&report);
-    Ok(print_violation(&report))
+    println!("time: {:.1} s\n", report.elapsed.as_secs_f64());
 }
 
 fn print_cases(report: &Report) {

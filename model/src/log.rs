@@ -552,7 +552,7 @@ mod tests {
     }
 
     fn logs() -> [String; 2] {
-        let small = Sizes { user_entries: 2, pages: 8, cpus: 2, ..Sizes::SMALL };
+        let small = Sizes { user_entries: 2, pages: 7, cpus: 2, ..Sizes::SMALL };
         let real = Sizes {
             levels: 4,
             entries: 512,

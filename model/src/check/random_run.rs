@@ -213,7 +213,7 @@ impl Dice {
     fn frame(&mut self, machine: &Machine) -> Frame {
         let sizes = machine.sizes();
         let first = machine.clients().next().map_or(0, |frame| frame.0);
-        let few = sizes.pages.min(sizes.entries * 3 + 12);
+        let few = sizes.pages.min(24 + sizes.entries / 64);
         let count = if self.once_in(8) { sizes.pages } else { few };
         if sizes.devices > 0 && self.once_in(12) {
             let device = self.below(sizes.devices.into());
@@ -253,6 +253,9 @@ impl Dice {
         }
         let levels = u64::from(machine.largest_leaf().0);
         let level = Level(u8::try_from(1 + self.below(levels)).unwrap_or(1));
+        let first = machine.clients().next().map_or(0, |frame| frame.0);
+        let any = u32::try_from(self.below(machine.sizes().pages.into())).unwrap_or(0);
+        let frame = Frame(first + any);
         machine.unit(level, frame).unwrap_or(Region::page(frame))
     }
 

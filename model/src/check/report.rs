@@ -165,6 +165,20 @@ impl Report {
         cases
     }
 
+    /// Adds the cases of another search to those of this one.
+    pub fn add_cases(&mut self, other: Self) {
+        for case in other.cases {
+            let is_it = |own: &&mut CaseReport| {
+                (own.condition, own.kind, own.observer)
+                    == (case.condition, case.kind, case.observer)
+            };
+            match self.cases.iter_mut().find(is_it) {
+                Some(own) => own.checked += case.checked,
+                None => self.cases.push(case),
+            }
+        }
+    }
+
     /// The cases of what the thesis left out: other actions, and devices.
     pub fn other_cases(&self) -> impl Iterator<Item = &CaseReport> {
         let thesis = self.thesis_cases();
