@@ -643,7 +643,7 @@ mod tests {
                     if bits > room {
                         continue;
                     }
-                    let object = base + ((offset << 12) & ((1 << room) - 1)) >> bits << bits;
+                    let object = (base + ((offset << 12) & ((1 << room) - 1))) >> bits << bits;
                     let address = (address << 12) >> bits << bits;
                     if model.overlaps(space, address, bits) {
                         continue;

@@ -189,6 +189,9 @@ struct ClassKey {
     automorphisms: u32,
 }
 
+/// A state by its number, and what each action leads to there; `None`: it is refused.
+type Outcomes = (usize, Vec<(Action, Option<State>)>);
+
 impl Check<'_> {
     /// Checks all classes. Returns the number of pairs by kind of action.
     fn all_classes(&self, mut keys: Vec<ClassKey>) -> (Vec<u64>, Option<Broken>) {
@@ -244,7 +247,7 @@ impl Check<'_> {
         let machine = &self.search.machine;
         let mut possible = vec![0_u64; Kind::COUNT];
         let mut changes = false;
-        let mut outcomes: Vec<(usize, Vec<(Action, Option<State>)>)> = Vec::new();
+        let mut outcomes: Vec<Outcomes> = Vec::new();
         for member in class {
             let number = member.number as usize;
             let state = self.known.state(machine, number);
@@ -284,7 +287,7 @@ impl Check<'_> {
     fn compare(
         &self,
         class: &[ClassKey],
-        outcomes: Vec<(usize, Vec<(Action, Option<State>)>)>,
+        outcomes: Vec<Outcomes>,
         facts: &mut Facts,
     ) -> Option<Broken> {
         struct Known {
