@@ -254,10 +254,13 @@ fn searches(arguments: &ExhaustiveArguments) -> Result<Vec<Exhaustive>, Error> {
     let default = Sizes { used_pages: arguments.used_pages, ..EXHAUSTIVE };
     let mut searches = Vec::new();
     if arguments.machine.is_default() && arguments.extras.is_none() {
-        let owners = Layers::NONE.with(Layer::Owners);
+        let owners = Layers::NONE.with(Layer::Owners).with(Layer::Devices);
         for (pages, layers) in [(5, Layers::NONE), (3, owners)] {
             let sizes = Sizes { pages, ..Sizes::SMALL };
-            searches.push(search(Machine::new(sizes, layers).map_err(usage)?, None));
+            let machine = Machine::new(sizes, layers).map_err(usage)?;
+            // A program of the second owner has three pages, and one of a device differs.
+            let extras = (layers == owners).then_some(4);
+            searches.push(search(machine, extras));
         }
     }
     searches.push(search(arguments.machine.machine(default)?, extras));

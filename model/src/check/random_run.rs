@@ -356,10 +356,12 @@ impl Dice {
                 70..=72 => {
                     Action::ReclaimH { frame: self.frame_of(machine, state, StatusKind::Draining) }
                 }
-                73..=75 if machine.has(Layer::Owners) => {
-                    Action::AssignH { region: self.region(machine), to: self.domain(machine) }
+                // Most memory is domain 0's, and what is divided becomes whole again now and then.
+                73..=77 if machine.has(Layer::Owners) => {
+                    let to = if self.once_in(4) { self.domain(machine) } else { 0 };
+                    Action::AssignH { region: self.region(machine), to }
                 }
-                76..=78 if machine.has(Layer::Owners) => {
+                78 if machine.has(Layer::Owners) => {
                     let region = self.region(machine);
                     let from = match state.owner(region.first) {
                         Owner::Domain(domain) if !self.once_in(8) => domain,

