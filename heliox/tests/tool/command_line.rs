@@ -55,9 +55,8 @@ fn modules_larger_than_memory() {
     let file = directory.path().join("large");
     fs::File::create(&file).unwrap().set_len(64 << 20).unwrap();
     let file = file.to_str().unwrap();
-    let arguments = ["boot", "--memory", "64M", "--module", file];
-    // Sigma0 and root are modules, too.
-    refused(&arguments, 66, &["leaves no room", "64M", "--memory"]);
+    let arguments = ["boot", "--memory", "64M", "--sigma0", file, "--root", file];
+    refused(&arguments, 66, &["134217728 bytes", "64M", "--memory"]);
 }
 
 #[test]
