@@ -109,7 +109,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
     /// something, its message, and the control registers of IPC; and the state of all threads.
     pub fn observe(&mut self) -> (Vec<u64>, Vec<String>) {
         let current = self.current;
-        let mut words = vec![u64::from(current), self.since];
+        let mut words = vec![u64::from(current), self.since, self.machine.now()];
         if let Some(context) = self.threads.at(current).context() {
             words.extend([context.instruction_pointer(), context.stack_pointer()]);
         }
