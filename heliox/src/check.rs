@@ -435,7 +435,7 @@ fn look_for_mutants(arguments: &MutantsArguments) -> Result<u8, Error> {
     });
     drop(bar);
     let (reports, false_alarm) = result.map_err(usage)?;
-    println!("{:<32} {:<12} {:>9} {:>6}  {}", "fault", "found by", "steps", "trace", "property");
+    println!("{:<32} {:<12} {:>9} {:>6}  property", "fault", "found by", "steps", "trace");
     let mut found = 0;
     for report in &reports {
         let name = report.mutant.name;

@@ -103,7 +103,7 @@ impl Facts {
     /// A hash that is equal for equal sets, with frames as they are named.
     #[must_use]
     pub fn key(&self) -> u128 {
-        self.sum(|frame| u64::from(frame))
+        self.sum(u64::from)
     }
 
     fn sum(&self, name: impl Fn(u32) -> u64) -> u128 {

@@ -56,6 +56,10 @@ enum Outcome {
     Changed(u128),
 }
 
+/// The actions that are possible in a state, by its number, and where they change the view, the state
+/// after.
+type Tried = (usize, Vec<(Action, Option<State>)>);
+
 /// What is broken: by which action, from which state, and what it disagrees with.
 struct Broken {
     state: usize,
@@ -244,7 +248,7 @@ impl Check<'_> {
         let machine = &self.search.machine;
         let mut possible = vec![0_u64; Kind::COUNT];
         let mut changes = false;
-        let mut outcomes: Vec<(usize, Vec<(Action, Option<State>)>)> = Vec::new();
+        let mut outcomes: Vec<Tried> = Vec::new();
         for member in class {
             let number = member.number as usize;
             let state = self.known.state(machine, number);
@@ -284,7 +288,7 @@ impl Check<'_> {
     fn compare(
         &self,
         class: &[ClassKey],
-        outcomes: Vec<(usize, Vec<(Action, Option<State>)>)>,
+        outcomes: Vec<Tried>,
         facts: &mut Facts,
     ) -> Option<Broken> {
         struct Known {

@@ -180,7 +180,7 @@ pub fn policy_purges_little(length: usize) -> bool {
         longest = longest
             .iter()
             .flat_map(|sequence| {
-                each.iter().map(|last| [sequence.as_slice(), &[last.clone()]].concat())
+                each.iter().map(|last| [sequence.as_slice(), std::slice::from_ref(last)].concat())
             })
             .collect();
         sequences.extend(longest.iter().cloned());
