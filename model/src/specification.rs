@@ -436,10 +436,6 @@ fn drops(machine: &Machine, action: &Action, s: &State, cached: &Stale) -> bool 
     let is_user = !machine.is_kernel_page(cached.first());
     let translates = |page: VirtualPage| cached.pages(machine).any(|(at, ..)| at == page);
     let is_here = |on: &Cpu, directory: &Frame| *on == cpu && s.cr3(cpu) == *directory;
-    let first_of = |directory: &Frame, page: &VirtualPage| {
-        let level = s.leaf(machine, *directory, *page).map_or(Level::FIRST, |(_, level)| level);
-        machine.first_of(level, *page)
-    };
     match action {
         Action::ExecuteH { cpu: on, directory } => {
             *on == cpu && s.cr3(cpu) != *directory && is_user
@@ -448,10 +444,10 @@ fn drops(machine: &Machine, action: &Action, s: &State, cached: &Stale) -> bool 
         Action::EnterH { cpu: on } => *on == cpu && s.owed.contains(Debts::of(cpu)),
         Action::RemoveMappingH { cpu: on, directory, page } => {
             let flushes = !freed_tables(machine, s, *directory, *page).is_empty();
-            is_here(on, directory) && is_user && (flushes || translates(first_of(directory, page)))
+            is_here(on, directory) && is_user && (flushes || translates(*page))
         }
         Action::ModifyMappingH { cpu: on, directory, page, .. } => {
-            is_here(on, directory) && is_user && translates(first_of(directory, page))
+            is_here(on, directory) && is_user && translates(*page)
         }
         Action::SplitMappingH { cpu: on, directory, .. } => is_here(on, directory) && is_user,
         Action::RemoveKernelMappingH { cpu: on, region } => {

@@ -775,7 +775,8 @@ impl State {
     ) {
         let first = machine.first_of(level, page);
         if self.cr3(cpu) == directory {
-            self.drop_page(machine, cpu, first);
+            // What was asked for, of whatever size: not all that the mapping translates.
+            self.drop_page(machine, cpu, page);
         }
         let others: Vec<Cpu> = self.others(cpu, directory).collect();
         let stale = others.into_iter();

@@ -250,8 +250,8 @@ fn step_consistency<R: Relation>(
     let groups: BTreeSet<&Vec<usize>> = authors.iter().flatten().collect();
     for group in groups {
         let mut classes: FastMap<Vec<usize>, Vec<usize>> = FastMap::default();
-        for (state, view) in views[observer].iter().enumerate() {
-            let mut key = vec![*view];
+        for (state, observed) in views[observer].iter().enumerate() {
+            let mut key = vec![*observed];
             key.extend(group.iter().map(|author| views[*author][state]));
             classes.entry(key).or_default().push(state);
         }

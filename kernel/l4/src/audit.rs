@@ -306,17 +306,18 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         for number in self.numbers() {
             *threads.entry(self.threads.at(number).space).or_insert(0) += 1;
         }
+        let mut mappings = BTreeMap::new();
+        for node in self.mappings.iter().filter_map(|id| self.mappings.get(id)) {
+            *mappings.entry(node.space).or_insert(0) += 1;
+        }
         for space in self.spaces.numbers() {
             let counted = self.spaces.at(space).threads;
             let found = threads.get(&space).copied().unwrap_or(0);
             if counted != found {
                 findings.push(format!("space {space} counts {counted} threads and has {found}"));
             }
-            let nodes = self
-                .mappings
-                .iter()
-                .filter(|id| self.mappings.get(*id).is_some_and(|node| node.space == space));
-            if space != SIGMA0 && nodes.count() != self.spaces.at(space).mappings as usize {
+            let nodes = mappings.get(&space).copied().unwrap_or(0);
+            if space != SIGMA0 && nodes != self.spaces.at(space).mappings {
                 findings.push(format!("space {space} has lost count of its mappings"));
             }
             for page in self.pages_of(space) {

@@ -56,6 +56,10 @@ enum Outcome {
     Changed(u128),
 }
 
+/// The actions that are possible in a state, by its number, and where they change the view, the state
+/// after.
+type Tried = (usize, Vec<(Action, Option<State>)>);
+
 /// What is broken: by which action, from which state, and what it disagrees with.
 struct Broken {
     state: usize,
@@ -189,9 +193,6 @@ struct ClassKey {
     automorphisms: u32,
 }
 
-/// A state by its number, and what each action leads to there; `None`: it is refused.
-type Outcomes = (usize, Vec<(Action, Option<State>)>);
-
 impl Check<'_> {
     /// Checks all classes. Returns the number of pairs by kind of action.
     fn all_classes(&self, mut keys: Vec<ClassKey>) -> (Vec<u64>, Option<Broken>) {
@@ -247,7 +248,7 @@ impl Check<'_> {
         let machine = &self.search.machine;
         let mut possible = vec![0_u64; Kind::COUNT];
         let mut changes = false;
-        let mut outcomes: Vec<Outcomes> = Vec::new();
+        let mut outcomes: Vec<Tried> = Vec::new();
         for member in class {
             let number = member.number as usize;
             let state = self.known.state(machine, number);
@@ -287,7 +288,7 @@ impl Check<'_> {
     fn compare(
         &self,
         class: &[ClassKey],
-        outcomes: Vec<Outcomes>,
+        outcomes: Vec<Tried>,
         facts: &mut Facts,
     ) -> Option<Broken> {
         struct Known {

@@ -333,12 +333,11 @@ impl Dice {
                     let supply = self.supply(machine, state);
                     Action::SplitMappingH { cpu, directory, supply, page }
                 }
+                // Of one page each: the model does not know which pages were mapped together, and
+                // so could take a part of a handle's away.
                 51..=56 => Action::AddKernelMappingH {
                     cpu,
-                    region: match self.once_in(4) {
-                        true => self.region(machine),
-                        false => Region::page(self.frame(machine)),
-                    },
+                    region: Region::page(self.frame(machine)),
                     rights: self.rights(machine),
                     user: machine.has(Layer::Permissions) && self.once_in(2),
                     share: self.share(state),
