@@ -379,12 +379,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
             if at >= from.end() {
                 return Progress::Done;
             }
-            // Where nothing is, as much as possible is passed over at once.
-            let found = match self.place(from_space, at) {
-                Place::Hole(next) if next < from.end() => self.place_or_next(from_space, at),
-                found => found,
-            };
-            let unit = match found {
+            let unit = match self.place(from_space, at) {
                 Place::Hole(next) => {
                     at = next;
                     continue;
