@@ -108,7 +108,7 @@ struct ExhaustiveArguments {
     used_pages: Option<u64>,
     /// Visit only states with at most so many things out of the ordinary: contents that are not
     /// zero, other owners, kernel mappings, shares, restricted or large mappings, second
-    /// directories, flushes that are owed; or `any` number [default: 1 with all layers, else any]
+    /// directories, flushes that are owed; or `any` number [default: 2 with all layers, else any]
     #[arg(long, value_name = "N")]
     extras: Option<String>,
     /// Stop when so many states are known
@@ -216,7 +216,7 @@ fn print_machine(machine: &Machine) {
 }
 
 /// The machine of which all states are visited if nothing else is asked for.
-const EXHAUSTIVE: Sizes = Sizes { pages: 4, cpus: 2, ..Sizes::SMALL };
+const EXHAUSTIVE: Sizes = Sizes { pages: 3, cpus: 2, ..Sizes::SMALL };
 
 impl MachineArguments {
     /// Whether nothing was said about the machine.
@@ -244,7 +244,7 @@ fn searches(arguments: &ExhaustiveArguments) -> Result<Vec<Exhaustive>, Error> {
         search
     };
     let extras = match arguments.extras.as_deref() {
-        None if arguments.machine.layers == Layers::ALL => Some(1),
+        None if arguments.machine.layers == Layers::ALL => Some(2),
         None | Some("any") => None,
         Some(number) => {
             let bad = |_| Error::Usage(format!("--extras is a number or `any`, not `{number}`"));

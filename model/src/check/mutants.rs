@@ -8,7 +8,7 @@ use std::thread;
 
 use crate::hal::geometry::Shape;
 use crate::hal::mutated::{Checks, MUTANTS, Mutant, NOT_SEEDED, plant};
-use crate::layers::Layers;
+use crate::layers::{Layer, Layers};
 use crate::machine::{BadSizes, Machine, Sizes};
 
 use super::exhaustive::{Exhaustive, explore};
@@ -80,14 +80,17 @@ type Tables = Shape<2, 2, 2, 2>;
 
 impl Look {
     fn run(self) -> Result<Option<Found>, BadSizes> {
-        let boot = || Checks::<Tables>::boot(&self.machine, true);
-        let mut search = Exhaustive::new(self.machine.clone());
-        search.threads = 1;
-        search.most_states = self.effort.states;
-        search.universe.extras = Some(1);
-        search.with_audit = false;
-        search.with_relation = false;
-        search.with_consistency = false;
+        let boot = |machine: &Machine| Checks::<Tables>::boot(machine, true);
+        let search = |machine: &Machine, states| {
+            let mut search = Exhaustive::new(machine.clone());
+            search.threads = 1;
+            search.most_states = states;
+            search.universe.extras = Some(1);
+            search.with_audit = false;
+            search.with_relation = false;
+            search.with_consistency = false;
+            search
+        };
         let found = |check, report: Report| {
             report.violation.map(|violation| Found {
                 check,
@@ -96,13 +99,21 @@ impl Look {
                 length: (check == "exhaustive").then_some(violation.trace.len() + 1),
             })
         };
-        let report = explore(&search, boot()?, &|_| {});
-        if let Some(found) = found("exhaustive", report) {
+        let wide = search(&self.machine, self.effort.states);
+        if let Some(found) = found("exhaustive", explore(&wide, boot(&self.machine)?, &|_| {})) {
             return Ok(Some(found));
         }
         let mut run = Random::new(self.machine.clone(), self.effort.steps, 1);
         run.with_audit = false;
-        Ok(found("random", run.run(boot()?, &|_| {}, &mut |_, _| {})))
+        if let Some(found) = found("random", run.run(boot(&self.machine)?, &|_| {}, &mut |_, _| {}))
+        {
+            return Ok(Some(found));
+        }
+        // Large pages take long to come by, but with few layers not many actions.
+        let few = Layers::NONE.with(Layer::Superpages).with(Layer::Tlb);
+        let machine = Machine::new(Sizes { pages: 6, ..SIZES }, few)?;
+        let deep = search(&machine, 16 * self.effort.states);
+        Ok(found("exhaustive", explore(&deep, boot(&machine)?, &|_| {})))
     }
 }
 
