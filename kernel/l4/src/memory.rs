@@ -379,7 +379,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
             if at >= from.end() {
                 return Progress::Done;
             }
-            let unit = match self.place(from_space, at) {
+            let unit = match self.place_or_next(from_space, at) {
                 Place::Hole(next) => {
                     at = next;
                     continue;

@@ -81,7 +81,9 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
     /// Gives sigma0 and root the ports that the machine gives out, as they start with them.
     pub(crate) fn give_initial_ports(&mut self, root: u32) {
         let all = PortRange { first: 0, bits: 16 };
-        self.change_ports(SIGMA0, 0, 16, true);
+        if self.make_port_permissions(SIGMA0) {
+            self.change_ports(SIGMA0, 0, 16, true);
+        }
         self.map_ports(SIGMA0, root, all, Flexpage::COMPLETE, false);
     }
 
@@ -109,7 +111,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         let mut at = first;
         while at < end {
             let Some((node, from, size)) = self.source_ports(from_space, at) else {
-                at += 1;
+                at = self.next_ports(from_space, at);
                 continue;
             };
             // As much of it as is wanted, in an aligned piece.
@@ -152,6 +154,19 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         Some((NodeId::ROOT, u64::from(port >> size << size), size))
     }
 
+    /// The next port after `port`, which a space does not have, that it has; 65,536 if there is none.
+    fn next_ports(&self, space: u32, port: u64) -> u64 {
+        const END: u64 = 1 << 16;
+        let Some(after) = u16::try_from(port + 1).ok() else { return END };
+        if space == SIGMA0 {
+            let ranges = self.machine.initial_ports();
+            let firsts = ranges.map(|range| range.first()).filter(|first| *first >= after);
+            return firsts.min().map_or(END, u64::from);
+        }
+        let ports = self.spaces.at(space).ports.as_ref();
+        ports.and_then(|ports| ports.next(after)).map_or(END, u64::from)
+    }
+
     fn map_port_piece(
         &mut self,
         (from_space, node, size): (u32, NodeId, u8),
@@ -164,6 +179,9 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         // What was there may have been where it comes from.
         if self.source_ports(from_space, at).map(|(now, ..)| now) != Some(node) {
             return true;
+        }
+        if !self.make_port_permissions(to_space) {
+            return false;
         }
         if grant && node != NodeId::ROOT {
             if size > piece && !self.split_ports(from_space, at, piece) {
@@ -185,14 +203,17 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         true
     }
 
+    /// Has a space have a set of ports; `false` if there is no memory for it.
+    fn make_port_permissions(&mut self, space: u32) -> bool {
+        if self.spaces.at(space).ports.is_none() {
+            let Ok(ports) = self.machine.new_port_permissions() else { return false };
+            self.spaces.at_mut(space).ports = Some(ports);
+        }
+        true
+    }
+
     /// Lets the processor let a space use ports, or not.
     fn change_ports(&mut self, space: u32, first: u64, bits: u8, allow: bool) {
-        if self.spaces.at(space).ports.is_none() && allow {
-            match self.machine.new_port_permissions() {
-                Ok(ports) => self.spaces.at_mut(space).ports = Some(ports),
-                Err(_) => return,
-            }
-        }
         let last = first + (1 << bits) - 1;
         let ranges = self.machine.initial_ports();
         if let Some(ports) = &mut self.spaces.at_mut(space).ports {
@@ -256,7 +277,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         let mut at = first;
         while at < end {
             let Some((node, _, size)) = self.source_ports(space, at) else {
-                at += 1;
+                at = self.next_ports(space, at);
                 continue;
             };
             let mut piece = size;

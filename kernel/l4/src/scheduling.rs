@@ -202,9 +202,13 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         if self.lent.is_some_and(|lent| lent.until <= now) {
             self.lent = None;
         }
-        let scheduling = self.threads.at(current).scheduling;
+        let thread = self.threads.at(current);
+        let scheduling = thread.scheduling;
         if scheduling.delayed_until.is_some_and(|until| until <= now) {
-            self.end_delay(current);
+            // A step of a system call may just have blocked it: then it is not preempted at all.
+            if thread.is_runnable() {
+                self.end_delay(current);
+            }
         } else if scheduling.slice.is_some() && scheduling.left == 0 {
             self.end_slice(current);
         }

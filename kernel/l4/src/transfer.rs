@@ -20,7 +20,7 @@ use heliox_hal::region::PhysicalRegion;
 use heliox_hal::rights::Rights;
 use heliox_types::{PAGE_BYTES, VirtualAddress};
 
-use crate::kernel::{Kernel, MESSAGE_REGISTERS, Machine, Surroundings};
+use crate::kernel::{Kernel, MESSAGE_REGISTERS, Machine, Surroundings, ipc_error};
 use crate::memory::{Progress, Span};
 use crate::planted::{Fault, is_planted};
 use crate::thread::{
@@ -145,7 +145,12 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
                 self.deliver(sender, receiver, tag);
                 self.complete(sender, receiver);
             }
-            // The answer to a fault is a fault: it answers nothing.
+            // The answer to a fault is a fault, which answers nothing. Two transfers whose pagers wait for
+            // each other would try for ever without any program running: this one ends.
+            _ if self.threads.at(receiver).outer.is_some() => {
+                self.fail(receiver, ipc_error(Phase::Receive, IpcErrorCode::Aborted));
+                self.sent(sender);
+            }
             _ => self.complete(sender, receiver),
         }
     }

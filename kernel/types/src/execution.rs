@@ -178,6 +178,9 @@ pub trait PortPermissions {
     /// Adds the ports of `range` (`allowed`), or takes them away at once.
     fn set(&mut self, range: Self::PortRange, allowed: bool);
 
+    /// The first port from `from` on that is allowed.
+    fn next(&self, from: u16) -> Option<u16>;
+
     /// Adds the ports of `range`.
     fn grant(&mut self, range: Self::PortRange) {
         self.set(range, true);

@@ -141,6 +141,11 @@ impl PortPermissions for SimulatedPorts {
         self.granted[usize::from(range.first())..=usize::from(range.last())].fill(allowed);
         self.changes.set(self.changes.get() + 1);
     }
+
+    fn next(&self, from: u16) -> Option<u16> {
+        let allowed = self.granted.iter().skip(usize::from(from)).position(|granted| *granted)?;
+        Some(from + allowed as u16)
+    }
 }
 
 /// Bytes that an object takes of the heap, given back when it is dropped.

@@ -982,13 +982,17 @@ impl<G: Geometry> Machine for Simulated<G> {
         if self.layout.slot(root).is_none() {
             self.broken(operation, Precondition::MemoryExists { frame: root });
         }
-        for index in G::USER_ENTRIES..G::ENTRIES {
-            let [entry, reference] =
-                [root, self.reference_root()].map(|root| self.peek(root, index) & !Host::ACCESSED);
-            if entry != reference {
-                self.broken(operation, Precondition::KernelHalf { root, index });
-                break;
-            }
+        let other = {
+            let memory = &self.state.borrow().memory;
+            let [entries, reference] = [root, self.reference_root()]
+                .map(|root| self.layout.slot(root).map_or(&[][..], |slot| memory.words(slot)));
+            let entry =
+                |entries: &[u64], index| entries.get(index).copied().unwrap_or(0) & !Host::ACCESSED;
+            (G::USER_ENTRIES..G::ENTRIES)
+                .find(|index| entry(entries, *index) != entry(reference, *index))
+        };
+        if let Some(index) = other {
+            self.broken(operation, Precondition::KernelHalf { root, index });
         }
         let processor = self.state.get_mut().processor_mut(cpu);
         processor.root = root;

@@ -389,6 +389,16 @@ impl execution::PortPermissions for PortPermissions {
             *word = if allowed { *word & !bits } else { *word | bits };
         }
     }
+
+    fn next(&self, from: u16) -> Option<u16> {
+        let words = self.halves.iter().flatten().enumerate().skip(usize::from(from / 64));
+        let mut wanted = u64::MAX << (from % 64);
+        let mut blocks =
+            words.map(|(index, word)| (index, !word & core::mem::replace(&mut wanted, u64::MAX)));
+        let (index, allowed) = blocks.find(|(_, allowed)| *allowed != 0)?;
+        // 1,024 words.
+        Some((index * 64) as u16 + allowed.trailing_zeros() as u16)
+    }
 }
 
 impl Drop for PortPermissions {

@@ -49,6 +49,7 @@ cases! {
     "STRING-29" => somebody_more_important,
     "STRING-30" => memory_goes_during_a_transfer,
     "STRING-31" => rights_are_kept,
+    "STRING-32" => a_fault_as_an_answer,
 }
 
 /// Where a sender's strings are, and where a receiver's buffers.
@@ -727,5 +728,31 @@ fn rights_are_kept(stage: &mut Stage) -> Checked {
     stage.finish(pair.receiver)?.succeeded("the receive")?;
     pair.require_same(stage, 64, 0, 64)?;
     pair.sender.scratch(0).store(0, Ordering::Relaxed);
+    Ok(())
+}
+
+fn a_fault_as_an_answer(stage: &mut Stage) -> Checked {
+    for sender in [true, false] {
+        let broken = broken(stage, sender)?;
+        let other = self::broken(stage, true)?;
+        // The pager of the one takes its fault, then sends a string that faults, too. Its pager is the one.
+        let (faulter, pager) = (broken.faulter, other.faulter);
+        let with_pager =
+            |step: Step, pager: Probe| step.with_word(ControlWord::Pager as isize, pager.id().0);
+        let side = |step: Step, own: bool| if own { with_pager(step, pager) } else { step };
+        stage.go(other.pair.receiver, &[other.receive_step(Timeouts::NEVER)])?;
+        stage.block_receiving(other.pair.receiver)?;
+        let second = with_pager(other.send_step(Timeouts::NEVER), faulter);
+        stage.go(pager, &[receive(faulter.id(), NEVER), second])?;
+        stage.block_receiving(pager)?;
+        let receive = side(broken.receive_step(Timeouts::NEVER), !sender);
+        stage.go(broken.pair.receiver, &[receive])?;
+        stage.block_receiving(broken.pair.receiver)?;
+        stage.go(broken.pair.sender, &[side(broken.send_step(Timeouts::NEVER), sender)])?;
+        broken.ends_badly(stage, (SEND_ABORTED, RECEIVE_ABORTED))?;
+        for probe in [broken.pair.sender, broken.pair.receiver, pager, other.pair.receiver] {
+            stage.delete(probe)?;
+        }
+    }
     Ok(())
 }
