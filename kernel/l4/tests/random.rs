@@ -25,7 +25,7 @@ use heliox_l4_kernel::{Fault, ThreadView};
 use heliox_types::{Interrupt, Register, VirtualAddress};
 
 /// Calls of the default run; `HELIOX_CALLS` asks for another number.
-const CALLS: u64 = 300_000;
+const CALLS: u64 = 10_000_000;
 /// Calls between two audits.
 const AUDIT_EVERY: u64 = 5_000;
 

@@ -391,7 +391,12 @@ impl execution::PortPermissions for PortPermissions {
     }
 
     fn next(&self, from: u16) -> Option<u16> {
-        let words = self.halves.iter().flatten().enumerate().skip(usize::from(from / 64));
+        let words = self
+            .halves
+            .iter()
+            .flat_map(|half| half.iter())
+            .enumerate()
+            .skip(usize::from(from / 64));
         let mut wanted = u64::MAX << (from % 64);
         let mut blocks =
             words.map(|(index, word)| (index, !word & core::mem::replace(&mut wanted, u64::MAX)));
