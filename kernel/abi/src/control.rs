@@ -34,9 +34,24 @@ impl ExchangeControl {
     /// Deliver the old values.
     pub const DELIVER: u64 = 1 << 9;
 
+    /// All that ask for a change.
+    const CHANGES: u64 = Self::RECEIVE
+        | Self::SEND
+        | Self::STACK
+        | Self::INSTRUCTION
+        | Self::FLAGS
+        | Self::HANDLE
+        | Self::PAGER
+        | Self::HALT_VALID;
+
     /// Whether the bit is set.
     pub const fn has(self, bit: u64) -> bool {
         self.0 & bit != 0
+    }
+
+    /// Whether anything is to be changed, not only read.
+    pub const fn changes_something(self) -> bool {
+        self.has(Self::CHANGES)
     }
 }
 

@@ -45,9 +45,7 @@ const EXCEPTION_REGISTERS: [Register; 15] = [
     Register::R11,
 ];
 
-/// Message registers of the stack pointer, the flags, and the number of the exception.
-const STACK_POINTER: usize = 17;
-const FLAGS: usize = 18;
+/// The message register of the number of the exception; those before it are loaded from the answer.
 const VECTOR: usize = 19;
 /// Words of an exception message.
 const EXCEPTION_WORDS: usize = 20;
@@ -152,17 +150,15 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         code: u64,
     ) {
         let Some(context) = self.threads.at(sender).context() else { return };
-        let special = [
-            (1, context.instruction_pointer()),
-            (STACK_POINTER, context.stack_pointer()),
-            (FLAGS, context.flags()),
-            (VECTOR, vector),
-            (EXCEPTION_WORDS, code),
-        ];
-        let values = EXCEPTION_REGISTERS.map(|register| context.register(register));
-        for (index, value) in (2..).zip(values).chain(special) {
-            self.set_message_register(receiver, index, value);
+        let mut message = [0; EXCEPTION_WORDS + 1];
+        let registers = EXCEPTION_REGISTERS.map(|register| context.register(register));
+        let [_, instruction, rest @ ..] = &mut message;
+        *instruction = context.instruction_pointer();
+        let special = [context.stack_pointer(), context.flags(), vector, code];
+        for (word, value) in rest.iter_mut().zip(registers.into_iter().chain(special)) {
+            *word = value;
         }
+        self.set_message(receiver, message);
     }
 
     /// Loads the registers of `receiver` from the answer to its exception, if that has them all.
@@ -171,13 +167,12 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         if tag.untyped() < VECTOR {
             return;
         }
-        for (index, register) in (2..).zip(EXCEPTION_REGISTERS) {
-            let value = self.message_register(sender, index);
-            self.set_register(receiver, register, value);
-        }
-        let [instruction, stack, flags] =
-            [1, STACK_POINTER, FLAGS].map(|index| self.message_register(sender, index));
-        if let Some(context) = self.threads.at_mut(receiver).context_mut() {
+        let [_, instruction, message @ ..] = self.message::<VECTOR>(sender);
+        let [registers @ .., stack, flags] = message;
+        if let Some(context) = self.threads.at_light(receiver).context_mut() {
+            for (register, value) in EXCEPTION_REGISTERS.into_iter().zip(registers) {
+                context.set_register(register, value);
+            }
             context.set_stack_pointer(stack);
             let kept = context.flags() & !ARITHMETIC_FLAGS;
             context.set_flags(kept | flags & ARITHMETIC_FLAGS);

@@ -294,6 +294,47 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         }
     }
 
+    /// All message registers of a thread that does not run, up to number `N - 1`.
+    pub(crate) fn message<const N: usize>(&mut self, number: Number) -> [u64; N] {
+        let mut bytes = [[0; 8]; N];
+        let first = MESSAGE_REGISTERS.len();
+        if let Some(beyond) = bytes.get_mut(first..) {
+            let Self { machine, threads, utcbs, .. } = self;
+            let place = utcb_place(threads, utcbs, number, utcb::message_word(first));
+            if let Some((mapping, offset)) = place {
+                // Within the block: the message is not longer.
+                let _ = machine.memory().read_bytes(mapping, offset, beyond.as_flattened_mut());
+            }
+        }
+        let mut words = bytes.map(u64::from_le_bytes);
+        if let Some(context) = self.threads.at(number).context() {
+            for (word, register) in words.iter_mut().zip(MESSAGE_REGISTERS) {
+                *word = context.register(register);
+            }
+        }
+        words
+    }
+
+    /// Writes message registers of a thread that does not run, from number 1 on; the first of `words`, for
+    /// number 0, does not count.
+    pub(crate) fn set_message<const N: usize>(&mut self, number: Number, words: [u64; N]) {
+        if let Some(context) = self.threads.at_light(number).context_mut() {
+            for (word, register) in words.into_iter().zip(MESSAGE_REGISTERS).skip(1) {
+                context.set_register(register, word);
+            }
+        }
+        let bytes = words.map(u64::to_le_bytes);
+        let first = MESSAGE_REGISTERS.len();
+        if let Some(beyond) = bytes.get(first..) {
+            let Self { machine, threads, utcbs, .. } = self;
+            let place = utcb_place(threads, utcbs, number, utcb::message_word(first));
+            if let Some((mapping, offset)) = place {
+                // Within the block, and the mapping can be written.
+                let _ = machine.memory().write_bytes(mapping, offset, beyond.as_flattened());
+            }
+        }
+    }
+
     /// A thread control register.
     pub(crate) fn control_word(&mut self, number: Number, word: ControlWord) -> u64 {
         self.utcb_word(number, word.word())
@@ -364,6 +405,18 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
     pub(crate) fn set_ipc_error(&mut self, number: Number, error: IpcError) {
         self.set_control_word(number, ControlWord::ErrorCode, error.word());
     }
+}
+
+/// Where word `word` of a thread's UTCB is, as a mapping and an offset in bytes.
+pub(crate) fn utcb_place<'a, C>(
+    threads: &Threads<'_, C>,
+    utcbs: &'a UtcbPages<'_>,
+    number: Number,
+    word: usize,
+) -> Option<(&'a KernelMapping, usize)> {
+    let utcb = threads.at(number).utcb?;
+    let mapping = utcbs.at(utcb.page).mapping.as_ref()?;
+    Some((mapping, (usize::from(utcb.slot) * utcb::WORDS + word) * 8))
 }
 
 /// The registers in which the first message registers travel.

@@ -100,7 +100,9 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         if self.current == NOBODY {
             return;
         }
-        let scheduling = &mut self.threads.at_mut(self.current).scheduling;
+        // Nothing that the light path relies on: a slice ends when it would have ended, and a quantum is without
+        // end, or the path is closed.
+        let scheduling = &mut self.threads.at_light(self.current).scheduling;
         scheduling.left = scheduling.left.saturating_sub(spent);
         if let Some(total) = &mut scheduling.total {
             *total = total.saturating_sub(spent);

@@ -181,13 +181,18 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
             }
             return self.complete(sender, receiver);
         }
-        let transfer = Transfer {
+        let mut transfer = Transfer {
             sender,
             receiver,
             item: tag.untyped() + 1,
             buffer: 1,
             ..Transfer::default()
         };
+        // Mostly one step is all.
+        let outcome = self.transfer_step(&mut transfer);
+        if outcome == Outcome::Done {
+            return self.items_done(sender, receiver);
+        }
         let Some(number) = self.transfers.add(transfer) else {
             return self.overflow(sender, receiver, 0);
         };
@@ -196,10 +201,19 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
             thread.transfer = Some(number);
             thread.kept_state = State::Transferring;
         }
-        self.go_on_transferring(sender);
+        self.after_step(number, outcome);
         // It need not have been runnable before.
         self.settle(receiver);
         self.settle(sender);
+    }
+
+    /// All items are transferred, and with them the message.
+    fn items_done(&mut self, sender: Number, receiver: Number) {
+        if self.threads.at(receiver).operation().incoming == Incoming::Message {
+            let tag = Tag(self.message_register(sender, 0));
+            self.deliver(sender, receiver, tag.without_flags());
+        }
+        self.complete(sender, receiver);
     }
 
     fn copy_untyped(&mut self, sender: Number, receiver: Number, count: usize) {
@@ -300,7 +314,12 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         let mut transfer = self.transfers.get(number);
         let outcome = self.transfer_step(&mut transfer);
         self.transfers.set(number, transfer);
-        let Transfer { receiver, bytes, .. } = transfer;
+        self.after_step(number, outcome);
+    }
+
+    /// What becomes of a transfer after a step of it.
+    fn after_step(&mut self, number: u32, outcome: Outcome) {
+        let Transfer { sender, receiver, bytes, .. } = self.transfers.get(number);
         match outcome {
             Outcome::Again => self.threads.at_mut(sender).work = Work::Transfer,
             Outcome::Fault { who, address, access } => {
@@ -310,11 +329,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
             }
             Outcome::Done => {
                 self.end_transfer(number);
-                if self.threads.at(receiver).operation().incoming == Incoming::Message {
-                    let tag = Tag(self.message_register(sender, 0));
-                    self.deliver(sender, receiver, tag.without_flags());
-                }
-                self.complete(sender, receiver);
+                self.items_done(sender, receiver);
             }
             Outcome::Impossible { who } => {
                 self.abort_transfer(number, who, IpcErrorCode::Aborted);

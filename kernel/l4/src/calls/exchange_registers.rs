@@ -30,6 +30,9 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         };
         let old = self.exchange_state(target);
         self.deliver_registers(me, target, name, old);
+        if !control.changes_something() {
+            return;
+        }
 
         if control.has(ExchangeControl::RECEIVE) {
             self.abort_phase(target, Phase::Receive);

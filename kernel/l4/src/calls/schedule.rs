@@ -70,6 +70,14 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         let left = scheduling.slice.map(|_| scheduling.left);
         let old = TimeControl::new(Time::from_length(left), Time::from_length(scheduling.total));
 
+        if time.slice().is_none()
+            && time.total().is_none()
+            && priority.priority().is_none()
+            && preemption.sensitive_priority().is_none()
+            && preemption.max_delay().is_none()
+        {
+            return Ok((state, old));
+        }
         let scheduling = &mut self.threads.at_mut(target).scheduling;
         if let Some(slice) = time.slice() {
             scheduling.slice = slice.period();
