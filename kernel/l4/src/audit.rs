@@ -16,7 +16,7 @@ use crate::database::NodeId;
 use crate::kernel::{Kernel, Machine, Surroundings};
 use crate::memory::{bits_of, bits_of_level};
 use crate::space::SIGMA0;
-use crate::thread::{Incoming, Limit, NOBODY, Number, Operation, State, Work};
+use crate::thread::{From, Incoming, Limit, NOBODY, Number, Operation, State, Work};
 
 /// Everything that does not hold.
 type Findings = Vec<String>;
@@ -258,6 +258,17 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
                         && thread.kept_state == State::Ready
                         && number != self.current),
                 "is the light path's and is not ordinary",
+            );
+            check(
+                thread.awaits == 0
+                    || (self.is_ordinary(number)
+                        && thread.kept_state == State::Receiving
+                        && thread.accepts == 0
+                        && matches!(thread.kept_operation.from, From::Thread(id) if id.word() == thread.awaits)
+                        && thread.kept_operation.incoming != Incoming::Message
+                        && !thread.timer.is_running()
+                        && number != self.current),
+                "is to be answered directly and is not ordinary",
             );
             check(
                 thread.state() == State::Inactive || thread.utcb.is_some(),

@@ -75,7 +75,10 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
             _ => Flexpage::READ,
         };
         let instruction = self.instruction_pointer(me);
-        self.ask_pager(me, Outgoing::PageFault { address, access, instruction }, None);
+        let outgoing = Outgoing::PageFault { address, access, instruction };
+        if !self.send_directly(me, ControlWord::Pager, outgoing, Incoming::FaultReply) {
+            self.ask_pager(me, outgoing, None);
+        }
     }
 
     /// A thread caused an exception.
@@ -91,7 +94,11 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
 
     /// Tells the exception handler of a thread, which waits for the answer; without a handler it halts.
     pub(crate) fn send_exception(&mut self, me: Number, outgoing: Outgoing) {
-        let handler = ThreadId(self.control_word(me, ControlWord::ExceptionHandler));
+        let handler = ControlWord::ExceptionHandler;
+        if self.send_directly(me, handler, outgoing, Incoming::ExceptionReply) {
+            return;
+        }
+        let handler = ThreadId(self.control_word(me, handler));
         let space = self.threads.at(me).space;
         let id = self.resolve(space, handler).and_then(|handler| self.threads.at(handler).id);
         let Some(id) = id else { return self.halt(me) };

@@ -39,6 +39,9 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         let to = ThreadId(self.register(me, Register::Rsi));
         let from = ThreadId(self.register(me, Register::Rdx));
         let timeouts = Timeouts(self.register(me, Register::R8));
+        if self.answer_directly(me, to, from, timeouts) {
+            return;
+        }
         let space = self.threads.at(me).space;
         let from = match from {
             ThreadId::NIL => From::Nobody,

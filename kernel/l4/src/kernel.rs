@@ -240,7 +240,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
     fn go_on(&mut self, number: Number) {
         match self.threads.at(number).work {
             Work::None => {}
-            Work::Unmap { .. } => self.go_on_unmapping(number),
+            Work::Unmap(unmapping) => self.go_on_unmapping(number, unmapping),
             Work::Transfer => self.go_on_transferring(number),
             Work::Dismantle { space, from } => {
                 let next = self.dismantle(space, from);

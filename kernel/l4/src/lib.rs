@@ -31,6 +31,7 @@ mod boot;
 pub mod boot_information;
 mod calls;
 mod database;
+mod direct;
 mod faults;
 mod interrupts;
 mod ipc;

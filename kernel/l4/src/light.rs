@@ -42,7 +42,7 @@ const BEYOND_REGISTERS: u64 = UNTYPED & !(MESSAGE_REGISTERS.len() as u64 - 1);
 const _: () = assert!(MESSAGE_REGISTERS.len().is_power_of_two());
 
 /// The word of an identifier; 0 for none.
-const fn word(id: Option<GlobalId>) -> u64 {
+pub(crate) const fn word(id: Option<GlobalId>) -> u64 {
     match id {
         Some(id) => id.word(),
         None => 0,

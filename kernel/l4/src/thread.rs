@@ -238,6 +238,9 @@ pub struct Thread<C> {
     /// the thread waits for such a message, and `kept_state` is [`State::Ready`] and
     /// `kept_operation` the default, as if it had come.
     pub(crate) accepts: u64,
+    /// The pager or exception handler whose answer may be taken directly, as the word of a global identifier,
+    /// or 0. Taken back likewise. If it is not 0, the thread waits for nothing else, without end.
+    pub(crate) awaits: u64,
     /// See [`Thread::state`].
     pub(crate) kept_state: State,
     /// Number of its address space.
@@ -279,19 +282,8 @@ pub(crate) enum Work {
     /// None.
     #[default]
     None,
-    /// Unmap: how many flexpages are done, and how far the next one is.
-    Unmap {
-        /// The control word.
-        control: u64,
-        /// Flexpages done.
-        done: u8,
-        /// Address up to which the next one is done, from its beginning.
-        progress: u64,
-        /// Rights with which it was used, so far.
-        used: u8,
-        /// The revocation's number; 0 before the first step of a flexpage.
-        mark: u32,
-    },
+    /// Unmap.
+    Unmap(Unmapping),
     /// A transfer of typed items, which this thread sends.
     Transfer,
     /// An address space is taken apart.
@@ -301,6 +293,21 @@ pub(crate) enum Work {
         /// The address that it has come to.
         from: u64,
     },
+}
+
+/// How far an Unmap is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Unmapping {
+    /// The control word.
+    pub(crate) control: u64,
+    /// Flexpages done.
+    pub(crate) done: u8,
+    /// Address up to which the next one is done, from its beginning.
+    pub(crate) progress: u64,
+    /// Rights with which it was used, so far.
+    pub(crate) used: u8,
+    /// The revocation's number; 0 before the first step of a flexpage.
+    pub(crate) mark: u32,
 }
 
 /// What a thread runs with.
@@ -332,6 +339,7 @@ impl<C> Thread<C> {
 
     /// Takes from the light path what it may do with the thread.
     pub(crate) fn close(&mut self) {
+        self.awaits = 0;
         if self.accepts != 0 {
             self.kept_state = self.state();
             self.kept_operation = self.operation();
@@ -354,6 +362,7 @@ impl<C> Thread<C> {
         Self {
             id: None,
             accepts: 0,
+            awaits: 0,
             space: 0,
             body: None,
             utcb: None,

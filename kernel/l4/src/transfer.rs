@@ -541,7 +541,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
 
     /// Maps what an item says into a window of the receiver; `None` if the window is nothing but the item
     /// is not.
-    fn map_item(
+    pub(crate) fn map_item(
         &mut self,
         sender: Number,
         receiver: Number,
@@ -820,7 +820,12 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
     // --- Messages of the kernel, and to it ---
 
     /// Puts a message of the kernel's into the receiver's message registers.
-    fn put_kernel_message(&mut self, sender: Number, receiver: Number, outgoing: Outgoing) -> Tag {
+    pub(crate) fn put_kernel_message(
+        &mut self,
+        sender: Number,
+        receiver: Number,
+        outgoing: Outgoing,
+    ) -> Tag {
         match self.kernel_message(outgoing) {
             KernelMessage::Words(tag, words) => {
                 for (index, word) in (1..).zip(words) {

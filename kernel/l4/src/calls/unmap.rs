@@ -7,29 +7,41 @@ use heliox_types::Register;
 use crate::kernel::{Kernel, Machine, Surroundings};
 use crate::memory::{Progress, Span};
 use crate::revoke::Revocation;
-use crate::thread::{Number, Work};
+use crate::thread::{Number, Unmapping, Work};
 
 impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
     /// The system call Unmap: the flexpages are in the message registers from the first on.
     pub(crate) fn unmap(&mut self, me: Number) {
         let control = self.register(me, Register::Rdx);
-        self.threads.at_mut(me).work =
-            Work::Unmap { control, done: 0, progress: 0, used: 0, mark: 0 };
-        self.go_on_unmapping(me);
+        let begin = Unmapping { control, ..Unmapping::default() };
+        // What is over at once concerns nobody but the caller.
+        match self.unmap_step(me, begin) {
+            Some(next) => self.go_on_later(me, Work::Unmap(next)),
+            None => self.end_unmapping(me),
+        }
     }
 
     /// A step of it.
-    pub(crate) fn go_on_unmapping(&mut self, me: Number) {
-        let Work::Unmap { control, done, progress, used, mark } = self.threads.at(me).work else {
-            return;
-        };
+    pub(crate) fn go_on_unmapping(&mut self, me: Number, unmapping: Unmapping) {
+        let next = self.unmap_step(me, unmapping);
+        if next.is_none() {
+            self.end_unmapping(me);
+        }
+        self.go_on_later(me, next.map_or(Work::None, Work::Unmap));
+    }
+
+    fn end_unmapping(&mut self, me: Number) {
+        let address = self.threads.at(me).utcb.map_or(0, |utcb| utcb.address);
+        self.set_register(me, Register::Rdi, address);
+    }
+
+    /// Goes on with one flexpage; what is to be done then, or nothing.
+    fn unmap_step(&mut self, me: Number, unmapping: Unmapping) -> Option<Unmapping> {
+        let Unmapping { control, done, progress, used, mark } = unmapping;
         let control = UnmapControl(control);
-        let index = usize::from(done);
-        if index >= control.count() || index >= MESSAGE_REGISTERS {
-            self.threads.at_mut(me).work = Work::None;
-            let address = self.threads.at(me).utcb.map_or(0, |utcb| utcb.address);
-            self.set_register(me, Register::Rdi, address);
-            return self.settle(me);
+        let (index, count) = (usize::from(done), control.count().min(MESSAGE_REGISTERS));
+        if index >= count {
+            return None;
         }
         let page = Flexpage(self.message_register(me, index));
         let space = self.threads.at(me).space;
@@ -53,15 +65,11 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
             None => (Progress::Done, 0),
         };
         let used = used | now_used;
-        let work = match outcome {
-            Progress::Until(progress) => {
-                Work::Unmap { control: control.0, done, progress, used, mark: revocation.mark }
-            }
-            _ => {
-                self.set_message_register(me, index, page.with_rights(u64::from(used)).0);
-                Work::Unmap { control: control.0, done: done + 1, progress: 0, used: 0, mark: 0 }
-            }
-        };
-        self.go_on_later(me, work);
+        if let Progress::Until(progress) = outcome {
+            return Some(Unmapping { progress, used, mark: revocation.mark, ..unmapping });
+        }
+        self.set_message_register(me, index, page.with_rights(u64::from(used)).0);
+        let next = Unmapping { control: control.0, done: done + 1, ..Unmapping::default() };
+        (index + 1 < count).then_some(next)
     }
 }
