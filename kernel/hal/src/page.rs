@@ -35,14 +35,17 @@ impl<G: Geometry> State<G> {
     }
 
     /// Changes the record of the unit of `level` that `frame` lies in, if there is one.
-    pub(crate) fn change(&mut self, level: Level, frame: Frame, change: impl FnOnce(&mut Record)) {
+    pub(crate) fn change<R>(
+        &mut self,
+        level: Level,
+        frame: Frame,
+        change: impl FnOnce(&mut Record) -> R,
+    ) -> Option<R> {
         #[cfg(not(target_os = "none"))]
         crate::simulated::note_status_access(level, frame.number() >> level.frame_bits::<G>());
         let records = self.units.get_mut(level.number() as usize - 1);
         let unit = (frame.number() >> level.frame_bits::<G>()) as usize;
-        if let Some(record) = records.and_then(|records| records.get_mut(unit)) {
-            change(record);
-        }
+        records.and_then(|records| records.get_mut(unit)).map(change)
     }
 
     /// The record of the page `frame`.
@@ -82,12 +85,11 @@ impl<G: Geometry> State<G> {
 
     /// Takes back what [`State::add_count`] counted; what is left.
     pub(crate) fn take_count(&mut self, level: Level, frame: Frame) -> u32 {
-        let mut left = 0;
-        self.change(level, frame, |record| {
+        let left = self.change(level, frame, |record| {
             record.take_one();
-            left = record.count();
+            record.count()
         });
-        left
+        left.unwrap_or(0)
     }
 
     /// Takes back a reference of a unit; from `since` on processors drop their translations (L1).
@@ -98,47 +100,50 @@ impl<G: Geometry> State<G> {
         }
     }
 
-    /// Whether pages of RAM, at most as many as a table has entries, may change their status or
-    /// their owner: they are normal, `owner`'s if that is told, not referenced at any level, and no
-    /// processor translates to them (P3, L1).
-    pub(crate) fn check_free(
-        &self,
-        region: PhysicalRegion,
-        owner: Option<OwnerCode>,
-    ) -> Result<(), Error> {
-        let first = region.first_frame();
-        let mut larger = Level::leaves::<G>().skip(1).map(|level| self.record(level, first));
-        larger.try_for_each(|unit| self.check_unused(first, unit))?;
+    /// Whether a page of RAM may change its status: it is normal, not referenced at any level, and no
+    /// processor translates to it (P3, L1).
+    pub(crate) fn check_free(&self, frame: Frame) -> Result<(), Error> {
+        self.check_larger(frame)?;
+        check_page(self.past(), frame, self.page(frame))
+    }
+
+    /// Takes pages of RAM, at most as many as a table has entries, from `owner`, if they may change
+    /// their owner as [`State::check_free`] says: they are nobody's then. Each record is looked at
+    /// once; so what was taken before a page that is refused is given back.
+    pub(crate) fn take(&mut self, region: PhysicalRegion, owner: OwnerCode) -> Result<(), Error> {
+        self.check_larger(region.first_frame())?;
+        let past = self.past();
         for frame in region.frames() {
-            let page = self.page(frame);
-            if !page.is_normal() {
-                return Err(Error::WrongStatus { frame, status: page.status() });
-            }
-            self.check_unused(frame, page)?;
-            if owner.is_some_and(|owner| owner != page.owner()) {
-                return Err(Error::NotOwner { frame, owner: page.owner().owner() });
+            let taken = self.change(Level::FIRST, frame, |page| {
+                check_page(past, frame, *page)?;
+                if page.owner() != owner {
+                    return Err(Error::NotOwner { frame, owner: page.owner().owner() });
+                }
+                page.set_owner(OwnerCode::NOBODY);
+                Ok(())
+            });
+            if let Some(Err(error)) = taken {
+                for taken in region.frames().into_iter().take_while(|taken| *taken != frame) {
+                    self.change(Level::FIRST, taken, |page| page.set_owner(owner));
+                }
+                return Err(error);
             }
         }
+        self.set_larger_owner(region, OwnerCode::NOBODY);
         Ok(())
     }
 
-    /// Whether a unit is not referenced, nor was lately.
-    fn check_unused(&self, frame: Frame, unit: Record) -> Result<(), Error> {
-        if unit.is_normal() && unit.count() > 0 {
-            return Err(Error::InUse { frame });
-        }
-        if self.is_past(unit.stamp()) { Ok(()) } else { Err(Error::Draining { frame }) }
+    /// Whether no larger unit that `frame` lies in is referenced, or was lately.
+    fn check_larger(&self, frame: Frame) -> Result<(), Error> {
+        let mut larger = Level::leaves::<G>().skip(1).map(|level| self.record(level, frame));
+        larger.try_for_each(|unit| check_unused(self.past(), frame, unit))
     }
 
     /// Whether no processor can hold a translation to the page other than what the tables say
     /// (L1). The stamp of a larger unit is from a mapping of all of it.
     pub(crate) fn check_settled(&self, frame: Frame) -> Result<(), Error> {
         let mut stamps = Level::leaves::<G>().map(|level| self.record(level, frame).stamp());
-        if stamps.all(|stamp| self.is_past(stamp)) {
-            Ok(())
-        } else {
-            Err(Error::Draining { frame })
-        }
+        if stamps.all(self.past()) { Ok(()) } else { Err(Error::Draining { frame }) }
     }
 
     /// Changes what a page is. P3 has been checked, or a handle of the page is consumed. What was
@@ -165,15 +170,22 @@ impl<G: Geometry> State<G> {
         for frame in region.frames() {
             self.change(Level::FIRST, frame, |page| page.set_owner(owner));
         }
+        self.set_larger_owner(region, owner);
+    }
+
+    /// Has the records of larger units sum up that the pages of `region` are `owner`'s now.
+    fn set_larger_owner(&mut self, region: PhysicalRegion, owner: OwnerCode) {
         // Of the larger units, each that was not all the new owner's already becomes it if all its
         // parts are, which is looked at only after a whole table's worth changed hands.
         let first = region.first_frame();
         let whole = region.pages() == G::ENTRIES as u64;
         for level in Level::leaves::<G>().skip(1) {
             let is_owned = |part| self.record(level.lower(), part).owner() == owner;
-            // The last part first: memory is mostly given away in rising order.
+            // The ends first: memory mostly changes hands from one of them on.
+            let mut parts = level.parts::<G>(first);
             let uniform = whole
-                && (level.lower() == Level::FIRST || level.parts::<G>(first).rev().all(is_owned));
+                && (level.lower() == Level::FIRST
+                    || parts.next_back().is_none_or(is_owned) && parts.all(is_owned));
             let summary = if uniform { owner } else { OwnerCode::MIXED };
             self.change(level, first, |unit| {
                 if unit.owner() != owner {
@@ -182,4 +194,20 @@ impl<G: Geometry> State<G> {
             });
         }
     }
+}
+
+/// Whether a page is normal, not referenced, nor was lately.
+fn check_page(past: impl Fn(u64) -> bool, frame: Frame, page: Record) -> Result<(), Error> {
+    if !page.is_normal() {
+        return Err(Error::WrongStatus { frame, status: page.status() });
+    }
+    check_unused(past, frame, page)
+}
+
+/// Whether a unit is not referenced, nor was lately.
+fn check_unused(past: impl Fn(u64) -> bool, frame: Frame, unit: Record) -> Result<(), Error> {
+    if unit.is_normal() && unit.count() > 0 {
+        return Err(Error::InUse { frame });
+    }
+    if past(unit.stamp()) { Ok(()) } else { Err(Error::Draining { frame }) }
 }

@@ -170,7 +170,7 @@ impl<M: Machine> Memory<M> {
 impl<M: Machine> Paging for Memory<M> {
     fn create_page_map_page(&mut self, region: PhysicalRegion) -> Result<PageMapPage, Error> {
         let frame = region.ram(1)?.first_frame();
-        self.state.check_free(region, None)?;
+        self.state.check_free(frame)?;
         // W1: a page that is free is not open.
         self.machine.open_window(frame, WindowEntry::PRIVATE);
         self.machine.fill_bytes(frame.address(), PAGE_BYTES as usize, 0);

@@ -111,10 +111,6 @@ impl<M: Machine> Memory<M> {
         Ok(())
     }
 
-    fn decide_release(&self, region: PhysicalRegion, from: OwnerCode) -> Result<(), Error> {
-        self.state.check_free(region.ram(M::Geometry::ENTRIES)?, Some(from))
-    }
-
     fn decide_share(
         &self,
         region: PhysicalRegion,
@@ -143,14 +139,14 @@ impl<M: Machine> Ownership for Memory<M> {
         region: PhysicalRegion,
         from: DomainId,
     ) -> Result<(), Error> {
-        self.decide_release(region, OwnerCode::of(from))?;
+        // O2: nobody is given it before it is clear.
+        self.state.take(region.ram(M::Geometry::ENTRIES)?, OwnerCode::of(from))?;
         for frame in region.frames() {
             // W1: a page that is free is not open.
             self.machine.open_window(frame, WindowEntry::PRIVATE);
             self.machine.fill_bytes(frame.address(), PAGE_BYTES as usize, 0);
             self.machine.close_window(cpu, frame);
         }
-        self.state.set_owner(region, OwnerCode::NOBODY);
         Ok(())
     }
 

@@ -86,10 +86,13 @@ impl<G: Geometry> State<G> {
         self.cpus.iter().map(|cpu| cpu.owes).min().unwrap_or(NEVER)
     }
 
-    /// Whether everything owed is younger than the epoch with these low bits.
-    pub(crate) fn is_past(&self, stamp: u64) -> bool {
-        let (oldest, age) = (self.oldest_debt(), self.epoch.wrapping_sub(stamp));
-        oldest == NEVER || self.epoch - oldest < age & Record::STAMP_MASK
+    /// Tells whether everything owed is younger than the epoch with these low bits.
+    pub(crate) fn past(&self) -> impl Fn(u64) -> bool + Copy + use<G> {
+        let (oldest, epoch) = (self.oldest_debt(), self.epoch);
+        move |stamp| {
+            let age = epoch.wrapping_sub(stamp);
+            oldest == NEVER || epoch - oldest < age & Record::STAMP_MASK
+        }
     }
 
     /// A processor other than `cpu` that translates with `root`.

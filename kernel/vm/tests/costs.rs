@@ -32,17 +32,15 @@ fn a_large_extent_costs_less_than_40_pages() {
         let cost: Option<&Cost> = all.iter().find(|cost| cost.name == name);
         cost.unwrap().accesses
     };
-    for operation in ["populate", "set aside"] {
+    for operation in ["populate", "decrease", "set aside"] {
         let page = of(&format!("{operation}, one page")).total();
         let block = of(&format!("{operation}, order 9")).total();
         assert!(block < 40 * page, "{operation}: {block} and {page} accesses");
     }
-    // Each of the 512 pages has a record of its own, 8 bytes long, that says whose it is. To give a
-    // block away each is changed; to take it away, checked and changed: eight at once, as the
-    // processor fetches them. Where there is little else to do, that is more than 40 pages.
-    for operation in ["reserve", "decrease"] {
-        let block = of(&format!("{operation}, order 9"));
-        assert!(block.total() < 3 * 512, "{operation}: {block:?}");
-        assert!(block.total_lines() < 512 / 2, "{operation}: {block:?}");
-    }
+    // Each of the 512 pages has a record of its own, 8 bytes long, that says whose it is. Where it
+    // is changed and nothing else is done, that is more than 40 pages, but not in what the processor
+    // fetches: eight records at once.
+    let (page, block) = (of("reserve, one page"), of("reserve, order 9"));
+    assert!(block.total() < 512 + 16, "{block:?}");
+    assert!(block.total_lines() < 40 * page.total_lines(), "{page:?} {block:?}");
 }

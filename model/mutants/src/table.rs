@@ -190,7 +190,7 @@ pub const EDITS: &[Edit] = &[
     ),
     edit(
         "page.rs",
-        "fn check_free",
+        "fn check_page",
         "if !page.is_normal() {",
         "if !page.is_normal() && !@FreeIgnoresStatus {",
     ),
@@ -202,15 +202,15 @@ pub const EDITS: &[Edit] = &[
     ),
     edit(
         "page.rs",
-        "fn check_free",
-        "larger.try_for_each(|unit| self.check_unused(first, unit))?;",
-        "if !@FreeIgnoresLargePages { larger.try_for_each(|unit| self.check_unused(first, unit))?; }",
+        "fn check_larger",
+        "larger.try_for_each(|unit| check_unused(self.past(), frame, unit))",
+        "if @FreeIgnoresLargePages { return Ok(()); } larger.try_for_each(|unit| check_unused(self.past(), frame, unit))",
     ),
     edit(
         "page.rs",
         "fn check_unused",
-        "if self.is_past(unit.stamp())",
-        "if self.is_past(unit.stamp()) || @FreeIgnoresStaleTranslations",
+        "if past(unit.stamp())",
+        "if past(unit.stamp()) || @FreeIgnoresStaleTranslations",
     ),
     edit(
         "page.rs",
@@ -232,7 +232,7 @@ pub const EDITS: &[Edit] = &[
     ),
     edit(
         "page.rs",
-        "fn set_owner(&mut self, region",
+        "fn set_larger_owner",
         "if uniform { owner }",
         "if uniform || @LargePageFollowsItsPart { owner }",
     ),
@@ -556,10 +556,16 @@ pub const EDITS: &[Edit] = &[
         "if !@AssignsAnybodysMemory { self.state.check_reference(Level::FIRST, frame, nobody)?; }",
     ),
     edit(
-        "share.rs",
-        "fn decide_release",
-        "self.state.check_free(region.ram(M::Geometry::ENTRIES)?, Some(from))",
-        "if @ReleasesWhatIsInUse { return region.ram(M::Geometry::ENTRIES).map(|_| ()); } self.state.check_free(region.ram(M::Geometry::ENTRIES)?, (!@ReleasesForAnother).then_some(from))",
+        "page.rs",
+        "fn take(&mut self, region",
+        "check_page(past, frame, *page)?;",
+        "if !@ReleasesWhatIsInUse { check_page(past, frame, *page)?; }",
+    ),
+    edit(
+        "page.rs",
+        "fn take(&mut self, region",
+        "if page.owner() != owner {",
+        "if page.owner() != owner && !@ReleasesForAnother {",
     ),
     edit(
         "share.rs",
