@@ -37,7 +37,16 @@ const PROFILE: &str = "bare";
 ///
 /// Something to build it with is missing, or it does not build.
 pub fn kernel(consent: Consent) -> Result<PathBuf, Error> {
-    package(KERNEL, KERNEL, consent)
+    package(KERNEL, KERNEL, None, consent)
+}
+
+/// The kernel with a log of every operation on memory (feature `audit`).
+///
+/// # Errors
+///
+/// As [`kernel`].
+pub fn audited_kernel(consent: Consent) -> Result<PathBuf, Error> {
+    package(KERNEL, KERNEL, Some("audit"), consent)
 }
 
 /// The ELF file of an in-tree program or of a kernel among the examples, built now if this process has not built it yet.
@@ -46,22 +55,31 @@ pub fn kernel(consent: Consent) -> Result<PathBuf, Error> {
 ///
 /// As [`kernel`].
 pub fn program(name: &str, consent: Consent) -> Result<PathBuf, Error> {
-    package(&format!("heliox-{name}"), name, consent)
+    package(&format!("heliox-{name}"), name, None, consent)
 }
 
-fn package(package: &str, binary: &str, consent: Consent) -> Result<PathBuf, Error> {
+fn package(
+    package: &str,
+    binary: &str,
+    feature: Option<&str>,
+    consent: Consent,
+) -> Result<PathBuf, Error> {
     static BUILT: Mutex<BTreeMap<String, PathBuf>> = Mutex::new(BTreeMap::new());
     let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(file) = built.get(package) {
+    let key = format!("{package} {}", feature.unwrap_or_default());
+    if let Some(file) = built.get(&key) {
         return Ok(file.clone());
     }
     provision::ensure(Need::BareTarget, consent)?;
     let toolchain = toolchain().unwrap_or(Toolchain::Prebuilt);
     let root = workspace()?;
     let target_directory = target_directory(&root, env::var_os("CARGO_TARGET_DIR").as_deref());
+    // What is built with a feature must not take the place of what is built without.
+    let target_directory = target_directory.join(feature.unwrap_or_default());
     let mut command = toolchain.cargo();
     command
         .args(["build", "--profile", PROFILE, "--package", package])
+        .args(feature.map(|feature| format!("--features={feature}")))
         .args(arguments(toolchain, &target_directory, consent))
         .current_dir(&root)
         .stdin(Stdio::null())
@@ -77,7 +95,7 @@ fn package(package: &str, binary: &str, consent: Consent) -> Result<PathBuf, Err
         return Err(Error::Build { package: package.to_owned() });
     }
     let file = target_directory.join(BARE_TARGET).join(PROFILE).join(binary);
-    built.insert(package.to_owned(), file.clone());
+    built.insert(key, file.clone());
     Ok(file)
 }
 

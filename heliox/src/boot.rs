@@ -245,6 +245,14 @@ impl Boot {
         self
     }
 
+    /// Boots the kernel that logs every operation on memory, to this file, unless another kernel is
+    /// given.
+    #[must_use]
+    pub fn audit(mut self, file: impl Into<PathBuf>) -> Self {
+        self.machine.debug_console = Some(file.into());
+        self
+    }
+
     /// Copies the serial port's output to a file.
     #[must_use]
     pub fn serial(mut self, file: impl Into<PathBuf>) -> Self {
@@ -290,6 +298,7 @@ impl Boot {
         }
         let kernel = match self.kernel {
             Some(file) => file,
+            None if self.machine.debug_console.is_some() => bare::audited_kernel(self.consent)?,
             None => bare::kernel(self.consent)?,
         };
 

@@ -201,6 +201,9 @@ struct BootArguments {
     /// Copy what the serial port says to a file
     #[arg(long, value_name = "FILE")]
     serial: Option<PathBuf>,
+    /// Log every operation of the kernel on memory to a file, for `heliox check replay`
+    #[arg(long, value_name = "FILE")]
+    audit: Option<PathBuf>,
     /// Wait for gdb before the first instruction, and print the command to start it
     #[arg(long)]
     gdb: bool,
@@ -273,6 +276,7 @@ fn boot(arguments: BootArguments) -> Result<u8, Error> {
             cpu: Some(arguments.cpu),
             icount: arguments.icount,
             gdb: arguments.gdb,
+            debug_console: None,
             extra: arguments.qemu,
         })
         .via(arguments.via)
@@ -281,6 +285,9 @@ fn boot(arguments: BootArguments) -> Result<u8, Error> {
         .echo(true);
     if let Some(file) = arguments.serial {
         boot = boot.serial(file);
+    }
+    if let Some(file) = arguments.audit {
+        boot = boot.audit(file);
     }
     Ok(match boot.run()?.ending {
         Ending::Status(0) => 0,

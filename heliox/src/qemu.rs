@@ -10,7 +10,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 
@@ -55,6 +55,8 @@ pub struct Machine {
     pub icount: bool,
     /// Wait for a debugger at [`GDB_PORT`] before the first instruction.
     pub gdb: bool,
+    /// A file for what is written to the debug console, port 0xe9.
+    pub debug_console: Option<PathBuf>,
     /// Further arguments, after all others.
     pub extra: Vec<OsString>,
 }
@@ -68,6 +70,7 @@ impl Default for Machine {
             cpu: None,
             icount: false,
             gdb: false,
+            debug_console: None,
             extra: Vec::new(),
         }
     }
@@ -166,6 +169,10 @@ impl Machine {
         arguments.pair("-device", format!("isa-debug-exit,iobase={EXIT_PORT:#x},iosize=4"));
         arguments.pair("-chardev", with_path("file,id=serial,path=", serial));
         arguments.pair("-serial", "chardev:serial");
+        if let Some(file) = &self.debug_console {
+            arguments.pair("-chardev", with_path("file,id=debug,path=", file));
+            arguments.pair("-device", "isa-debugcon,iobase=0xe9,chardev=debug");
+        }
         if self.gdb {
             arguments.add("-S");
             arguments.pair("-gdb", format!("tcp:127.0.0.1:{GDB_PORT}"));

@@ -3,6 +3,7 @@
 //! and checks the outcome, and a test that fails shows the serial log.
 
 mod system {
+    mod audit;
     mod bench;
     mod devices;
     mod examples;

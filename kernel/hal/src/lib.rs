@@ -23,6 +23,8 @@ extern crate std;
 
 #[cfg(not(target_os = "none"))]
 pub mod audit;
+#[cfg(all(target_os = "none", feature = "audit"))]
+mod audited;
 pub mod cpu;
 pub mod kernel_mapping;
 pub mod machine;

@@ -17,6 +17,11 @@ impl<T> Few<T> {
         self.0.iter().flatten().count()
     }
 
+    /// All of them, in the order in which they are taken out.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.0.iter().flatten()
+    }
+
     /// Adds one.
     ///
     /// # Errors

@@ -29,7 +29,11 @@ static mut STORAGE: (BootInformation, MemoryRanges, [FrameRange; 2], [IoRange; 2
 );
 
 /// All memory of the machine.
+#[cfg(not(feature = "audit"))]
 pub type RealMemory = Memory<RealMachine>;
+/// All memory of the machine.
+#[cfg(feature = "audit")]
+pub type RealMemory = crate::audited::Audited<RealMachine>;
 
 /// The machine, as the client kernel may use it.
 pub struct Hal {
@@ -108,6 +112,8 @@ impl Hal {
         let machine = RealMachine::new(plan.managed_frames, features.gigabyte_pages);
         let cpus = [CpuRecord::new(Frame::ZERO)];
         let memory = Memory::new(machine, units, cpus, Layout { environment, free, modules, io });
+        #[cfg(feature = "audit")]
+        let memory = memory.map(RealMemory::new);
         let bus_masters = (!options.unsafe_dma).then(disable_bus_masters);
         Ok(Self {
             memory: memory.map_err(|_| contradiction)?,

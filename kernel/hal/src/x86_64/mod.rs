@@ -32,6 +32,8 @@ use core::sync::atomic::{AtomicPtr, AtomicU16, AtomicU64};
 
 use self::cpu::CPU;
 use self::memory::Slot;
+#[cfg(feature = "audit")]
+pub(crate) use self::processor::put_audit;
 use self::processor::{read, set, write_msr};
 use crate::irq::IrqControl;
 use crate::pci::{PciConfiguration, PciFunction, PciRegister, WriteRefused, check_write};

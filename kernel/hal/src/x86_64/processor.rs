@@ -127,5 +127,11 @@ macro_rules! port_access {
     };
 }
 port_access!(in8, out8, u8, "al");
+/// Writes to the emulator's debug console, a device that only takes bytes.
+#[cfg(feature = "audit")]
+pub(crate) fn put_audit(byte: u8) {
+    // SAFETY: D1: it reaches no memory, and is no other device's port.
+    unsafe { out8(0xe9, byte) }
+}
 port_access!(in16, out16, u16, "ax");
 port_access!(in32, out32, u32, "eax");
