@@ -185,25 +185,18 @@ impl<'m, R: Copy + Default> Database<'m, R> {
     fn hash(&self, first: u64, second: u64, buckets: usize) -> usize {
         let mixed = (first ^ second.rotate_left(32)).wrapping_mul(self.key);
         let mixed = (mixed ^ mixed >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        (mixed >> 32) as usize & buckets.next_power_of_two().wrapping_sub(1)
+        // There is a power of two of them.
+        (mixed >> 32) as usize & buckets.wrapping_sub(1)
     }
 
     fn place_bucket(&self, space: u32, address: u64, bits: u8) -> usize {
-        let bucket = self.hash(
-            address >> bits,
-            u64::from(space) << 8 | u64::from(bits),
-            self.by_place.len(),
-        );
-        bucket % self.by_place.len().max(1)
+        let place = u64::from(space) << 8 | u64::from(bits);
+        self.hash(address >> bits, place, self.by_place.len())
     }
 
     fn object_bucket(&self, parent: NodeId, object: u64, bits: u8) -> usize {
-        let bucket = self.hash(
-            object >> bits,
-            u64::from(parent.0) << 8 | u64::from(bits),
-            self.by_object.len(),
-        );
-        bucket % self.by_object.len().max(1)
+        let origin = u64::from(parent.0) << 8 | u64::from(bits);
+        self.hash(object >> bits, origin, self.by_object.len())
     }
 
     /// The mapping of exactly this size at `address`.

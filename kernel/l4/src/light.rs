@@ -70,26 +70,32 @@ impl<M: Machine, S: Surroundings> execution::Kernel for Kernel<'_, M, S> {
         self.switch::<false>(call)
     }
 
+    #[inline(always)]
     fn light_call_rest(&mut self, call: LightCall) -> Option<LightReturn<'_, M>> {
+        // Each of these in a function of its own: other system calls need no registers for them.
         if call.r9 & NOT_ORDINARY != 0 || call.instruction_pointer != self.after_ipc {
-            return None;
+            None
+        } else if call.rsi == ThreadId::NIL.0 {
+            self.without_message(ThreadId(call.rdx), Timeouts(call.r8))
+        } else if call.r9 & BEYOND_REGISTERS != 0 && call.rsi >> 32 != 0 {
+            self.switch_long(call)
+        } else {
+            self.rare(call)
         }
-        if call.r9 & BEYOND_REGISTERS != 0 && call.rsi >> 32 != 0 {
-            return self.switch::<true>(call);
-        }
-        self.rare(call)
     }
 }
 
 impl<'k, M: Machine, S: Surroundings> Kernel<'k, M, S> {
-    /// Messages to those who are named by local identifiers, and IPC without a message that is
-    /// over at once.
+    /// Messages with more words than travel in registers.
+    #[inline(never)]
+    fn switch_long(&mut self, call: LightCall) -> Option<LightReturn<'_, M>> {
+        self.switch::<true>(call)
+    }
+
+    /// Messages to those who are named by local identifiers.
     #[inline(never)]
     fn rare(&mut self, call: LightCall) -> Option<LightReturn<'_, M>> {
         let (to, from) = (ThreadId(call.rsi), ThreadId(call.rdx));
-        if to.is_nil() {
-            return self.without_message(from, Timeouts(call.r8));
-        }
         // A short one to a global name has been looked at.
         to.local()?;
         let number = self.resolve(self.threads.at(self.current).space, to)?;
@@ -100,6 +106,7 @@ impl<'k, M: Machine, S: Surroundings> Kernel<'k, M, S> {
 
     /// IPC that sends nothing: over at once if it receives from nobody, or has no time to, and
     /// nobody is there.
+    #[inline(never)]
     fn without_message(
         &mut self,
         from: ThreadId,

@@ -552,7 +552,7 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
         let from_space = self.threads.at(sender).space;
         let to_space = self.threads.at(receiver).space;
         let rights = item.page.rights();
-        let span = |page: Flexpage| match page.kind() {
+        let span = |kind: FlexpageKind| match kind {
             FlexpageKind::Memory { base, bits } => Some(Span { base, bits }),
             FlexpageKind::Complete => Some(Span::COMPLETE),
             _ => None,
@@ -565,8 +565,8 @@ impl<M: Machine, S: Surroundings> Kernel<'_, M, S> {
                 Some(Progress::Done)
             }
             (FlexpageKind::Ports(_), _) | (_, FlexpageKind::Ports(_)) => Some(Progress::Done),
-            _ => {
-                let (source, target) = (span(item.page)?, span(window)?);
+            (page, window) => {
+                let (source, target) = (span(page)?, span(window)?);
                 let base = item.base();
                 let (source, to) = if source.bits <= target.bits {
                     let offset = low_bits(base, target.bits) >> source.bits << source.bits;

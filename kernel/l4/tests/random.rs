@@ -780,7 +780,9 @@ impl Actor<'_, '_> {
             None => ThreadId::NIL,
         };
         let from = if self.world.random.one_in(2) { to } else { ThreadId::ANY };
+        let maps = self.world.random.one_in(4);
         let words = match self.world.random.below(3) {
+            _ if maps => self.world.random.below(6),
             0 => 0,
             1 => self.world.random.below(8),
             _ => self.world.random.below(64),
@@ -790,7 +792,18 @@ impl Actor<'_, '_> {
             self.message(index, value)?;
         }
         let label = self.world.random.below(1 << 16);
-        self.message(0, Tag::new(label, words as usize, 0).0)?;
+        let typed = if maps { 2 } else { 0 };
+        if maps {
+            let page = Flexpage::memory(self.world.address(), 12, Flexpage::ALL);
+            let to = self.world.address();
+            let item = match self.world.random.one_in(4) {
+                true => MapItem::grant(page, to),
+                false => MapItem::map(page, to),
+            };
+            self.message(words as usize + 1, item.header)?;
+            self.message(words as usize + 2, item.page.0)?;
+        }
+        self.message(0, Tag::new(label, words as usize, typed).0)?;
         let send = self.world.timeout();
         let receive = match self.world.random.below(8) {
             0 => Time::ZERO,
@@ -1121,7 +1134,7 @@ fn the_light_path_means_the_same() {
     let rounds = std::env::var("HELIOX_ROUNDS").ok().and_then(|text| text.parse().ok());
     let rounds = rounds.unwrap_or(2_000);
     let mut random = Random(7);
-    let (mut light, mut messages) = (0, 0);
+    let (mut light, mut direct, mut messages) = (0, 0, 0);
     while messages < rounds {
         // From the beginning now and then: in the end, everybody waits for ever.
         let seed = random.next();
@@ -1151,7 +1164,16 @@ fn the_light_path_means_the_same() {
                     if single.is_none() {
                         break;
                     }
+                    let sender = kernel.current_thread();
                     kernel.step();
+                    if single == Some(Single::Send) && number == 0 {
+                        // It waits for the light path's messages before anybody was chosen to run.
+                        let of_light_path = |thread: &ThreadView| {
+                            thread.id >> 32 == u64::from(sender) && thread.light
+                        };
+                        let stopped = world.borrow().single.is_none();
+                        direct += u64::from(!stopped && view(kernel).iter().any(of_light_path));
+                    }
                     // Sent and stopped in one step: the kernel did not see the message.
                     let at_once = single == Some(Single::Send) && world.borrow().single.is_none();
                     light += u64::from(at_once);
@@ -1168,10 +1190,12 @@ fn the_light_path_means_the_same() {
                 break;
             }
             assert_eq!(first.observe(), second.observe(), "message {messages} of seed {seed}");
+            assert_eq!(first.census(), second.census(), "message {messages} of seed {seed}");
             // From here on they may differ in what no program may rely on.
             goes_on = light == before;
         }
     }
-    println!("{light} of {messages} messages took the light path");
+    println!("{light} of {messages} messages took the light path, {direct} were direct");
+    assert!(direct >= rounds / 100, "only {direct} of {messages} were direct");
     assert!(light >= rounds / 20, "only {light} of {messages} took the light path");
 }
