@@ -31,6 +31,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -362,12 +363,13 @@ fn show_rows(
         let path = bare::workspace()?.join(TABLE);
         let mut table = read_table(&path)?;
         table.update(under, rows, complete);
-        let written = fs::write(&path, table.text(TABLE_INTRODUCTION));
+        let introduction = format!("{TABLE_INTRODUCTION}{}\n", counted_with());
+        let written = fs::write(&path, table.text(&introduction));
         written.map_err(|source| Error::File { action: "write", path: path.clone(), source })?;
         terminal::status("Updated", path.display());
     }
     if common.check {
-        let table = read_table(&bare::workspace()?.join(TABLE))?;
+        let table = checked_in()?;
         let differences = table.compare(under, rows, complete);
         if !differences.is_empty() {
             let mut message = "counts differ from those that are checked in:".to_owned();
@@ -451,12 +453,36 @@ fn print(text: &str) {
     let _ = output.write_all(text.as_bytes()).and_then(|()| output.flush());
 }
 
+/// Whether the counts that are checked in were made with the compiler that is here: another one may
+/// make other instructions of the same sources.
+///
+/// # Errors
+///
+/// The table cannot be read.
+pub fn is_counted_with_this_compiler() -> Result<bool, Error> {
+    let path = bare::workspace()?.join(TABLE);
+    let text = fs::read_to_string(&path);
+    let text = text.map_err(|source| Error::File { action: "read", path, source })?;
+    Ok(text.contains(&counted_with()))
+}
+
+/// The line of the table that names the compiler.
+fn counted_with() -> String {
+    let output = Command::new("rustc").arg("--version").output();
+    let version = output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
+    format!("Counted with {}.", version.unwrap_or_else(|_| "an unknown compiler".to_owned()))
+}
+
 /// The table that is checked in.
 ///
 /// # Errors
 ///
 /// It cannot be read.
-pub fn read_table(path: &Path) -> Result<Table, Error> {
+pub fn checked_in() -> Result<Table, Error> {
+    read_table(&bare::workspace()?.join(TABLE))
+}
+
+fn read_table(path: &Path) -> Result<Table, Error> {
     let text = fs::read_to_string(path);
     let text =
         text.map_err(|source| Error::File { action: "read", path: path.to_path_buf(), source })?;
@@ -495,7 +521,10 @@ mod tests {
     fn the_table_that_is_checked_in_can_be_read() {
         let path = bare::workspace().unwrap().join(TABLE);
         let table = read_table(&path).unwrap();
+        let text = fs::read_to_string(&path).unwrap();
+        let compiler = text.lines().find_map(|line| line.strip_prefix("# Counted with "));
+        let introduction = format!("{TABLE_INTRODUCTION}Counted with {}\n", compiler.unwrap());
         // Written by hand, or not by --update, it would not be the same.
-        assert_eq!(fs::read_to_string(&path).unwrap(), table.text(TABLE_INTRODUCTION));
+        assert_eq!(text, table.text(&introduction));
     }
 }

@@ -8,7 +8,7 @@ use heliox::bench::reference::{IPC_TARGETS, KERNEL_TARGETS, Target};
 use heliox::bench::row::Row;
 use heliox::bench::table::{NOTHING, Table};
 use heliox::bench::text::reached;
-use heliox::bench::{Measured, measure, phase, session, visit};
+use heliox::bench::{self, Measured, measure, phase, session, visit};
 use heliox::boot::Boot;
 use heliox::programs::{CompiledProgram, compile_c};
 use heliox::provision::Consent;
@@ -197,6 +197,25 @@ fn messages_cost_at_most_so_many_instructions_whatever_else_goes_on() {
             let count = row.kernel_instructions;
             assert!(count <= *most, "{} under {under}: {count}", row.title());
         }
+    }
+}
+
+#[test]
+fn counts_are_those_that_are_checked_in() {
+    if !bench::is_counted_with_this_compiler().unwrap() {
+        println!("the counts were made with another compiler, and are not compared");
+        return;
+    }
+    let table = bench::checked_in().unwrap();
+    for arguments in ["ipc words=0,7,8,32,60,63", "kernel"] {
+        let rows = measured_on_l4(arguments).rows;
+        let differences = table.compare(NOTHING, &rows, false);
+        let differences: Vec<_> = differences.iter().map(ToString::to_string).collect();
+        assert!(
+            differences.is_empty(),
+            "if it is meant: cargo run -- bench {} --update\n{differences:#?}",
+            arguments.split(' ').next().unwrap()
+        );
     }
 }
 
