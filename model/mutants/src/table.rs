@@ -257,9 +257,9 @@ pub const EDITS: &[Edit] = &[
     edit("translation.rs", "fn owe_among_many", "here = true;", "here = !@OwnTranslationStays;"),
     edit(
         "translation.rs",
-        "fn is_past",
-        "self.epoch - oldest < age & Record::STAMP_MASK",
-        "self.epoch - oldest < (age & Record::STAMP_MASK) + u64::from(@SettledOneEpochEarly)",
+        "fn past",
+        "epoch - oldest < age & Record::STAMP_MASK",
+        "epoch - oldest < (age & Record::STAMP_MASK) + u64::from(@SettledOneEpochEarly)",
     ),
     edit(
         "translation.rs",
