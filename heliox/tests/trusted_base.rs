@@ -14,8 +14,8 @@ const MAY_BE_UNSAFE: [&str; 2] = ["kernel/hal", "user/l4"];
 
 /// What the trusted base must not outgrow. The aim is 3,000 lines, of which less than 400 unsafe
 /// or assembly. It is not reached: the bounds are what there is, and only go down.
-const MOST_LINES: usize = 3_310;
-const MOST_UNSAFE_LINES: usize = 439;
+const MOST_LINES: usize = 3_299;
+const MOST_UNSAFE_LINES: usize = 425;
 
 /// Macros whose arguments are assembly: the compiler's, and the one that the entry code is in.
 const ASSEMBLY: [&str; 4] = ["asm", "naked_asm", "global_asm", "entry_code"];

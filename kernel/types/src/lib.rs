@@ -46,6 +46,7 @@ mod offset;
 mod page_size;
 pub mod pci;
 mod physical_address;
+pub mod port_bitmap;
 mod processor;
 pub mod record;
 mod register;

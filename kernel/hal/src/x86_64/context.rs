@@ -278,18 +278,6 @@ impl execution::Registers for Context {
         self.registers.saved.register(register)
     }
 
-    fn instruction_pointer(&self) -> u64 {
-        self.registers.saved.instruction_pointer
-    }
-
-    fn stack_pointer(&self) -> u64 {
-        self.registers.saved.stack_pointer
-    }
-
-    fn flags(&self) -> u64 {
-        self.registers.saved.flags
-    }
-
     #[inline(always)]
     fn set(&mut self, change: Change) -> Result<(), RegisterError> {
         let saved = &mut self.registers.saved;
@@ -381,28 +369,11 @@ impl execution::PortPermissions for PortPermissions {
     fn set(&mut self, range: PortRange, allowed: bool) {
         close_ports();
         let words = self.halves.iter_mut().flat_map(|half| half.iter_mut());
-        let (first, last) = (usize::from(range.first()), usize::from(range.last()));
-        for (index, word) in words.enumerate().take(last / 64 + 1).skip(first / 64) {
-            let from = first.saturating_sub(index * 64);
-            let to = (last - index * 64).min(63);
-            let bits = u64::MAX << from & u64::MAX >> (63 - to);
-            *word = if allowed { *word & !bits } else { *word | bits };
-        }
+        port_bitmap::set(words, range.first(), range.last(), allowed);
     }
 
     fn next(&self, from: u16) -> Option<u16> {
-        let words = self
-            .halves
-            .iter()
-            .flat_map(|half| half.iter())
-            .enumerate()
-            .skip(usize::from(from / 64));
-        let mut wanted = u64::MAX << (from % 64);
-        let mut blocks =
-            words.map(|(index, word)| (index, !word & core::mem::replace(&mut wanted, u64::MAX)));
-        let (index, allowed) = blocks.find(|(_, allowed)| *allowed != 0)?;
-        // 1,024 words.
-        Some((index * 64) as u16 + allowed.trailing_zeros() as u16)
+        port_bitmap::next(self.halves.iter().flat_map(|half| half.iter()), from)
     }
 }
 

@@ -48,6 +48,7 @@ use heliox_boot::{BootReport, IoApicLines, PhysicalMemory, Prepared, Unreadable}
 use heliox_types::execution::{
     self, Change, Execution, Heap, Kernel, LightReturn, OneProgram, Running,
 };
+use heliox_types::port_bitmap;
 
 pub use self::context::{Context, PortPermissions};
 pub use self::hal::{Hal, RealMemory, failure_registers, read_debug_port, stop, write_debug_port};
