@@ -26,6 +26,9 @@ pub const KERNEL: &str = "heliox-kernel";
 pub const SIGMA0: &str = "sigma0";
 /// See [`SIGMA0`].
 pub const ROOT: &str = "root";
+/// All programs of this repository.
+pub const PROGRAMS: [&str; 6] =
+    [SIGMA0, ROOT, DEMONSTRATION, "bench", "conformance", "first-light"];
 /// What `heliox boot` loads besides if no module is given.
 pub const DEMONSTRATION: &str = "pingpong";
 /// The profile of the workspace's Cargo.toml.

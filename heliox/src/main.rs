@@ -117,7 +117,8 @@ struct ModuleArguments {
     #[arg(long, value_name = "FILE[,ARGS]")]
     root: Option<OsString>,
     /// A program or file to load beside them, with its arguments; may be repeated. Without --root
-    /// and modules the demonstration is loaded
+    /// and modules the demonstration is loaded. Wherever there is no file of that name, `conformance`,
+    /// `bench` and the other programs of this repository are meant by their names
     #[arg(long, value_name = "FILE[,ARGS]")]
     module: Vec<OsString>,
 }
@@ -127,12 +128,12 @@ impl ModuleArguments {
         let mut modules = Modules::default();
         for (given, ours) in [(&self.sigma0, bare::SIGMA0), (&self.root, bare::ROOT)] {
             match given {
-                Some(text) => modules.add(Module::parse(text)?),
+                Some(text) => modules.add_named(Module::parse(text)?),
                 None => modules.add_program(ours, ""),
             }
         }
         for text in &self.module {
-            modules.add(Module::parse(text)?);
+            modules.add_named(Module::parse(text)?);
         }
         if self.root.is_none() && self.module.is_empty() {
             modules.add_program(bare::DEMONSTRATION, "");

@@ -194,6 +194,16 @@ impl Modules {
         self.0.push(Source::File(Ok(module)));
     }
 
+    /// Adds what is named on the command line: a file, or, where there is no such file, a program of
+    /// this repository.
+    pub fn add_named(&mut self, module: Module) {
+        let named = bare::PROGRAMS.iter().find(|name| module.path() == Path::new(name));
+        match named {
+            Some(name) if !module.path().exists() => self.add_program(name, module.arguments()),
+            _ => self.add(module),
+        }
+    }
+
     /// Adds a program of this repository, to be built: `x` is the binary of the package
     /// `heliox-x`.
     pub fn add_program(&mut self, name: &str, arguments: &str) {
@@ -234,6 +244,18 @@ mod tests {
 
     fn parse(text: &str) -> Result<Module, ModuleError> {
         Module::parse(OsStr::new(text))
+    }
+
+    #[test]
+    fn programs_of_the_repository_are_known_by_their_names() {
+        let is_program = |text: &str| {
+            let mut modules = Modules::default();
+            modules.add_named(parse(text).unwrap());
+            matches!(modules.0[..], [Source::Program { .. }])
+        };
+        assert!(is_program("conformance,only=IPC"));
+        assert!(!is_program("./conformance") && !is_program("/conformance"));
+        assert!(!is_program("conformity"));
     }
 
     #[test]

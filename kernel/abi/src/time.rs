@@ -67,9 +67,9 @@ impl Time {
             span += 1;
         }
         let target = (span << (exponent + 10)) | ((self.0 & MANTISSA) as u64) << exponent;
-        // Farther ahead than a mantissa reaches is behind, one cycle on.
+        // Farther ahead than a mantissa counts is behind, one cycle on.
         let ahead = target.wrapping_sub(now);
-        if ahead <= (MANTISSA as u64) << exponent { Some(target) } else { Some(now) }
+        if ahead < 1 << (exponent + 10) { Some(target) } else { Some(now) }
     }
 
     /// The shortest period that is at least `microseconds` long, or the longest that there is.
@@ -167,6 +167,13 @@ mod tests {
         assert_eq!(point.deadline(now), Some(now + 500));
         assert_eq!(point.deadline(now + 500), Some(now + 500));
         assert_eq!(point.deadline(now + 501), Some(now + 501));
+    }
+
+    #[test]
+    fn a_point_may_be_a_little_more_than_the_largest_mantissa_ahead() {
+        // A multiple of the unit, 512, seen from within a unit.
+        let (now, ahead) = (6_301_852_142_379, 523_989);
+        assert_eq!(Time::point(now + ahead, now).deadline(now), Some(now + ahead));
     }
 
     proptest! {
