@@ -254,6 +254,10 @@ fn ranges(text: &str) -> Result<Vec<(u64, u64)>, BadLine> {
     text.split(',').map(range).collect()
 }
 
+/// Stands for frames that are none of the model's. Behind it there is room for a region's pages: at the
+/// end of the numbers, one of several pages would have none, and every check of each would hold.
+const OUTSIDE: Frame = Frame(1 << 31);
+
 /// A log that is being compared.
 #[derive(Debug, Default)]
 pub struct Log {
@@ -269,6 +273,8 @@ struct Replay {
     state: State,
     /// Frames of the logged machine, and which of the model's the first of them is.
     places: Vec<(u64, u64, u32)>,
+    /// The frames of the logged machine that clients can have. What lies between is the kernel's own.
+    clients: Vec<(u64, u64)>,
     /// How many contexts use each page map.
     uses: BTreeMap<Frame, u32>,
 }
@@ -367,17 +373,22 @@ impl Replay {
         let client = machine.clients().next().map_or(0, |frame| frame.0);
         let place = |(first, end, offset)| (first, end, client + offset);
         let places = offsets.into_iter().map(place).collect();
-        Ok(Self { state: State::initial(&machine), machine, places, uses: BTreeMap::new() })
+        let clients = ram.into_iter().chain(devices).collect();
+        let state = State::initial(&machine);
+        Ok(Self { state, machine, places, clients, uses: BTreeMap::new() })
     }
 
     /// The model's name of a frame. A frame that is none of the machine's gets a name that is none of
     /// the model's.
     fn frame(&self, number: u64) -> Frame {
+        if !self.clients.iter().any(|(first, end)| (*first..*end).contains(&number)) {
+            return OUTSIDE;
+        }
         let of = |(first, end, place): &(u64, u64, u32)| {
             let offset = u32::try_from(number.checked_sub(*first)?).ok()?;
             (number < *end).then_some(Frame(place + offset))
         };
-        self.places.iter().find_map(of).unwrap_or(Frame(u32::MAX))
+        self.places.iter().find_map(of).unwrap_or(OUTSIDE)
     }
 
     fn named(&self, words: &Words<'_>, name: &str) -> Result<Frame, BadLine> {
@@ -395,7 +406,12 @@ impl Replay {
     fn region(&self, text: &str) -> Result<Region, BadLine> {
         let bad = || BadLine(format!("`{text}` is not a region: first+count"));
         let (first, pages) = text.split_once('+').ok_or_else(bad)?;
-        Ok(Region { first: self.frame(number(first)?), pages: number(pages)? })
+        let (first, pages): (u64, u32) = (number(first)?, number(pages)?);
+        // All of it must be the clients'; its ranges follow each other, so that both ends tell.
+        let last = first.saturating_add(u64::from(pages).saturating_sub(1));
+        let is_whole = self.frame(last) != OUTSIDE;
+        let first = if is_whole { self.frame(first) } else { OUTSIDE };
+        Ok(Region { first, pages })
     }
 
     fn region_of(&self, words: &Words<'_>, name: &str) -> Result<Region, BadLine> {
@@ -589,6 +605,24 @@ mod tests {
                 assert_eq!(found.map(|(line, _)| line), Some(number + 1), "{flipped}");
             }
         }
+    }
+
+    #[test]
+    fn memory_between_the_ranges_is_nobody_s() {
+        let machine = "machine levels=2 entries=4 user=2 cpus=1 ram=8-12,16-20 device=24-26";
+        for (region, is_clients) in
+            [("8+1", true), ("17+1", true), ("12+1", false), ("15+1", false), ("22+1", false)]
+        {
+            let mut log = Log::new();
+            assert_eq!(log.line(machine), Ok(None));
+            let found = log.line(&format!("create-page-map-page region={region} = ok")).unwrap();
+            assert_eq!(found.is_none(), is_clients, "{region}: {found:?}");
+        }
+        // One that begins in a range and ends behind it.
+        let mut log = Log::new();
+        assert_eq!(log.line(machine), Ok(None));
+        let line = "add-kernel-mapping cpu=0 region=10+4 rights=r programs=no share=- = ok";
+        assert!(log.line(line).unwrap().is_some());
     }
 
     #[test]
